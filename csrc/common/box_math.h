@@ -1,0 +1,126 @@
+// The box formulas of SSD, each once: areas, IoU, the centre-size code and their gradients.
+// T is the arithmetic type, float or double. A box is x1, y1, x2, y2; a prior may also be cx, cy, w, h.
+#pragma once
+
+#include "host_device.h"
+
+namespace ssd_cuda {
+
+template <typename T>
+struct alignas(4 * sizeof(T)) Vec4 {
+  T x, y, z, w;
+};
+
+// How the four numbers of a prior are written.
+enum class BoxFormat : int { kCxcywh = 0, kXyxy = 1 };
+
+template <typename T>
+SSD_HOST_DEVICE Vec4<T> to_xyxy(Vec4<T> c) {
+  const T half_w = mul_rn(T(0.5), c.z), half_h = mul_rn(T(0.5), c.w);
+  return {sub_rn(c.x, half_w), sub_rn(c.y, half_h), add_rn(c.x, half_w), add_rn(c.y, half_h)};
+}
+
+template <typename T>
+SSD_HOST_DEVICE Vec4<T> to_cxcywh(Vec4<T> b) {
+  const T w = sub_rn(b.z, b.x), h = sub_rn(b.w, b.y);
+  return {add_rn(b.x, mul_rn(T(0.5), w)), add_rn(b.y, mul_rn(T(0.5), h)), w, h};
+}
+
+template <typename T>
+SSD_HOST_DEVICE Vec4<T> prior_corners(Vec4<T> prior, BoxFormat format) {
+  return format == BoxFormat::kXyxy ? prior : to_xyxy(prior);
+}
+
+template <typename T>
+SSD_HOST_DEVICE Vec4<T> prior_center(Vec4<T> prior, BoxFormat format) {
+  return format == BoxFormat::kXyxy ? to_cxcywh(prior) : prior;
+}
+
+// Finite, with positive width and height.
+template <typename T>
+SSD_HOST_DEVICE bool is_valid_box(Vec4<T> b) {
+  const T limit = sizeof(T) == 4 ? T(3.402823466e38f) : T(1.7976931348623157e308);
+  return b.z > b.x && b.w > b.y && b.x >= -limit && b.y >= -limit && b.z <= limit && b.w <= limit;
+}
+
+// pixel_offset is 0, or 1 for the codebases that measure a box as x2 - x1 + 1.
+template <typename T>
+SSD_HOST_DEVICE T box_area(Vec4<T> b, T pixel_offset = T(0)) {
+  return mul_rn(add_rn(sub_rn(b.z, b.x), pixel_offset), add_rn(sub_rn(b.w, b.y), pixel_offset));
+}
+
+template <typename T>
+SSD_HOST_DEVICE T intersection_area(Vec4<T> a, Vec4<T> b, T pixel_offset = T(0)) {
+  const T w = add_rn(sub_rn(min_nan(a.z, b.z), max_nan(a.x, b.x)), pixel_offset);
+  const T h = add_rn(sub_rn(min_nan(a.w, b.w), max_nan(a.y, b.y)), pixel_offset);
+  return mul_rn(max_nan(w, T(0)), max_nan(h, T(0)));
+}
+
+// inter / (area_a + area_b - inter + eps), each operation rounded on its own in this order: torchvision's
+// box_iou bit for bit. Two boxes of zero area give 0 / 0 = NaN, as there.
+template <typename T>
+SSD_HOST_DEVICE T iou(Vec4<T> a, T area_a, Vec4<T> b, T area_b, T eps = T(0),
+                      T pixel_offset = T(0)) {
+  const T inter = intersection_area(a, b, pixel_offset);
+  return div_rn(inter, add_rn(sub_rn(add_rn(area_a, area_b), inter), eps));
+}
+
+// The centre-size code: ((g - p) / p_size) / v for the centre, log(g_size / p_size) / v for the size.
+template <typename T>
+SSD_HOST_DEVICE Vec4<T> encode_box(Vec4<T> box, Vec4<T> center, Vec4<T> variance) {
+  const Vec4<T> g = to_cxcywh(box);
+  return {(g.x - center.x) / center.z / variance.x, (g.y - center.y) / center.w / variance.y,
+          std::log(g.z / center.z) / variance.z, std::log(g.w / center.w) / variance.w};
+}
+
+// Where dw, dh are cut before exp. max_log = +inf: nowhere; symmetric: also below at -max_log.
+template <typename T>
+struct LogClamp {
+  T max_log;
+  bool symmetric;
+  SSD_HOST_DEVICE T operator()(T v) const {
+    v = v > max_log ? max_log : v;
+    return symmetric && v < -max_log ? -max_log : v;
+  }
+  SSD_HOST_DEVICE bool passes(T v) const { return !(v > max_log) && !(symmetric && v < -max_log); }
+};
+
+// The inverse of encode_box; the result is x1, y1, x2, y2.
+template <typename T>
+SSD_HOST_DEVICE Vec4<T> decode_box(Vec4<T> loc, Vec4<T> center, Vec4<T> variance,
+                                   LogClamp<T> clamp) {
+  const T cx = add_rn(center.x, mul_rn(mul_rn(loc.x, variance.x), center.z));
+  const T cy = add_rn(center.y, mul_rn(mul_rn(loc.y, variance.y), center.w));
+  const T w = mul_rn(center.z, std::exp(clamp(mul_rn(loc.z, variance.z))));
+  const T h = mul_rn(center.w, std::exp(clamp(mul_rn(loc.w, variance.w))));
+  return to_xyxy(Vec4<T>{cx, cy, w, h});
+}
+
+// d(encode_box)/d(box), transposed, times grad.
+template <typename T>
+SSD_HOST_DEVICE Vec4<T> encode_box_backward(Vec4<T> grad, Vec4<T> box, Vec4<T> center,
+                                            Vec4<T> variance) {
+  const T w = box.z - box.x, h = box.w - box.y;
+  const T gx = T(0.5) * grad.x / center.z / variance.x, gy = T(0.5) * grad.y / center.w / variance.y;
+  const T gw = grad.z / variance.z / w, gh = grad.w / variance.w / h;
+  return {gx - gw, gy - gh, gx + gw, gy + gh};
+}
+
+// d(decode_box)/d(loc), transposed, times grad. A clamped size has no gradient.
+template <typename T>
+SSD_HOST_DEVICE Vec4<T> decode_box_backward(Vec4<T> grad, Vec4<T> loc, Vec4<T> center,
+                                            Vec4<T> variance, LogClamp<T> clamp) {
+  const T lw = loc.z * variance.z, lh = loc.w * variance.w;
+  const T w = center.z * std::exp(clamp(lw)), h = center.w * std::exp(clamp(lh));
+  return {(grad.x + grad.z) * variance.x * center.z, (grad.y + grad.w) * variance.y * center.w,
+          clamp.passes(lw) ? T(0.5) * (grad.z - grad.x) * w * variance.z : T(0),
+          clamp.passes(lh) ? T(0.5) * (grad.w - grad.y) * h * variance.w : T(0)};
+}
+
+template <typename T>
+SSD_HOST_DEVICE Vec4<T> clip_box(Vec4<T> b, T width, T height) {
+  return {min_nan(max_nan(b.x, T(0)), width), min_nan(max_nan(b.y, T(0)), height),
+          min_nan(max_nan(b.z, T(0)), width), min_nan(max_nan(b.w, T(0)), height)};
+}
+
+}  // namespace ssd_cuda

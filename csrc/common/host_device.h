@@ -1,0 +1,74 @@
+// What lets one line of arithmetic serve the CPU kernels, the CUDA kernels and the tests with the same bits.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define SSD_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define SSD_HOST_DEVICE inline __attribute__((always_inline))
+#endif
+
+namespace ssd_cuda {
+
+// Separately rounded operations. nvcc contracts a * b + c into one fused operation, which moves the best
+// prior of 0.5% of ground truths; the host is compiled with -ffp-contract=off, so plain operators do there.
+SSD_HOST_DEVICE float add_rn(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fadd_rn(a, b);
+#else
+  return a + b;
+#endif
+}
+SSD_HOST_DEVICE float mul_rn(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+SSD_HOST_DEVICE float div_rn(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fdiv_rn(a, b);
+#else
+  return a / b;
+#endif
+}
+SSD_HOST_DEVICE double add_rn(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dadd_rn(a, b);
+#else
+  return a + b;
+#endif
+}
+SSD_HOST_DEVICE double mul_rn(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+SSD_HOST_DEVICE double div_rn(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __ddiv_rn(a, b);
+#else
+  return a / b;
+#endif
+}
+template <typename T>
+SSD_HOST_DEVICE T sub_rn(T a, T b) {
+  return add_rn(a, -b);
+}
+
+// torch.minimum / torch.maximum: a NaN on either side gives NaN, so a bad box never looks like a good one.
+template <typename T>
+SSD_HOST_DEVICE T min_nan(T a, T b) {
+  return (a < b || a != a) ? a : b;
+}
+template <typename T>
+SSD_HOST_DEVICE T max_nan(T a, T b) {
+  return (a > b || a != a) ? a : b;
+}
+
+}  // namespace ssd_cuda

@@ -1,0 +1,56 @@
+// The one place that launches a kernel. Everything else in a <family>.cuh is plain C++ plus the CUDA built-ins,
+// so that tests/emulator can compile it with g++ and run it on a CPU: there SSD_CUDA_EMULATE is defined and
+// "emulator/cuda.h" stands in for the CUDA headers and provides emulator::launch.
+#pragma once
+
+#if defined(SSD_CUDA_EMULATE)
+#include "emulator/cuda.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#endif
+
+#include <cstddef>
+#include <type_traits>
+
+// Dynamic shared memory of the kernel, 16-byte aligned: SSD_DYNAMIC_SHARED(float, tile);
+#if defined(SSD_CUDA_EMULATE)
+#define SSD_DYNAMIC_SHARED(type, name) \
+  type* const name = static_cast<type*>(::emulator::dynamic_shared_memory())
+#else
+#define SSD_DYNAMIC_SHARED(type, name)                                \
+  extern __shared__ __align__(16) unsigned char ssd_dynamic_shared[]; \
+  type* const name = reinterpret_cast<type*>(ssd_dynamic_shared)
+#endif
+
+namespace ssd_cuda {
+
+// Shared memory a kernel may use without asking for more than the default.
+constexpr std::size_t kDefaultSharedBytes = 48 * 1024;
+
+template <typename... Params>
+inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
+                          std::size_t shared_bytes, cudaStream_t stream,
+                          std::type_identity_t<Params>... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaSuccess;  // nothing to do
+#if defined(SSD_CUDA_EMULATE)
+  return ::emulator::launch(kernel, grid, block, shared_bytes, stream, args...);
+#else
+  if (shared_bytes > kDefaultSharedBytes) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
+  kernel<<<grid, block, shared_bytes, stream>>>(args...);
+  return cudaGetLastError();
+#endif
+}
+
+template <typename T>
+__host__ __device__ constexpr T ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
+
+}  // namespace ssd_cuda

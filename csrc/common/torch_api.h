@@ -1,0 +1,131 @@
+// Everything this project uses of torch's C++ interface: the LibTorch stable ABI, so that one binary serves
+// every torch from TORCH_TARGET_VERSION on. Bindings include this file and no other torch header.
+#pragma once
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <initializer_list>
+#include <limits>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+// Present only in a torch built with CUDA: weak, so that the same binary loads under a CPU-only torch.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(
+    int32_t device_index, void** ret_stream);
+#endif
+
+namespace ssd_cuda {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Doubles = std::vector<double>;
+
+// The pointer types of a dtype: what the kernels of this translation unit call half and bfloat16.
+#if defined(__CUDACC__)
+using Half = __half;
+using BFloat16 = __nv_bfloat16;
+#else
+using Half = torch::headeronly::Half;
+using BFloat16 = torch::headeronly::BFloat16;
+#endif
+
+// Arithmetic type of a storage type: fp64 computes in fp64, everything else in fp32.
+template <typename T>
+using acc_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <typename T>
+inline const T* in(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <typename T>
+inline const T* in(const std::optional<Tensor>& t) {
+  return t.has_value() ? in<T>(*t) : nullptr;
+}
+template <typename T>
+inline T* out(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+// t itself, or a contiguous copy where t is strided or starts at an address that vector loads cannot take.
+inline Tensor dense(const Tensor& t, std::size_t alignment = 32) {
+  if (!t.is_contiguous()) return torch::stable::contiguous(t);
+  const bool aligned = reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) % alignment == 0;
+  return aligned ? t : torch::stable::clone(t);
+}
+
+inline Tensor empty_on(const Tensor& like, std::initializer_list<int64_t> size, ScalarType dtype) {
+  return torch::stable::new_empty(like, size, dtype);
+}
+inline Tensor zeros_on(const Tensor& like, std::initializer_list<int64_t> size, ScalarType dtype) {
+  return torch::stable::new_zeros(like, size, dtype);
+}
+
+// Calls fn(T{}) with T = float or double.
+template <typename Fn>
+inline void dispatch_real(ScalarType dtype, const char* op, const Fn& fn) {
+  if (dtype == ScalarType::Float) return fn(float{});
+  if (dtype == ScalarType::Double) return fn(double{});
+  STD_TORCH_CHECK(false, op, ": expected float32 or float64, got another dtype");
+}
+
+// Calls fn(T{}) with T = float, double, Half or BFloat16.
+template <typename Fn>
+inline void dispatch_floating(ScalarType dtype, const char* op, const Fn& fn) {
+  if (dtype == ScalarType::Half) return fn(Half{});
+  if (dtype == ScalarType::BFloat16) return fn(BFloat16{});
+  dispatch_real(dtype, op, fn);
+}
+
+// fn(begin, end) over [0, count) on torch's threads. Work is cut at multiples of grain, so a caller that
+// keeps one partial result per grain gets the same bits for any number of threads.
+template <typename Fn>
+inline void parallel_grains(int64_t count, int64_t grain, const Fn& fn) {
+  const int64_t grains = (count + grain - 1) / grain;
+  torch::stable::parallel_for(0, grains, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      fn(i * grain, (i + 1) * grain < count ? (i + 1) * grain : count);
+    }
+  });
+}
+
+#if defined(__CUDACC__)
+// Makes the tensor's card current for the scope and names the stream that torch uses there.
+class CudaScope {
+ public:
+  explicit CudaScope(const Tensor& t) : guard_(t.get_device_index()) {
+    void* stream = nullptr;
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
+                    "ssd_cuda: this torch has no CUDA; install a CUDA build of torch");
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+  cudaStream_t stream() const { return stream_; }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_ = nullptr;
+};
+
+inline void check_cuda(cudaError_t error, const char* op) {
+  STD_TORCH_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+}
+#endif
+
+}  // namespace ssd_cuda

@@ -1,0 +1,42 @@
+// The Python module ssd_cuda._C: what the build was made of. Importing it registers the ops.
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#ifndef SSD_BUILD_CUDA
+#define SSD_BUILD_CUDA ""
+#endif
+#ifndef SSD_BUILD_ARCHS
+#define SSD_BUILD_ARCHS ""
+#endif
+
+namespace py = pybind11;
+
+namespace {
+
+std::string simd_level() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    return "avx512";
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+  return "baseline";
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Build facts of ssd_cuda; the ops live in torch.ops.ssd_cuda.";
+  m.def("build_info", [] {
+    py::dict info;
+    info["torch"] = SSD_BUILD_TORCH;                  // version the binary was compiled against
+    info["cuda"] = std::string(SSD_BUILD_CUDA);       // CUDA version, or "" for a CPU-only build
+    info["cuda_archs"] = std::string(SSD_BUILD_ARCHS);  // "8.0;9.0+PTX"
+    info["compiler"] = std::string(__VERSION__);
+    info["simd"] = simd_level();  // the level this processor runs
+    return info;
+  });
+}

@@ -1,0 +1,376 @@
+"""Every option of the detection core, as frozen dataclasses with presets by name.
+
+The options are plain data: the kernels, the references and the tests all read the same fields.
+``preset(name)`` returns the rule of one codebase exactly, quirks included; ``replace`` from
+:mod:`dataclasses` changes a field.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
+
+__all__ = ["DetectConfig", "MatchConfig", "MiningConfig", "MultiBoxConfig", "check_choice"]
+
+BoxFormat = Literal["cxcywh", "xyxy"]
+C = TypeVar("C")
+
+
+def check_choice(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        names = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{argument} must be one of {names}, got {value!r}")
+
+
+def check_range(argument: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raise unless ``value`` is a number with ``low <= value <= high``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be a number, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{argument} must lie in [{low}, {high}], got {value}")
+
+
+def _preset(cls: type[C], presets: dict[str, dict[str, Any]], name: str, changes: dict) -> C:
+    if name not in presets:
+        raise ValueError(f"preset must be one of {', '.join(sorted(presets))}, got {name!r}")
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    for key in changes:
+        if key not in known:
+            raise TypeError(f"{cls.__name__} has no option {key!r}; it has {', '.join(sorted(known))}")
+    return cls(**{**presets[name], **changes})
+
+
+@dataclass(frozen=True)
+class MatchConfig:
+    """How ground truths and priors find each other.
+
+    Attributes:
+        iou_threshold: a prior whose best IoU reaches this is matched to that ground truth.
+        inclusive: True compares with ``>=`` (torchvision, amdegroot), False with ``>`` (NVIDIA, DALI).
+        iou_eps: added to the union (1e-5 in lufficc and qfgaohao), 0 elsewhere.
+        forced: what a ground truth is owed whatever its IoU. ``"argmax"``: its best prior, and where
+            several share one the last wins; ``"bipartite"``: the greedy global assignment of caffe,
+            which gives distinct priors; ``"none"``: nothing.
+        forced_min_iou: a ground truth whose best IoU is below this (``"argmax"``: ``<``;
+            ``"bipartite"``: ``<=``, caffe's strict test) is not forced.
+        tie: ``"first"``: lowest prior, lowest ground truth (torch); ``"last"``: highest (DALI).
+        candidate_max_iou: an unmatched prior whose best IoU is at least this is no candidate for
+            mining: its code is IGNORED. None: every unmatched prior is background.
+        degenerate: a ground truth that is not finite or has no positive width and height is matched
+            like any other (``"keep"``) or matches nothing (``"ignore"``).
+        prior_format: how the rows of ``priors`` are written.
+    """
+
+    iou_threshold: float = 0.5
+    inclusive: bool = True
+    iou_eps: float = 0.0
+    forced: Literal["none", "argmax", "bipartite"] = "argmax"
+    forced_min_iou: float = 0.0
+    tie: Literal["first", "last"] = "first"
+    candidate_max_iou: float | None = None
+    degenerate: Literal["keep", "ignore"] = "ignore"
+    prior_format: BoxFormat = "cxcywh"
+
+    def __post_init__(self) -> None:
+        check_range("iou_threshold", self.iou_threshold, 0.0, 1.0)
+        check_range("iou_eps", self.iou_eps, 0.0)
+        check_range("forced_min_iou", self.forced_min_iou, 0.0, 1.0)
+        check_choice("forced", self.forced, ("none", "argmax", "bipartite"))
+        check_choice("tie", self.tie, ("first", "last"))
+        check_choice("degenerate", self.degenerate, ("keep", "ignore"))
+        check_choice("prior_format", self.prior_format, ("cxcywh", "xyxy"))
+        if self.candidate_max_iou is not None:
+            check_range("candidate_max_iou", self.candidate_max_iou, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class MiningConfig:
+    """Which negatives count: per image the ``k`` hardest, ``(key descending, index ascending)``.
+
+    ``k = max(min_negatives, round(ratio * positives))``, cut at the number of rows that ``cap`` names.
+
+    Attributes:
+        ratio: negatives per positive.
+        rounding: ``"floor"`` is ``int(ratio * n)``, ``"ceil"`` is ``rank < ratio * n`` (torchvision).
+        min_negatives: negatives an image gives even when it has no positive.
+        cap: ``"all"`` cuts k at P, ``"all_but_one"`` at P - 1 (seed, amdegroot), ``"negatives"`` at the
+            number of candidates.
+        key: hardness of a negative: its cross entropy ``"ce"``, or ``"background"`` = -log p_background
+            (the same number for a negative row; it differs for positives, which fill decides).
+        positive_fill: key of a positive row: ``"zero"`` lets it be selected among zeros (the union with
+            the positives makes that harmless), ``"-inf"`` ranks it behind every negative.
+        count_positives_twice: torchvision's quirk: a positive that is selected as a negative is
+            counted a second time. Needs ``positive_fill="-inf"`` and ``cap="all"``.
+    """
+
+    ratio: float = 3.0
+    rounding: Literal["floor", "ceil"] = "floor"
+    min_negatives: int = 0
+    cap: Literal["all", "all_but_one", "negatives"] = "negatives"
+    key: Literal["ce", "background"] = "ce"
+    positive_fill: Literal["zero", "-inf"] = "-inf"
+    count_positives_twice: bool = False
+
+    def __post_init__(self) -> None:
+        check_range("ratio", self.ratio, 0.0)
+        check_range("min_negatives", self.min_negatives, 0)
+        check_choice("rounding", self.rounding, ("floor", "ceil"))
+        check_choice("cap", self.cap, ("all", "all_but_one", "negatives"))
+        check_choice("key", self.key, ("ce", "background"))
+        check_choice("positive_fill", self.positive_fill, ("zero", "-inf"))
+
+
+@dataclass(frozen=True)
+class MultiBoxConfig:
+    """The whole MultiBox loss: matching, coding, mining, both terms and their normaliser.
+
+    Attributes:
+        match: see :class:`MatchConfig`.
+        mining: see :class:`MiningConfig`.
+        variances: the two (centre, size) or four (x, y, w, h) divisors of the box code.
+        loc_loss: ``"smooth_l1"`` or ``"l1"``.
+        beta: where smooth L1 turns from quadratic to linear.
+        loc_reduction: ``"sum"`` over the coordinates, or ``"mean4"``, their mean (sgrvinod).
+        normalizer: ``"batch"``: positives of the batch; ``"per_image"``: positives of each image, images
+            without any give 0, then the mean over the batch (NVIDIA); ``"selected"``: positives plus
+            selected negatives (mxnet); ``"global"``: positives over all processes of a group (gluon).
+        clamp_normalizer: True divides by at least 1; False lets an empty batch give nan, as the
+            codebases named in the presets do.
+        loc_weight: factor of the localisation loss.
+        background: index of the background class, ``"first"`` or ``"last"`` (mmdet).
+        label_offset: added to every label before use (amdegroot's labels start at 0).
+        ignore_label: priors matched to this label are neither positive nor negative. None: no such label.
+        single_class: every matched prior has class 1, whatever its label (RetinaFace's -1).
+        zero_label: what a matched label equal to the background is. ``"positive"``: counts as one
+            everywhere; ``"localize"``: in the normaliser and the localisation loss only, and is mined as
+            a negative (torchvision); ``"background"``: nowhere (codebases that test ``label > 0``).
+        layout: of the logits, ``"bpc"`` = [B, P, C] and loc [B, P, 4], ``"bcp"`` = [B, C, P], [B, 4, P].
+    """
+
+    match: MatchConfig = MatchConfig()
+    mining: MiningConfig = MiningConfig()
+    variances: tuple[float, ...] = (0.1, 0.2)
+    loc_loss: Literal["smooth_l1", "l1"] = "smooth_l1"
+    beta: float = 1.0
+    loc_reduction: Literal["sum", "mean4"] = "sum"
+    normalizer: Literal["batch", "per_image", "selected", "global"] = "batch"
+    clamp_normalizer: bool = True
+    loc_weight: float = 1.0
+    background: Literal["first", "last"] = "first"
+    label_offset: int = 0
+    ignore_label: int | None = None
+    single_class: bool = False
+    zero_label: Literal["positive", "localize", "background"] = "background"
+    layout: Literal["bpc", "bcp"] = "bpc"
+
+    def __post_init__(self) -> None:
+        if len(self.variances) not in (2, 4) or not all(v > 0 for v in self.variances):
+            raise ValueError(f"variances must be 2 or 4 positive numbers, got {self.variances}")
+        check_range("beta", self.beta, 0.0)
+        check_choice("loc_loss", self.loc_loss, ("smooth_l1", "l1"))
+        check_choice("loc_reduction", self.loc_reduction, ("sum", "mean4"))
+        check_choice("normalizer", self.normalizer, ("batch", "per_image", "selected", "global"))
+        check_choice("background", self.background, ("first", "last"))
+        check_choice("zero_label", self.zero_label, ("positive", "localize", "background"))
+        check_choice("layout", self.layout, ("bpc", "bcp"))
+        if self.mining.count_positives_twice and (
+            self.mining.positive_fill != "-inf" or self.mining.cap != "all"
+        ):
+            raise ValueError("count_positives_twice needs positive_fill='-inf' and cap='all'")
+
+    @staticmethod
+    def preset(name: str, **changes: Any) -> MultiBoxConfig:
+        """The rule of one codebase; ``changes`` replace single options.
+
+        Names: ``paper`` (= ``caffe``), ``torchvision``, ``amdegroot``, ``nvidia``, ``lufficc``,
+        ``qfgaohao``, ``retinaface``, ``sgrvinod``, ``mmdet``, ``mxnet``, ``gluon``, ``seed``.
+        """
+        return _preset(MultiBoxConfig, _MULTIBOX_PRESETS, name, changes)
+
+
+@dataclass(frozen=True)
+class DetectConfig:
+    """The whole post-process: scores, threshold, top-k, decode, NMS, top-n.
+
+    Attributes:
+        scores: ``"softmax"`` over the classes, ``"sigmoid"``, or ``"given"`` (already probabilities).
+        score_threshold: a class of a prior is a candidate if its score is ``>`` this.
+        top_k: candidates kept per class (per image when ``class_agnostic``) before NMS; None: all.
+        iou_threshold: NMS threshold.
+        inclusive: False suppresses at IoU ``>`` threshold, True at ``>=`` (NVIDIA keeps ``<``).
+        iou_eps: added to the union (qfgaohao 1e-5).
+        pixel_offset: 1.0 measures boxes as ``x2 - x1 + 1`` in NMS (RetinaFace), else 0.0.
+        detections_per_image: best detections kept per image; None: every survivor (then the padded
+            output has ``top_k`` rows per class).
+        class_agnostic: one NMS over all classes of an image.
+        background: index of the background column, ``"first"``, ``"last"`` or ``"none"``.
+        variances: as in :class:`MultiBoxConfig`.
+        max_log_scale: dw, dh are cut at this (torchvision: log(1000/16)); None: no cut.
+        symmetric_log_scale: also cut below at the negative of it (mmdet).
+        clip: box clipping ``"none"``, ``"before"`` or ``"after"`` NMS.
+        clip_size: (width, height) of the clip window in the units of the boxes.
+        soft_nms: ``None`` or ``"gaussian"`` (qfgaohao's option).
+        soft_nms_sigma: width of the gaussian.
+        layout: as in :class:`MultiBoxConfig`.
+        prior_format: as in :class:`MatchConfig`.
+    """
+
+    scores: Literal["softmax", "sigmoid", "given"] = "softmax"
+    score_threshold: float = 0.01
+    top_k: int | None = 400
+    iou_threshold: float = 0.45
+    inclusive: bool = False
+    iou_eps: float = 0.0
+    pixel_offset: float = 0.0
+    detections_per_image: int | None = 200
+    class_agnostic: bool = False
+    background: Literal["first", "last", "none"] = "first"
+    variances: tuple[float, ...] = (0.1, 0.2)
+    max_log_scale: float | None = None
+    symmetric_log_scale: bool = False
+    clip: Literal["none", "before", "after"] = "none"
+    clip_size: tuple[float, float] = (1.0, 1.0)
+    soft_nms: Literal["gaussian"] | None = None
+    soft_nms_sigma: float = 0.5
+    layout: Literal["bpc", "bcp"] = "bpc"
+    prior_format: BoxFormat = "cxcywh"
+
+    def __post_init__(self) -> None:
+        check_choice("scores", self.scores, ("softmax", "sigmoid", "given"))
+        check_choice("background", self.background, ("first", "last", "none"))
+        check_choice("clip", self.clip, ("none", "before", "after"))
+        check_choice("layout", self.layout, ("bpc", "bcp"))
+        check_choice("prior_format", self.prior_format, ("cxcywh", "xyxy"))
+        check_choice("soft_nms", self.soft_nms, (None, "gaussian"))
+        check_range("iou_threshold", self.iou_threshold, 0.0, 1.0)
+        check_range("soft_nms_sigma", self.soft_nms_sigma, 1e-12)
+        for name in ("top_k", "detections_per_image"):
+            value = getattr(self, name)
+            if value is not None:
+                check_range(name, value, 1)
+        if len(self.variances) not in (2, 4) or not all(v > 0 for v in self.variances):
+            raise ValueError(f"variances must be 2 or 4 positive numbers, got {self.variances}")
+
+    @staticmethod
+    def preset(name: str, **changes: Any) -> DetectConfig:
+        """The rule of one codebase; ``changes`` replace single options.
+
+        Names: ``paper`` (= ``caffe``), ``torchvision``, ``amdegroot``, ``nvidia``, ``lufficc``,
+        ``qfgaohao``, ``retinaface``, ``sgrvinod``, ``mmdet``.
+        """
+        return _preset(DetectConfig, _DETECT_PRESETS, name, changes)
+
+
+def _match(**changes: Any) -> MatchConfig:
+    return MatchConfig(**changes)
+
+
+def _mining(**changes: Any) -> MiningConfig:
+    return MiningConfig(**changes)
+
+
+_PAPER = dict(
+    match=_match(forced="bipartite", forced_min_iou=1e-6, candidate_max_iou=0.5),
+    mining=_mining(cap="negatives"),
+)
+_AMDEGROOT = dict(
+    match=_match(degenerate="keep"),
+    mining=_mining(cap="all_but_one", positive_fill="zero"),
+    clamp_normalizer=False,
+    label_offset=1,
+)
+_LUFFICC = dict(
+    match=_match(iou_eps=1e-5, degenerate="keep"),
+    mining=_mining(cap="all", key="background", rounding="ceil"),
+    clamp_normalizer=False,
+)
+
+_MULTIBOX_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": _PAPER,
+    "caffe": _PAPER,
+    "torchvision": dict(
+        match=_match(prior_format="xyxy", degenerate="keep"),
+        mining=_mining(rounding="ceil", cap="all", count_positives_twice=True),
+        zero_label="localize",
+    ),
+    "amdegroot": _AMDEGROOT,
+    "nvidia": dict(
+        match=_match(inclusive=False, degenerate="keep"),
+        mining=_mining(cap="all", positive_fill="zero"),
+        normalizer="per_image",
+        layout="bcp",
+    ),
+    "lufficc": _LUFFICC,
+    "qfgaohao": {
+        **_LUFFICC,
+        "match": _match(iou_threshold=0.45, iou_eps=1e-5, degenerate="keep"),
+    },
+    "retinaface": dict(
+        match=_match(iou_threshold=0.35, forced_min_iou=0.2, degenerate="keep"),
+        mining=_mining(ratio=7.0, cap="all_but_one", positive_fill="zero"),
+        loc_weight=2.0,
+        single_class=True,
+    ),
+    "sgrvinod": dict(
+        match=_match(degenerate="keep"),
+        mining=_mining(cap="all", positive_fill="zero"),
+        loc_loss="l1",
+        loc_reduction="mean4",
+        clamp_normalizer=False,
+    ),
+    "mmdet": dict(
+        match=_match(prior_format="xyxy", degenerate="keep"),
+        mining=_mining(cap="negatives"),
+        background="last",
+        zero_label="positive",
+    ),
+    "mxnet": dict(
+        match=_match(
+            inclusive=False, forced="bipartite", forced_min_iou=1e-6, candidate_max_iou=0.5
+        ),
+        mining=_mining(cap="negatives"),
+        normalizer="selected",
+    ),
+    "gluon": dict(
+        match=_match(forced="bipartite", forced_min_iou=1e-12),
+        mining=_mining(cap="negatives"),
+        normalizer="global",
+    ),
+    "seed": dict(mining=_mining(cap="all_but_one", positive_fill="zero")),
+}
+
+_TORCHVISION_LOG_SCALE = math.log(1000.0 / 16)
+_DETECT_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "caffe": {},
+    "torchvision": dict(
+        prior_format="xyxy",
+        max_log_scale=_TORCHVISION_LOG_SCALE,
+        clip="before",
+        clip_size=(300.0, 300.0),
+    ),
+    "amdegroot": dict(top_k=200, detections_per_image=None),
+    "nvidia": dict(score_threshold=0.05, top_k=200, iou_threshold=0.5, inclusive=True, layout="bcp"),
+    "lufficc": dict(top_k=None, detections_per_image=100),
+    "qfgaohao": dict(top_k=200, iou_eps=1e-5, detections_per_image=None),
+    "retinaface": dict(
+        score_threshold=0.02,
+        top_k=5000,
+        iou_threshold=0.4,
+        pixel_offset=1.0,
+        detections_per_image=750,
+    ),
+    "sgrvinod": dict(top_k=None),
+    "mmdet": dict(
+        score_threshold=0.02,
+        top_k=1000,
+        background="last",
+        prior_format="xyxy",
+        max_log_scale=_TORCHVISION_LOG_SCALE,
+        symmetric_log_scale=True,
+        clip="before",
+        clip_size=(300.0, 300.0),
+    ),
+}

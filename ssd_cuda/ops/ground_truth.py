@@ -1,0 +1,195 @@
+"""The ragged target of a batch: what every matching and loss op takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..config import check_choice
+
+Degenerate = Literal["error", "keep"]
+
+
+def _check_float_boxes(name: str, boxes: Tensor) -> None:
+    if not isinstance(boxes, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(boxes).__name__}")
+    if not boxes.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {boxes.dtype}")
+
+
+def _check_valid(boxes: Sequence[Tensor]) -> None:
+    """Raise for the first box that is not finite or has no area. Reads the values: one sync in all."""
+    flat = torch.cat(list(boxes)) if boxes else torch.empty(0, 4)
+    bad = ~(torch.isfinite(flat).all(1) & (flat[:, 2] > flat[:, 0]) & (flat[:, 3] > flat[:, 1]))
+    if not bad.any():
+        return
+    index = int(bad.nonzero()[0, 0])
+    box = [round(value, 6) for value in flat[index].tolist()]
+    for image, rows in enumerate(boxes):
+        if index < len(rows):
+            raise ValueError(
+                f"boxes must be finite with x1 < x2 and y1 < y2, got {box} as box {index} of image {image}; "
+                "remove it, or pass degenerate='keep' and match with degenerate='ignore'"
+            )
+        index -= len(rows)
+
+
+def _offsets_tensor(counts: Sequence[int], device: torch.device) -> Tensor:
+    host = torch.zeros(len(counts) + 1, dtype=torch.int32)
+    torch.cumsum(torch.tensor(counts, dtype=torch.int32), 0, out=host[1:])
+    if device.type == "cuda":  # pinned, so that the copy does not wait for the card
+        return host.pin_memory().to(device, non_blocking=True)
+    return host.to(device)
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Boxes and labels of a batch, image after image, without padding.
+
+    Attributes:
+        boxes: ``[G, 4]`` float32 (or float64) x1, y1, x2, y2, in the units of the priors.
+        labels: ``[G]`` int64. Background is not a label of a box; what 0 means is the loss's option.
+        offsets: ``[B + 1]`` int32; image b owns rows ``offsets[b]:offsets[b + 1]``. Rows past
+            ``offsets[B]`` are spare capacity and are never read.
+
+    All three live on one device. Nothing in the ops needs their values on the host, so they may be
+    static buffers that change between replays of a CUDA graph.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    offsets: Tensor
+
+    def __post_init__(self) -> None:
+        _check_float_boxes("boxes", self.boxes)
+        if self.boxes.dim() != 2 or self.boxes.shape[1] != 4:
+            raise ValueError(f"boxes must have shape [G, 4], got {list(self.boxes.shape)}")
+        if self.labels.shape != self.boxes.shape[:1]:
+            raise ValueError(
+                f"labels must have shape [{self.boxes.shape[0]}] like boxes, got {list(self.labels.shape)}"
+            )
+        if self.labels.is_floating_point() or self.labels.dtype == torch.bool:
+            raise TypeError(f"labels must be an integer tensor, got {self.labels.dtype}")
+        if self.offsets.dim() != 1 or self.offsets.shape[0] < 1:
+            raise ValueError(f"offsets must have shape [B + 1], got {list(self.offsets.shape)}")
+        if self.offsets.dtype != torch.int32:
+            raise TypeError(f"offsets must be int32, got {self.offsets.dtype}")
+        for name in ("labels", "offsets"):
+            device = getattr(self, name).device
+            if device != self.boxes.device:
+                raise ValueError(f"{name} must be on {self.boxes.device} like boxes, got {device}")
+
+    @property
+    def batch_size(self) -> int:
+        return self.offsets.shape[0] - 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.boxes.device
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> GroundTruth:
+        """The same targets on another device."""
+        moved = (t.to(device, non_blocking=non_blocking) for t in (self.boxes, self.labels, self.offsets))
+        return GroundTruth(*moved)
+
+    @staticmethod
+    def from_list(
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        *,
+        degenerate: Degenerate = "error",
+        device: torch.device | str | None = None,
+    ) -> GroundTruth:
+        """From one ``[n_i, 4]`` box tensor and one ``[n_i]`` label tensor per image.
+
+        An image without objects gives an empty tensor (``[0, 4]`` or ``[0]``).
+
+        Args:
+            boxes: per image, floating point, x1, y1, x2, y2.
+            labels: per image, integer.
+            degenerate: ``"error"`` raises for a box that is not finite or has no area, naming image and
+                box; on CUDA tensors that check waits for the card. ``"keep"`` does not look.
+            device: of the result; None: that of the boxes.
+
+        Raises:
+            ValueError: lengths or shapes that disagree, a degenerate box.
+            TypeError: boxes that are not floating point, labels that are not integers.
+        """
+        check_choice("degenerate", degenerate, ("error", "keep"))
+        if len(boxes) != len(labels):
+            raise ValueError(
+                f"labels must have one entry per image like boxes ({len(boxes)}), got {len(labels)}"
+            )
+        rows, names = [], []
+        for i, (b, n) in enumerate(zip(boxes, labels, strict=True)):
+            _check_float_boxes(f"boxes[{i}]", b)
+            if b.numel() == 0:
+                b = b.reshape(0, 4)
+            if b.dim() != 2 or b.shape[1] != 4:
+                raise ValueError(f"boxes[{i}] must have shape [n, 4], got {list(b.shape)}")
+            if n.shape != b.shape[:1]:
+                raise ValueError(f"labels[{i}] must have shape [{b.shape[0]}], got {list(n.shape)}")
+            if n.numel() and (n.is_floating_point() or n.dtype == torch.bool):
+                raise TypeError(f"labels[{i}] must be an integer tensor, got {n.dtype}")
+            rows.append(b if b.dtype == torch.float64 else b.float())
+            names.append(n.long())
+        if degenerate == "error":
+            _check_valid(rows)
+        target = torch.device(device) if device is not None else (rows[0].device if rows else None)
+        target = target or torch.device("cpu")
+        flat = torch.cat(rows) if rows else torch.empty(0, 4)
+        flat_labels = torch.cat(names) if names else torch.empty(0, dtype=torch.int64)
+        offsets = _offsets_tensor([len(r) for r in rows], target)
+        return GroundTruth(
+            flat.detach().to(target, non_blocking=True), flat_labels.to(target, non_blocking=True), offsets
+        )
+
+    @staticmethod
+    def from_dicts(
+        targets: Sequence[Mapping[str, Tensor]],
+        *,
+        degenerate: Degenerate = "error",
+        device: torch.device | str | None = None,
+    ) -> GroundTruth:
+        """From torchvision's list of dicts with ``boxes`` [n, 4] and ``labels`` [n]."""
+        for i, target in enumerate(targets):
+            for key in ("boxes", "labels"):
+                if key not in target:
+                    raise ValueError(f"targets[{i}] must have the key {key!r}, got {sorted(target)}")
+        return GroundTruth.from_list(
+            [t["boxes"] for t in targets],
+            [t["labels"] for t in targets],
+            degenerate=degenerate,
+            device=device,
+        )
+
+    @staticmethod
+    def from_padded(boxes: Tensor, labels: Tensor, counts: Tensor) -> GroundTruth:
+        """From ``boxes`` [B, G, 4], ``labels`` [B, G] and ``counts`` [B]; no value is read on the host.
+
+        Rows ``g >= counts[b]`` are padding. The result keeps room for ``B * G`` rows, so that the same
+        call captures in a CUDA graph whatever the counts become; counts are cut at ``[0, G]``.
+        """
+        _check_float_boxes("boxes", boxes)
+        if boxes.dim() != 3 or boxes.shape[2] != 4:
+            raise ValueError(f"boxes must have shape [B, G, 4], got {list(boxes.shape)}")
+        if labels.shape != boxes.shape[:2]:
+            raise ValueError(f"labels must have shape {list(boxes.shape[:2])}, got {list(labels.shape)}")
+        if counts.shape != boxes.shape[:1]:
+            raise ValueError(f"counts must have shape [{boxes.shape[0]}], got {list(counts.shape)}")
+        if counts.is_floating_point():
+            raise TypeError(f"counts must be an integer tensor, got {counts.dtype}")
+        batch, width = labels.shape
+        counts = counts.clamp(0, width)
+        offsets = torch.zeros(batch + 1, dtype=torch.int32, device=boxes.device)
+        offsets[1:] = counts.cumsum(0)
+        row = torch.arange(batch * width, device=boxes.device, dtype=torch.int32)
+        image = (torch.searchsorted(offsets, row, right=True) - 1).clamp(0, max(batch - 1, 0))
+        source = image * width + (row - offsets[image]).clamp(0, max(width - 1, 0))
+        dtype = torch.float64 if boxes.dtype == torch.float64 else torch.float32
+        flat = boxes.reshape(-1, 4)[source].to(dtype)
+        return GroundTruth(flat.detach(), labels.reshape(-1)[source].long(), offsets)
