@@ -68,7 +68,7 @@ from torch.utils import cpp_extension as cpp  # noqa: E402
 
 sources = sorted(glob.glob("csrc/*.cpp") + glob.glob("csrc/*/*_cpu.cpp"))
 defines = [f"-DTORCH_TARGET_VERSION={STABLE_ABI}", f'-DSSD_BUILD_TORCH="{torch.__version__}"']
-flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-g0", "-Wall", "-Wno-maybe-uninitialized"]
+flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-g0", "-Wall", "-Wno-maybe-uninitialized", "-Wno-psabi"]
 cxx, nvcc_flags, libraries, library_dirs, built = flags, [], [], [], "none (CPU only)"
 if cuda_home:
     nvcc = os.path.join(cuda_home, "bin", "nvcc")

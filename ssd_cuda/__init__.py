@@ -1,0 +1,18 @@
+"""ssd_cuda: the detection core of SSD as fused, deterministic CUDA and CPU kernels for PyTorch."""
+
+from . import ops, reference
+from ._extension import build_info, is_available
+from .config import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DetectConfig",
+    "MatchConfig",
+    "MiningConfig",
+    "MultiBoxConfig",
+    "build_info",
+    "is_available",
+    "ops",
+    "reference",
+]

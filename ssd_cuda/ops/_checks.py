@@ -1,0 +1,52 @@
+"""Validation that the ops share: each failure is one sentence with argument, expectation and finding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+REAL = (torch.float32, torch.float64)
+
+
+def check_tensor(name: str, value: object, shape: Sequence[int | str], dtypes: Sequence[torch.dtype]) -> None:
+    """Raise unless ``value`` is a tensor of this shape and one of these dtypes.
+
+    A string in ``shape`` stands for any size and names it in the message; ``"..."`` first stands for
+    any number of leading dimensions.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    sizes = list(value.shape)
+    wanted = list(shape)
+    tail = sizes
+    if wanted and wanted[0] == "...":
+        wanted = wanted[1:]
+        tail = sizes[len(sizes) - len(wanted) :] if len(sizes) >= len(wanted) else [-1]
+    matches = len(tail) == len(wanted) and all(
+        isinstance(want, str) or want == size for want, size in zip(wanted, tail, strict=True)
+    )
+    if not matches:
+        pattern = ", ".join(str(part) for part in shape)
+        raise ValueError(f"{name} must have shape [{pattern}], got {sizes}")
+    if value.dtype not in dtypes:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{name} must be {names}, got {str(value.dtype).removeprefix('torch.')}")
+
+
+def check_no_grad(name: str, value: Tensor | None, why: str) -> None:
+    """Raise if a tensor that the op does not differentiate requires a gradient."""
+    if value is not None and value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} must not require a gradient ({why}), got requires_grad=True; use .detach()")
+
+
+def four_variances(variances: Sequence[float]) -> list[float]:
+    """The x, y, w, h variances from two (centre, size) or four numbers."""
+    numbers = [float(v) for v in variances]
+    if len(numbers) == 2:
+        numbers = [numbers[0], numbers[0], numbers[1], numbers[1]]
+    if len(numbers) != 4 or not all(v > 0 for v in numbers):
+        raise ValueError(f"variances must be 2 or 4 positive numbers, got {list(variances)}")
+    return numbers

@@ -1,0 +1,58 @@
+"""Fixtures of every test: the device, seeds, and boxes as a detector sees them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import ssd_cuda
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "cuda" in getattr(item, "callspec", _NoParams).params.values():
+            item.add_marker("gpu")
+
+
+class _NoParams:
+    params: dict = {}
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: needs a CUDA card and a build with CUDA")
+    config.addinivalue_line("markers", "slow: more than a few seconds")
+
+
+def _cuda_problem() -> str | None:
+    if not torch.cuda.is_available():
+        return "no CUDA card"
+    if not ssd_cuda.build_info()["cuda"]:
+        return "a CPU-only build"
+    return None
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request) -> torch.device:
+    """Both devices; the CUDA one skips where there is no card."""
+    if request.param == "cuda" and _cuda_problem():
+        pytest.skip(_cuda_problem())
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def random_boxes(n: int, *, size: float = 1.0, dtype=torch.float32, generator=None) -> torch.Tensor:
+    """``[n, 4]`` x1, y1, x2, y2 with positive width and height inside a ``size`` square."""
+    a, b = torch.rand(2, n, 2, dtype=torch.float64, generator=generator)
+    low, high = torch.minimum(a, b), torch.maximum(a, b) + 1e-3
+    return (torch.cat([low, high], -1) * size).to(dtype)
+
+
+def random_priors(n: int, *, dtype=torch.float32, generator=None) -> torch.Tensor:
+    """``[n, 4]`` cx, cy, w, h in the unit square."""
+    values = torch.rand(n, 4, dtype=torch.float64, generator=generator)
+    values[:, 2:] = 0.05 + 0.5 * values[:, 2:]
+    return values.to(dtype)
