@@ -32,8 +32,8 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Build facts of ssd_cuda; the ops live in torch.ops.ssd_cuda.";
   m.def("build_info", [] {
     py::dict info;
-    info["torch"] = SSD_BUILD_TORCH;                  // version the binary was compiled against
-    info["cuda"] = std::string(SSD_BUILD_CUDA);       // CUDA version, or "" for a CPU-only build
+    info["torch"] = SSD_BUILD_TORCH;                    // version the binary was compiled against
+    info["cuda"] = std::string(SSD_BUILD_CUDA);         // CUDA version, or "" for a CPU-only build
     info["cuda_archs"] = std::string(SSD_BUILD_ARCHS);  // "8.0;9.0+PTX"
     info["compiler"] = std::string(__VERSION__);
     info["simd"] = simd_level();  // the level this processor runs

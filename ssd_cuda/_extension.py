@@ -17,7 +17,7 @@ Fn = TypeVar("Fn", bound=Callable[..., Any])
 BUILD_HINT = "build it with 'pip install --no-build-isolation .' in the repository"
 
 try:
-    from . import _C
+    from . import _C  # type: ignore[attr-defined]
 except ImportError as error:
     _C = None  # type: ignore[assignment]
     _load_error = f"{type(error).__name__}: {error}"
@@ -44,7 +44,9 @@ def build_info() -> dict[str, Any]:
         for index in range(torch.cuda.device_count()):
             capability = torch.cuda.get_device_capability(index)
             name = torch.cuda.get_device_name(index)
-            gpus.append({"name": name, "arch": "{}.{}".format(*capability), "served": _serves(archs, capability)})
+            gpus.append(
+                {"name": name, "arch": "{}.{}".format(*capability), "served": _serves(archs, capability)}
+            )
     return {
         "available": is_available(),
         "error": _load_error or None,
@@ -74,15 +76,15 @@ def _cuda_problem(index: int) -> str | None:
     info = build_info()
     if info["cuda"] is None:
         return (
-            "this build of ssd_cuda has CPU kernels only, but a tensor is on CUDA: rebuild with nvcc on PATH or "
-            "FORCE_CUDA=1, or move the tensors to the CPU"
+            "this build of ssd_cuda has CPU kernels only, but a tensor is on CUDA: rebuild with nvcc on PATH "
+            "or FORCE_CUDA=1, or move the tensors to the CPU"
         )
     capability = torch.cuda.get_device_capability(index)
     if not _serves(info["cuda_archs"], capability):
         arch = "{}.{}".format(*capability)
         return (
-            f"this build of ssd_cuda has kernels for {', '.join(info['cuda_archs'])}, but the card is {arch}: "
-            f"rebuild with TORCH_CUDA_ARCH_LIST={arch}"
+            f"this build of ssd_cuda has kernels for {', '.join(info['cuda_archs'])}, but the card is "
+            f"{arch}: rebuild with TORCH_CUDA_ARCH_LIST={arch}"
         )
     return None
 

@@ -327,9 +327,7 @@ _MULTIBOX_PRESETS: dict[str, dict[str, Any]] = {
         zero_label="positive",
     ),
     "mxnet": dict(
-        match=_match(
-            inclusive=False, forced="bipartite", forced_min_iou=1e-6, candidate_max_iou=0.5
-        ),
+        match=_match(inclusive=False, forced="bipartite", forced_min_iou=1e-6, candidate_max_iou=0.5),
         mining=_mining(cap="negatives"),
         normalizer="selected",
     ),

@@ -10,12 +10,8 @@ import ssd_cuda
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "cuda" in getattr(item, "callspec", _NoParams).params.values():
+        if hasattr(item, "callspec") and item.callspec.params.get("device") == "cuda":
             item.add_marker("gpu")
-
-
-class _NoParams:
-    params: dict = {}
 
 
 def pytest_configure(config):

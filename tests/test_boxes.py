@@ -79,7 +79,10 @@ def test_decode_is_torchvisions(device):
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-3)
     boxes = random_boxes(500, size=300).to(device)
     torch.testing.assert_close(
-        ops.encode(boxes, priors, prior_format="xyxy"), coder.encode_single(boxes, priors), rtol=1e-4, atol=1e-4
+        ops.encode(boxes, priors, prior_format="xyxy"),
+        coder.encode_single(boxes, priors),
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 
@@ -146,15 +149,35 @@ BOX = torch.zeros(3, 4)
     "call, error, words",
     [
         (lambda: ops.box_iou([1], BOX), TypeError, "boxes1 must be a tensor, got list"),
-        (lambda: ops.box_iou(torch.zeros(3, 5), BOX), ValueError, r"boxes1 must have shape \[N, 4\], got \[3, 5\]"),
+        (
+            lambda: ops.box_iou(torch.zeros(3, 5), BOX),
+            ValueError,
+            r"boxes1 must have shape \[N, 4\], got \[3, 5\]",
+        ),
         (lambda: ops.box_iou(BOX.int(), BOX), TypeError, "boxes1 must be float32.*got int32"),
         (lambda: ops.box_iou(BOX, BOX.double()), TypeError, "boxes2 must be float32, got float64"),
         (lambda: ops.box_iou(BOX, BOX, eps=-1), ValueError, r"eps must lie in \[0.0, inf\], got -1"),
-        (lambda: ops.box_iou(BOX.clone().requires_grad_(), BOX), ValueError, "boxes1 must not require a gradient"),
+        (
+            lambda: ops.box_iou(BOX.clone().requires_grad_(), BOX),
+            ValueError,
+            "boxes1 must not require a gradient",
+        ),
         (lambda: ops.encode(BOX, BOX[:2]), ValueError, r"priors must have shape \[..., 3, 4\], got \[2, 4\]"),
-        (lambda: ops.encode(BOX, BOX, (0.1,)), ValueError, r"variances must be 2 or 4 positive numbers, got \[0.1\]"),
-        (lambda: ops.decode(BOX, BOX, prior_format="ltrb"), ValueError, "prior_format must be one of 'cxcywh', 'xyxy'"),
-        (lambda: ops.decode(BOX, BOX, max_log_scale=-1), ValueError, r"max_log_scale must lie in \[0.0, inf\]"),
+        (
+            lambda: ops.encode(BOX, BOX, (0.1,)),
+            ValueError,
+            r"variances must be 2 or 4 positive numbers, got \[0.1\]",
+        ),
+        (
+            lambda: ops.decode(BOX, BOX, prior_format="ltrb"),
+            ValueError,
+            "prior_format must be one of 'cxcywh', 'xyxy'",
+        ),
+        (
+            lambda: ops.decode(BOX, BOX, max_log_scale=-1),
+            ValueError,
+            r"max_log_scale must lie in \[0.0, inf\]",
+        ),
         (lambda: ops.decode(BOX, BOX.to("meta")), ValueError, "must be on one device, got cpu, meta"),
     ],
 )

@@ -25,9 +25,9 @@ Tensor run_coder(const char* op, const Tensor& input, const std::optional<Tensor
         .prior_rows = prior.numel() / 4,
         .format = xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh,
         .clamp = {T(max_log), symmetric}};
-    check_cuda(launch_coder<T, kOp>(args, in<T>(source), in<T>(upstream), out<T>(result),
-                                    scope.stream()),
-               op);
+    check_cuda(
+        launch_coder<T, kOp>(args, in<T>(source), in<T>(upstream), out<T>(result), scope.stream()),
+        op);
   });
   return result;
 }
@@ -65,9 +65,9 @@ Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2, double eps) {
   Tensor result = empty_on(first, {n, m}, first.scalar_type());
   dispatch_real(first.scalar_type(), "box_iou", [&](auto zero) {
     using T = decltype(zero);
-    check_cuda(launch_iou<T>(in<T>(first), in<T>(second), n, m, T(eps), out<T>(result),
-                             scope.stream()),
-               "box_iou");
+    check_cuda(
+        launch_iou<T>(in<T>(first), in<T>(second), n, m, T(eps), out<T>(result), scope.stream()),
+        "box_iou");
   });
   return result;
 }

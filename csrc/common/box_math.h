@@ -101,7 +101,8 @@ template <typename T>
 SSD_HOST_DEVICE Vec4<T> encode_box_backward(Vec4<T> grad, Vec4<T> box, Vec4<T> center,
                                             Vec4<T> variance) {
   const T w = box.z - box.x, h = box.w - box.y;
-  const T gx = T(0.5) * grad.x / center.z / variance.x, gy = T(0.5) * grad.y / center.w / variance.y;
+  const T gx = T(0.5) * grad.x / center.z / variance.x,
+          gy = T(0.5) * grad.y / center.w / variance.y;
   const T gw = grad.z / variance.z / w, gh = grad.w / variance.w / h;
   return {gx - gw, gy - gh, gx + gw, gy + gh};
 }

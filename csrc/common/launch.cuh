@@ -38,12 +38,13 @@ inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
   return ::emulator::launch(kernel, grid, block, shared_bytes, stream, args...);
 #else
   if (shared_bytes > kDefaultSharedBytes) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes));
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
+  // clang-format off
   kernel<<<grid, block, shared_bytes, stream>>>(args...);
+  // clang-format on
   return cudaGetLastError();
 #endif
 }

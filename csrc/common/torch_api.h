@@ -26,8 +26,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 // Present only in a torch built with CUDA: weak, so that the same binary loads under a CPU-only torch.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(
-    int32_t device_index, void** ret_stream);
+extern "C" __attribute__((weak)) AOTITorchError
+aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
 #endif
 
 namespace ssd_cuda {

@@ -1,0 +1,70 @@
+# make test | demo [DATA=folder] | lint | fuzz | bench | results | gpu-check
+# Uses the active Python when it has torch, else makes .venv with all that is needed.
+SHELL := /bin/bash
+DATA ?=
+RUN ?= runs/demo
+TORCH ?= torch torchvision
+PYTHON := $(shell python3 -c 'import torch' 2>/dev/null && echo python3 || echo .venv/bin/python)
+# What one build depends on: sources, options, and the torch it is compiled against.
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.cpp') setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help env build test demo lint format fuzz bench results emulator-coverage gpu-check clean
+
+help:
+	@sed -n 1,2p Makefile
+
+.venv/bin/python:
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet $(TORCH)
+
+# Test, training and lint needs are small beside torch; pip leaves alone what is there already.
+build/env: pyproject.toml $(filter .venv/bin/python,$(PYTHON))
+	@mkdir -p build
+	$(PYTHON) -m pip install --quiet setuptools wheel ninja pybind11 numpy pytest pytest-benchmark \
+	  hypothesis pycocotools matplotlib tqdm pillow
+	$(PYTHON) -c 'import torchvision' 2>/dev/null || $(PYTHON) -m pip install --quiet torchvision
+	@touch $@
+
+env: build/env
+
+build/built: build/env $(SOURCES)
+	$(PYTHON) setup.py build_ext --inplace
+	@touch $@
+
+build: build/built
+
+test: build
+	$(PYTHON) -m pytest tests
+
+demo: build
+	$(PYTHON) -m ssd_cuda.engine.demo --out $(RUN) $(if $(DATA),--data $(DATA))
+
+build/lint-env: build/env
+	$(PYTHON) -m pip install --quiet ruff mypy clang-format==18.1.8
+	@touch $@
+
+CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.cpp')
+BIN = $(dir $(shell $(PYTHON) -c 'import sys; print(sys.executable)'))
+
+lint: build/lint-env
+	$(BIN)ruff check .
+	$(BIN)ruff format --check .
+	$(BIN)clang-format --dry-run -Werror $(CPP_FILES)
+	$(PYTHON) -m mypy
+
+format: build/lint-env
+	$(BIN)ruff check --fix .
+	$(BIN)ruff format .
+	$(BIN)clang-format -i $(CPP_FILES)
+
+# 10,000 cases a family; the suite itself runs a few dozen.
+fuzz: build
+	SSD_FUZZ_EXAMPLES=10000 $(PYTHON) -m pytest tests -k fuzz
+
+bench: build
+	$(PYTHON) -m ssd_cuda bench
+
+clean:
+	rm -rf build *.egg-info ssd_cuda/*.so .pytest_cache .mypy_cache .ruff_cache
