@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include "common/simd.h"
+
 #ifndef SSD_BUILD_CUDA
 #define SSD_BUILD_CUDA ""
 #endif
@@ -12,22 +14,6 @@
 
 namespace py = pybind11;
 
-namespace {
-
-std::string simd_level() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return "avx512";
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
-#endif
-  return "baseline";
-}
-
-}  // namespace
-
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Build facts of ssd_cuda; the ops live in torch.ops.ssd_cuda.";
   m.def("build_info", [] {
@@ -36,7 +22,8 @@ PYBIND11_MODULE(_C, m) {
     info["cuda"] = std::string(SSD_BUILD_CUDA);         // CUDA version, or "" for a CPU-only build
     info["cuda_archs"] = std::string(SSD_BUILD_ARCHS);  // "8.0;9.0+PTX"
     info["compiler"] = std::string(__VERSION__);
-    info["simd"] = simd_level();  // the level this processor runs
+    info["simd"] =
+        std::string(ssd_cuda::simd_name(ssd_cuda::simd_level()));  // the level this processor runs
     return info;
   });
 }
