@@ -1,0 +1,25 @@
+"""Packages that only training needs: imported when first used, explained when missing."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PIP_NAMES = {"PIL": "pillow"}
+
+
+def require(module: str, purpose: str) -> Any:
+    """Import ``module`` (may be dotted), or raise one sentence that says what to type.
+
+    Args:
+        module: e.g. ``"torchvision.transforms.v2"``.
+        purpose: what it is needed for, as a noun phrase ("augmentation").
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        name = _PIP_NAMES.get(package, package)
+        raise ImportError(
+            f"{purpose} needs {name} ({error}): type `pip install {name}`, or `pip install 'ssd_cuda[train]'`"
+        ) from error

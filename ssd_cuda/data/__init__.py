@@ -1,0 +1,33 @@
+"""Detection data: Pascal VOC folders, COCO json, built-in shapes, augmentation, batches."""
+
+from .coco import CocoDataset
+from .dataset import DataError, DetectionDataset, read_image
+from .loading import (
+    CachedDataset,
+    TransformedDataset,
+    collate,
+    data_splits,
+    make_loader,
+    open_dataset,
+    prepare,
+)
+from .shapes import ShapesDataset
+from .transforms import make_transform
+from .voc import VocDataset
+
+__all__ = [
+    "CachedDataset",
+    "CocoDataset",
+    "DataError",
+    "DetectionDataset",
+    "ShapesDataset",
+    "TransformedDataset",
+    "VocDataset",
+    "collate",
+    "data_splits",
+    "make_loader",
+    "make_transform",
+    "open_dataset",
+    "prepare",
+    "read_image",
+]

@@ -1,0 +1,217 @@
+"""What every dataset of this package is: annotated images with contiguous labels.
+
+Labels are ``1 .. K`` in the order of ``classes``; 0 is the background of the loss's default options.
+Boxes are x1, y1, x2, y2 in pixels, as continuous coordinates: the outline of a pixel (x, y) is
+``[x, y, x + 1, y + 1]`` and an image of width W spans ``[0, W]``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .._extras import require
+from ..config import check_choice
+
+OnDegenerate = Literal["drop", "error"]
+
+
+class DataError(ValueError):
+    """Something on the disk is not as it should be; the message is one sentence that names the file."""
+
+
+@dataclass
+class Record:
+    """The annotation of one image, before it becomes tensors.
+
+    Attributes:
+        image: its file.
+        image_id: how the data set names it.
+        size: (height, width) in pixels; (0, 0) when the annotation does not say.
+        boxes: ``[n, 4]`` float32.
+        labels: ``[n]`` int64.
+        difficult: ``[n]`` bool; VOC's flag: ignored by the VOC metric.
+        crowd: ``[n]`` bool; COCO's ``iscrowd``: a region, not an object.
+        area: ``[n]`` float32; COCO's segmentation area, or width times height.
+        source: the label file, for messages.
+    """
+
+    image: Path
+    image_id: int | str
+    size: tuple[int, int]
+    boxes: np.ndarray
+    labels: np.ndarray
+    difficult: np.ndarray
+    crowd: np.ndarray
+    area: np.ndarray
+    source: Path
+
+
+class DetectionDataset(Dataset):
+    """Base of the datasets: ``dataset[i]`` is ``(image, target)``.
+
+    ``image`` is a ``tv_tensors.Image``, uint8 ``[3, H, W]``. ``target`` is a dict of ``boxes``
+    (``tv_tensors.BoundingBoxes`` float32 ``[n, 4]``), ``labels`` int64 ``[n]``, ``difficult`` and
+    ``crowd`` bool ``[n]``, ``area`` float32 ``[n]``, ``image_id``, and ``size``, the (height, width) of
+    the image as it is stored, which transforms leave alone.
+    """
+
+    classes: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of a model for these labels: ``len(classes)`` and the background."""
+        return len(self.classes) + 1
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def image(self, index: int) -> Tensor:
+        """The image alone: uint8 ``[3, H, W]``."""
+        raise NotImplementedError
+
+    def target(self, index: int) -> dict[str, Any]:
+        """The annotation alone, without reading the image: what an evaluation needs."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        return self.image(index), self.target(index)
+
+
+class RecordDataset(DetectionDataset):
+    """Images of a folder with their :class:`Record`; the VOC and COCO datasets are built on it.
+
+    Attributes:
+        classes: names of labels 1, 2, ...
+        dropped: boxes without area that were left out.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], classes: Sequence[str], degenerate: OnDegenerate = "drop"
+    ) -> None:
+        check_choice("degenerate", degenerate, ("drop", "error"))
+        self.classes = tuple(classes)
+        self.records = list(records)
+        self.dropped = _drop_degenerate(self.records, degenerate)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def image(self, index: int) -> Tensor:
+        record = self.records[index]
+        image = read_image(record.image)
+        found = (image.shape[1], image.shape[2])
+        if record.size not in ((0, 0), found):
+            raise DataError(
+                f"{record.source} must give the size of its image, got "
+                f"{record.size[1]}x{record.size[0]} while {record.image} is {found[1]}x{found[0]}"
+            )
+        return image
+
+    def target(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        if record.size == (0, 0):
+            record.size = read_size(record.image)
+        return make_target(
+            torch.from_numpy(record.boxes.copy()),
+            torch.from_numpy(record.labels.copy()),
+            record.size,
+            record.image_id,
+            difficult=torch.from_numpy(record.difficult.copy()),
+            crowd=torch.from_numpy(record.crowd.copy()),
+            area=torch.from_numpy(record.area.copy()),
+        )
+
+
+def make_target(
+    boxes: Tensor,
+    labels: Tensor,
+    size: tuple[int, int],
+    image_id: int | str,
+    *,
+    difficult: Tensor | None = None,
+    crowd: Tensor | None = None,
+    area: Tensor | None = None,
+) -> dict[str, Any]:
+    """The target dict of one image; what is not given is False, and the area of the boxes."""
+    tv_tensors = require("torchvision.tv_tensors", "a detection dataset")
+    none = torch.zeros(len(labels), dtype=torch.bool)
+    if area is None:
+        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return {
+        "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
+        "labels": labels,
+        "difficult": none if difficult is None else difficult,
+        "crowd": none.clone() if crowd is None else crowd,
+        "area": area,
+        "image_id": image_id,
+        "size": size,
+    }
+
+
+def _open_image(path: Path) -> Any:
+    image_module = require("PIL.Image", "reading images")
+    try:
+        return image_module.open(path)
+    except FileNotFoundError:
+        raise DataError(f"image {path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"image {path} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return text.removesuffix(".")
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Read an image file as RGB: ``tv_tensors.Image``, uint8 ``[3, H, W]``.
+
+    Grey, palette, CMYK and alpha images are converted; an EXIF rotation is not applied, because boxes
+    are drawn in the coordinates of the stored pixels.
+
+    Raises:
+        DataError: the file is missing or no image, or it is cut off.
+    """
+    tv_tensors = require("torchvision.tv_tensors", "reading images")
+    path = Path(path)
+    with _open_image(path) as image:
+        try:
+            pixels = np.array(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
+            raise DataError(f"image {path} cannot be read: {_reason(error)}") from error
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file, from its header."""
+    with _open_image(path) as image:
+        return image.height, image.width
+
+
+def _drop_degenerate(records: list[Record], policy: OnDegenerate) -> int:
+    """Take boxes that have no area out of the records; returns how many."""
+    dropped, first = 0, ""
+    for record in records:
+        boxes = record.boxes
+        good = np.isfinite(boxes).all(1) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        if good.all():
+            continue
+        box = boxes[~good][0].tolist()
+        if policy == "error":
+            raise DataError(f"{record.source} must hold finite boxes with x1 < x2 and y1 < y2, got {box}")
+        first = first or f"{box} in {record.source}"
+        dropped += int((~good).sum())
+        for name in ("boxes", "labels", "difficult", "crowd", "area"):
+            setattr(record, name, getattr(record, name)[good])
+    if dropped:
+        warnings.warn(f"left out {dropped} boxes without area, the first one {first}", stacklevel=4)
+    return dropped

@@ -1,0 +1,232 @@
+"""From a path to batches: recognise a data set, keep it in memory, collate it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .._extras import require
+from ..ops.ground_truth import GroundTruth
+from .coco import CocoDataset
+from .dataset import DataError, DetectionDataset
+from .shapes import ShapesDataset
+from .transforms import Transform, make_transform
+from .voc import VocDataset, voc_splits
+
+Sample = tuple[Tensor, dict[str, Any]]
+
+_EXPECTED = (
+    "the word 'shapes', a Pascal VOC folder (ImageSets/Main, JPEGImages, Annotations) or a COCO folder "
+    "(annotations/instances_<split>.json)"
+)
+
+
+def _coco_file(root: Path, split: str) -> Path | None:
+    for path in (root / "annotations" / f"instances_{split}.json", root / "annotations" / f"{split}.json"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _coco_images(root: Path, split: str) -> Path:
+    """The first folder that exists of <split>, images/<split>, images; <split> if there is none."""
+    folders = (root / split, root / "images" / split, root / "images")
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def data_splits(path: str | Path) -> tuple[str, str]:
+    """The names of the split to train on and of the split to test on, as far as the layout tells.
+
+    VOC: ``trainval`` and ``test``, or else ``train`` and ``val``; COCO: the annotation files whose names
+    start with ``train`` and ``val`` (or ``test``).
+    """
+    if str(path) == "shapes":
+        return "train", "test"
+    root = Path(path)
+    if (root / "ImageSets" / "Main").is_dir():
+        names = voc_splits(root)
+    else:
+        files = sorted((root / "annotations").glob("*.json"))
+        names = [file.stem.removeprefix("instances_") for file in files]
+        train = next((name for name in names if name.startswith("train")), None)
+        test = next((name for name in names if name.startswith(("val", "test"))), None)
+        if train and test:
+            return train, test
+    for pair in (("trainval", "test"), ("train", "test"), ("train", "val")):
+        if all(name in names for name in pair):
+            return pair
+    raise DataError(
+        f"{path} must hold a split to train on and one to test on (trainval and test, or train and val), "
+        f"got {', '.join(names) or 'none'}"
+        if names
+        else f"{path} must be {_EXPECTED}, got {_contents(root)}"
+    )
+
+
+def _contents(root: Path) -> str:
+    if not root.exists():
+        return "a path that does not exist"
+    if not root.is_dir():
+        return "a file"
+    names = sorted(child.name for child in root.iterdir())
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"a folder with {shown}" if names else "an empty folder"
+
+
+def open_dataset(path: str | Path, split: str, **options: Any) -> DetectionDataset:
+    """The data set at ``path``, whichever layout it has.
+
+    Args:
+        path: ``"shapes"`` (built in), a Pascal VOC folder or a COCO folder
+            (``annotations/instances_<split>.json`` and the images in ``<split>``, ``images/<split>`` or
+            ``images``).
+        split: see :func:`data_splits` for the usual ones of a path.
+        options: passed on to :class:`ShapesDataset`, :class:`VocDataset` or :class:`CocoDataset`.
+
+    Raises:
+        DataError: nothing of the kind is there; the message says what was expected and found.
+    """
+    if str(path) == "shapes":
+        return ShapesDataset(split, **options)
+    root = Path(path)
+    if (root / "ImageSets").is_dir() or (root / "Annotations").is_dir():
+        return VocDataset(root, split, **options)
+    if (root / "annotations").is_dir():
+        file = _coco_file(root, split)
+        if file is None:
+            found = ", ".join(sorted(f.name for f in (root / "annotations").glob("*.json"))) or "none"
+            expected = root / "annotations" / f"instances_{split}.json"
+            raise DataError(f"split {split!r} needs {expected}, which does not exist; files there: {found}")
+        return CocoDataset(file, _coco_images(root, split), **options)
+    raise DataError(f"{path} must be {_EXPECTED}, got {_contents(root)}")
+
+
+class TransformedDataset(Dataset):
+    """``dataset`` with every sample passed through ``transform``."""
+
+    def __init__(self, dataset: Dataset, transform: Transform) -> None:
+        self.dataset, self.transform = dataset, transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Sample:
+        image, target = self.dataset[index]
+        return self.transform(image, target)
+
+
+class CachedDataset(DetectionDataset):
+    """``dataset`` decoded and resized once, kept in memory as one uint8 tensor.
+
+    Args:
+        dataset: what to read.
+        size: (height, width) of the kept images.
+        threads: that decode.
+        progress: called with every image's index range: wraps the iterator (``tqdm``), or None.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        size: tuple[int, int],
+        *,
+        threads: int = 2,
+        progress: Callable[..., Any] | None = None,
+    ) -> None:
+        self.dataset, self.classes = dataset, dataset.classes
+        resize = make_transform("none", size)
+        self.images = torch.empty((len(dataset), 3, *size), dtype=torch.uint8)  # [N, 3, H, W]
+        self.targets: list[dict[str, Any]] = []
+
+        def read(index: int) -> dict[str, Any]:
+            image, target = resize(*dataset[index])
+            self.images[index] = image
+            return target
+
+        with ThreadPoolExecutor(threads) as pool:
+            results = pool.map(read, range(len(dataset)))
+            if progress is not None:
+                results = progress(results, total=len(dataset))
+            self.targets.extend(results)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def image(self, index: int) -> Tensor:
+        return require("torchvision.tv_tensors", "a detection dataset").Image(self.images[index])
+
+    def target(self, index: int) -> dict[str, Any]:
+        return dict(self.targets[index])
+
+
+def prepare(
+    dataset: DetectionDataset,
+    size: tuple[int, int],
+    preset: str = "none",
+    *,
+    cache: bool | None = None,
+    cache_limit: int = 1 << 30,
+    progress: Callable[..., Any] | None = None,
+) -> Dataset:
+    """``dataset`` at ``size`` with the augmentation of ``preset``, in memory where that is sensible.
+
+    With the preset ``"ssd"`` images are kept at twice ``size``, because crops enlarge a part of them.
+
+    Args:
+        cache: None: keep it in memory if it takes at most ``cache_limit`` bytes.
+        progress: wraps the iterator that fills the memory (``tqdm``), or None.
+    """
+    kept = (2 * size[0], 2 * size[1]) if preset == "ssd" else size
+    if cache is None:
+        cache = len(dataset) * 3 * kept[0] * kept[1] <= cache_limit
+    if cache:
+        cached = CachedDataset(dataset, kept, progress=progress)
+        return TransformedDataset(cached, make_transform(preset, None if kept == size else size))
+    return TransformedDataset(dataset, make_transform(preset, size))
+
+
+def collate(samples: Sequence[Sample]) -> tuple[Tensor, GroundTruth]:
+    """A batch: float32 images ``[B, 3, H, W]`` in [0, 1], and their :class:`~ssd_cuda.ops.GroundTruth`.
+
+    Boxes are divided by the width and height of the image, so that they live in [0, 1] like normalised
+    priors. Crowd regions are left out; difficult objects are trained on, as in the original SSD.
+    """
+    shapes = {tuple(image.shape) for image, _ in samples}
+    if len(shapes) != 1:
+        raise ValueError(f"the images of a batch must have one shape, got {sorted(shapes)}; resize them")
+    images = torch.stack([image.as_subclass(Tensor) for image, _ in samples])
+    height, width = images.shape[2:]
+    scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+    boxes, labels = [], []
+    for _, target in samples:
+        keep = ~target["crowd"]
+        boxes.append(target["boxes"].as_subclass(Tensor)[keep] / scale)
+        labels.append(target["labels"][keep])
+    return images.float().div_(255), GroundTruth.from_list(boxes, labels)
+
+
+def make_loader(
+    dataset: Dataset, batch_size: int, *, train: bool, seed: int = 0, workers: int = 0
+) -> DataLoader:
+    """Batches of ``(images, GroundTruth)``.
+
+    Args:
+        train: shuffle (by ``seed``) and leave out the last, smaller batch, unless it is the only one.
+        workers: processes; 0 is the fastest for images in memory.
+    """
+    return DataLoader(
+        dataset,
+        batch_size,
+        shuffle=train,
+        drop_last=train and len(dataset) >= batch_size,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=collate,
+        generator=torch.Generator().manual_seed(seed),
+        persistent_workers=workers > 0,
+    )

@@ -1,0 +1,64 @@
+"""Augmentation, through torchvision.transforms.v2.
+
+====== ==========================================================================================
+preset what an image goes through
+====== ==========================================================================================
+none   resize
+flip   resize, horizontal flip
+ssd    the paper's: zoom-out (half of the images), IoU crop, resize, photometric distortion, flip
+====== ==========================================================================================
+
+All end by cutting boxes at the image and removing the ones of which nothing is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .._extras import require
+from ..config import check_choice
+
+Transform = Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
+PRESETS = ("none", "flip", "ssd")
+
+# The mean colour of ImageNet's photographs, what the space around a zoomed-out image is filled with.
+_FILL = (124, 116, 104)
+
+
+def _per_box(inputs: tuple[Tensor, dict[str, Any]]) -> tuple[Tensor, ...]:
+    """The entries of the target that go when their box goes."""
+    target = inputs[1]
+    return tuple(target[key] for key in ("labels", "difficult", "crowd", "area"))
+
+
+def make_transform(preset: str, size: tuple[int, int] | None) -> Transform:
+    """The callable ``(image, target) -> (image, target)`` of a preset.
+
+    Args:
+        preset: ``"none"``, ``"flip"`` or ``"ssd"``.
+        size: (height, width) to resize to, in pixels, without keeping the aspect ratio, as SSD does;
+            None leaves the size alone (images that are resized already).
+
+    The random ones draw from torch's global generator: ``torch.manual_seed`` makes them repeat.
+    """
+    check_choice("preset", preset, PRESETS)
+    v2 = require("torchvision.transforms.v2", "augmentation")
+    steps: list[Any] = []
+    if preset == "ssd":
+        # Crop first, so that the costly steps see the small image. 1% of the canvas is what is left of
+        # a 30-pixel object after a fourfold zoom-out; beyond that nothing is learned.
+        steps.append(v2.RandomZoomOut(fill=_FILL, side_range=(1.0, 3.0), p=0.5))
+        steps.append(v2.RandomIoUCrop())
+    if size is not None or preset == "ssd":
+        if size is None:
+            raise ValueError("size must be given for the preset 'ssd', whose crops differ in size, got None")
+        steps.append(v2.Resize(list(size), antialias=True))
+    if preset == "ssd":
+        steps.append(v2.RandomPhotometricDistort(p=0.5))
+    if preset != "none":
+        steps.append(v2.RandomHorizontalFlip())
+    steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1, labels_getter=_per_box)]
+    return v2.Compose(steps)
