@@ -1,0 +1,130 @@
+"""The single-shot detector: feature maps, one head per map, priors; loss and detection through the ops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..config import DetectConfig, MultiBoxConfig
+from .layers import SSDHead
+
+if TYPE_CHECKING:
+    from ..ops import Detections, GroundTruth, MultiBoxLosses
+
+__all__ = ["SSD"]
+
+
+class SSD(nn.Module):
+    """A backbone that gives feature maps, a :class:`SSDHead` on each, and the priors of all of them.
+
+    Args:
+        backbone: ``[B, 3, H, W]`` -> a list of feature maps; its ``out_channels`` lists their channels.
+        priors: ``[P, 4]`` in fractions of the image, map after map, row by row, cell by cell.
+        boxes_per_cell: priors per cell of each map.
+        num_classes: classes, background included.
+        image_size: (height, width) the priors were made for, the only size ``forward`` takes.
+        mean: per channel, subtracted from images in [0, 1].
+        std: per channel, divides after that.
+        loss_config: rule of :meth:`loss`.
+        detect_config: rule of :meth:`detect`.
+
+    Attributes:
+        priors: a buffer outside the state dict, so that it moves with the model and is never loaded.
+    """
+
+    priors: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        priors: Tensor,
+        boxes_per_cell: Sequence[int],
+        num_classes: int,
+        image_size: tuple[int, int],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        loss_config: MultiBoxConfig,
+        detect_config: DetectConfig,
+    ) -> None:
+        super().__init__()
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+            raise ValueError(f"num_classes must count the background and be at least 2, got {num_classes!r}")
+        channels: list[int] = backbone.out_channels  # type: ignore[assignment]
+        if len(channels) != len(boxes_per_cell):
+            raise ValueError(
+                f"boxes_per_cell must have one entry per feature map ({len(channels)}), "
+                f"got {len(boxes_per_cell)}"
+            )
+        self.backbone = backbone
+        self.heads = nn.ModuleList(
+            SSDHead(width, boxes, num_classes) for width, boxes in zip(channels, boxes_per_cell, strict=True)
+        )
+        self.num_classes = num_classes
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.loss_config = loss_config
+        self.detect_config = detect_config
+        self.register_buffer("priors", priors, persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw predictions, one row per prior.
+
+        Args:
+            images: ``[B, 3, H, W]``, uint8, or floating point in [0, 1]; (H, W) is ``image_size``.
+
+        Returns:
+            loc ``[B, P, 4]`` (encoded offsets) and conf ``[B, P, C]`` (logits).
+
+        Raises:
+            TypeError: not a tensor, or another dtype.
+            ValueError: another shape.
+        """
+        self._check_images(images)
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        features = self.backbone((images - self.mean) / self.std)
+        outputs = [head(feature) for head, feature in zip(self.heads, features, strict=True)]
+        loc = torch.cat([output[0] for output in outputs], 1)
+        conf = torch.cat([output[1] for output in outputs], 1)
+        return loc, conf
+
+    def loss(self, images: Tensor, gt: GroundTruth) -> MultiBoxLosses:
+        """The MultiBox loss of a batch.
+
+        Args:
+            images: as :meth:`forward` takes them.
+            gt: ``gt.boxes`` in fractions of the image like the priors; labels from 1 (background is 0).
+
+        Returns:
+            ``(localization, classification, num_positives)``; train on the sum of the first two.
+        """
+        loc, conf = self(images)
+        return ops.multibox_loss(loc, conf, gt, self.priors, self.loss_config)
+
+    @torch.no_grad()
+    def detect(self, images: Tensor, config: DetectConfig | None = None) -> Detections:
+        """Detections of a batch, boxes in fractions of the image; put the model in ``eval()`` first.
+
+        Args:
+            images: as :meth:`forward` takes them.
+            config: rule of the post-process; None: the model's own ``detect_config``.
+        """
+        loc, conf = self(images)
+        return ops.detect(loc, conf, self.priors, config or self.detect_config)
+
+    def _check_images(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images must be a tensor, got {type(images).__name__}")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise TypeError(f"images must be uint8 or floating point, got {images.dtype}")
+        if images.dim() != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != self.image_size:
+            height, width = self.image_size
+            raise ValueError(f"images must have shape [B, 3, {height}, {width}], got {list(images.shape)}")

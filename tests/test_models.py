@@ -1,0 +1,229 @@
+"""Models: shapes, the seed's classes as oracles, torchvision's SSD300 as an oracle of the network."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ssd_cuda import models
+
+
+class SeedExtraLayers(nn.Module):
+    """The seed's class, transcribed."""
+
+    def __init__(self, in_channels=1024):
+        super().__init__()
+        self.conv8_1 = nn.Conv2d(in_channels, 256, kernel_size=1)
+        self.conv8_2 = nn.Conv2d(256, 512, kernel_size=3, stride=2, padding=1)
+        self.conv9_1 = nn.Conv2d(512, 128, kernel_size=1)
+        self.conv9_2 = nn.Conv2d(128, 256, kernel_size=3, stride=2, padding=1)
+        self.conv10_1 = nn.Conv2d(256, 128, kernel_size=1)
+        self.conv10_2 = nn.Conv2d(128, 256, kernel_size=3)
+        self.conv11_1 = nn.Conv2d(256, 128, kernel_size=1)
+        self.conv11_2 = nn.Conv2d(128, 256, kernel_size=3)
+
+    def forward(self, x):
+        features = []
+        for number in (8, 9, 10, 11):
+            x = F.relu(getattr(self, f"conv{number}_1")(x), inplace=True)
+            x = F.relu(getattr(self, f"conv{number}_2")(x), inplace=True)
+            features.append(x)
+        return features
+
+
+class SeedHead(nn.Module):
+    """The seed's class, transcribed."""
+
+    def __init__(self, in_channels, num_boxes, num_classes):
+        super().__init__()
+        self.loc_conv = nn.Conv2d(in_channels, num_boxes * 4, 3, padding=1)
+        self.conf_conv = nn.Conv2d(in_channels, num_boxes * num_classes, 3, padding=1)
+        self.num_classes = num_classes
+        self.num_boxes = num_boxes
+
+    def forward(self, x):
+        batch_size = x.size(0)
+        loc = self.loc_conv(x).permute(0, 2, 3, 1).reshape(batch_size, -1, 4)
+        conf = self.conf_conv(x).permute(0, 2, 3, 1).reshape(batch_size, -1, self.num_classes)
+        return loc, conf
+
+
+@pytest.mark.parametrize("in_channels", [1024, 512])
+def test_extra_layers_are_the_seeds(in_channels):
+    torch.manual_seed(0)
+    oracle, ours = SeedExtraLayers(in_channels), models.SSDExtraLayers(in_channels)
+    assert list(oracle.state_dict()) == list(ours.state_dict())
+    ours.load_state_dict(oracle.state_dict())
+    x = torch.randn(2, in_channels, 19, 19)
+    expected = oracle(x)
+    assert [f.shape[-1] for f in expected] == [10, 5, 3, 1]
+    for one, other in zip(expected, ours(x), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 5, 7), (1, 16, 1, 1)])
+def test_head_is_the_seeds(shape):
+    torch.manual_seed(0)
+    oracle, ours = SeedHead(16, 6, 21), models.SSDHead(16, 6, 21)
+    assert list(oracle.state_dict()) == list(ours.state_dict())
+    ours.load_state_dict(oracle.state_dict())
+    x = torch.randn(shape)
+    for one, other in zip(oracle(x), ours(x), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_head_takes_an_empty_batch():
+    loc, conf = models.SSDHead(8, 4, 3)(torch.zeros(0, 8, 2, 2))
+    assert (loc.shape, conf.shape) == ((0, 16, 4), (0, 16, 3))
+
+
+def test_l2_norm_gives_every_position_the_length_of_its_scale():
+    x = torch.randn(2, 16, 3, 4) * 7
+    length = models.L2Norm(16)(x).norm(dim=1)
+    torch.testing.assert_close(length, torch.full_like(length, 20.0))
+    assert models.L2Norm(16)(torch.zeros(1, 16, 1, 1)).abs().max() == 0
+
+
+def torchvision_state(state, num_classes):
+    """Our state dict under the names of torchvision's SSD300."""
+    renamed = {}
+    for key, value in state.items():
+        part, _, rest = key.removeprefix("backbone.").partition(".")
+        index, _, kind = rest.partition(".")
+        if part == "vgg":
+            i = int(index)
+            place = f"features.{i}" if i < 23 else f"extra.0.{i - 23}" if i < 30 else f"extra.0.7.{i - 30}"
+            renamed[f"backbone.{place}.{kind}"] = value
+        elif part == "norm":
+            renamed["backbone.scale_weight"] = value
+        elif part == "extras":
+            number, _, half = index.removeprefix("conv").partition("_")
+            renamed[f"backbone.extra.{int(number) - 7}.{0 if half == '1' else 2}.{kind}"] = value
+        else:
+            conv, _, kind = kind.partition(".")
+            head = "classification_head" if conv == "conf_conv" else "regression_head"
+            renamed[f"head.{head}.module_list.{index}.{kind}"] = value
+    return renamed
+
+
+def test_ssd300_is_torchvisions_network():
+    detection = pytest.importorskip("torchvision.models.detection")
+    torch.manual_seed(0)
+    ours = models.ssd300_vgg16(5).eval()
+    theirs = detection.ssd300_vgg16(weights=None, weights_backbone=None, num_classes=5).eval()
+    theirs.load_state_dict(torchvision_state(ours.state_dict(), 5))
+    image = torch.rand(1, 3, 300, 300)
+    with torch.no_grad():
+        loc, conf = ours(image)
+        features = theirs.backbone(theirs.transform([image[0]])[0].tensors)
+        expected = theirs.head(list(features.values()))
+    assert loc.shape == (1, 8732, 4) and conf.shape == (1, 8732, 5)
+    torch.testing.assert_close(loc, expected["bbox_regression"])
+    torch.testing.assert_close(conf, expected["cls_logits"])
+    assert ours.priors.shape == (8732, 4)
+
+
+def test_ssd512_has_the_papers_maps():
+    model = models.ssd512_vgg16(3)
+    assert model.priors.shape == (24564, 4)
+    with torch.no_grad():
+        features = model.backbone.extras(torch.zeros(1, 1024, 32, 32))
+    assert [f.shape[-1] for f in features] == [16, 8, 4, 2, 1]
+    boxes = [head.num_boxes for head in model.heads]
+    assert sum(n * m * m for n, m in zip(boxes, (64, 32, 16, 8, 4, 2, 1), strict=True)) == 24564
+
+
+def test_ssd300_priors_are_the_papers_for_voc():
+    """Rows worked out by hand: conv4_3 has s = 30, s' = sqrt(30 * 60); the last map has one cell."""
+    priors = models.ssd300_vgg16(2).priors
+    size, between = 30 / 300, (30 * 60) ** 0.5 / 300
+    centre = 0.5 * 8 / 300
+    root = 2**0.5
+    expected = [(size, size), (between, between), (size * root, size / root), (size / root, size * root)]
+    for row, (w, h) in zip(priors[:4], expected, strict=True):
+        torch.testing.assert_close(row, torch.tensor([centre, centre, w, h]))
+    torch.testing.assert_close(priors[-4], torch.tensor([0.5, 0.5, 264 / 300, 264 / 300]))
+    assert priors.min() >= 0 and priors.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(240, 320), (96, 64), (65, 131), (1, 1)])
+def test_small_takes_any_size(size):
+    model = models.ssd_small(4, size).eval()
+    loc, conf = model(torch.zeros(2, 3, *size, dtype=torch.uint8))
+    count = 4 * sum(-(-size[0] // s) * -(-size[1] // s) for s in (8, 16, 32, 64))
+    assert loc.shape == (2, count, 4) and conf.shape == (2, count, 4) and model.priors.shape == (count, 4)
+
+
+def test_small_priors_are_square_in_pixels_and_cover_the_cells():
+    model = models.ssd_small(2, (240, 320))
+    pixels = model.priors * torch.tensor([320, 240, 320, 240])
+    torch.testing.assert_close(pixels[0], torch.tensor([4.0, 4.0, 21.6, 21.6]))
+    torch.testing.assert_close(pixels[4, :2], torch.tensor([12.0, 4.0]))  # the next cell is to the right
+    torch.testing.assert_close(pixels[2, 2] / pixels[2, 3], torch.tensor(2.0))
+    torch.testing.assert_close(pixels[2, 2] * pixels[2, 3], pixels[0, 2] * pixels[0, 3])
+
+
+def test_small_has_about_a_million_parameters():
+    count = sum(p.numel() for p in models.ssd_small(4).parameters())
+    assert 0.8e6 < count < 1.2e6
+
+
+def test_uint8_and_float_images_give_the_same():
+    model = models.ssd_small(3, (64, 64)).eval()
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    for one, other in zip(model(image), model(image.float() / 255), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_priors_move_with_the_model_but_are_not_in_the_state_dict():
+    model = models.ssd_small(3, (64, 64))
+    assert not any(key in model.state_dict() for key in ("priors", "mean", "std"))
+    assert model.double().priors.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: models.ssd_small(1), ValueError, "num_classes must count the background .* got 1"),
+        (lambda: models.ssd_small(True), ValueError, "num_classes must count .* got True"),
+        (lambda: models.ssd_small(3, (0, 5)), ValueError, r"image_size must be .* got \(0, 5\)"),
+        (lambda: models.ssd_small(3, sizes=(0.1, 0.2)), ValueError, "sizes must be five ascending"),
+        (lambda: models.ssd_small(3, sizes=(0.1, 0.2, 0.2, 0.4, 0.5)), ValueError, "sizes must be five"),
+        (
+            lambda: models.ssd_small(3, (64, 64))(torch.zeros(1, 3, 64, 65)),
+            ValueError,
+            r"images must have shape \[B, 3, 64, 64\], got \[1, 3, 64, 65\]",
+        ),
+        (
+            lambda: models.ssd_small(3, (64, 64))(torch.zeros(1, 3, 64, 64, dtype=torch.int32)),
+            TypeError,
+            "images must be uint8 or floating point, got torch.int32",
+        ),
+        (lambda: models.ssd_small(3, (64, 64))([1]), TypeError, "images must be a tensor, got list"),
+    ],
+)
+def test_bad_input_gets_one_sentence(call, error, message):
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_boxes_per_cell_must_fit_the_maps():
+    model = models.ssd_small(3, (64, 64))
+    with pytest.raises(ValueError, match=r"one entry per feature map \(4\), got 1"):
+        models.SSD(
+            model.backbone, model.priors, [4], 3, (64, 64), mean=(0,) * 3, std=(1,) * 3,
+            loss_config=model.loss_config, detect_config=model.detect_config,
+        )  # fmt: skip
+
+
+def test_initial_scores_are_even():
+    """Small head weights: no class of no prior starts out sure of itself."""
+    torch.manual_seed(0)
+    model = models.ssd_small(4, (64, 64)).eval()
+    _, conf = model(torch.rand(1, 3, 64, 64))
+    probabilities = conf.softmax(-1)
+    spread = [abs(p - 0.25) for p in itertools.chain(*probabilities[0].tolist())]
+    assert max(spread) < 0.2
