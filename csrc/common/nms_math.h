@@ -1,0 +1,63 @@
+// What every NMS of this project agrees on: the order of the boxes and the test of one box against another.
+#pragma once
+
+#include <cstring>
+
+#include "box_math.h"
+
+namespace ssd_cuda {
+
+// Maps a score to an unsigned key: a larger key comes first. NaN comes before everything and all NaNs are
+// equal, -0 equals +0: the order of torch.sort(descending=True), ties going to the lower index.
+SSD_HOST_DEVICE uint32_t score_key(float score) {
+  if (score != score) return 0xffffffffu;
+  if (score == 0.0f) return 0x80000000u;
+  uint32_t bits;
+  std::memcpy(&bits, &score, sizeof bits);
+  return (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
+}
+SSD_HOST_DEVICE uint64_t score_key(double score) {
+  if (score != score) return ~uint64_t{0};
+  if (score == 0.0) return uint64_t{1} << 63;
+  uint64_t bits;
+  std::memcpy(&bits, &score, sizeof bits);
+  return (bits >> 63) ? ~bits : bits | (uint64_t{1} << 63);
+}
+
+// Sorting these in ascending order puts boxes in (score descending, index ascending) order.
+SSD_HOST_DEVICE uint64_t order_key(float score, uint32_t index) {
+  return (static_cast<uint64_t>(~score_key(score)) << 32) | index;
+}
+
+// Whether a kept box removes another: IoU > threshold, or >= when inclusive. An IoU that is NaN (two empty
+// boxes, a box with a NaN or infinite side) removes nothing.
+template <typename T>
+struct SuppressRule {
+  T threshold;
+  T eps;           // added to the union
+  T pixel_offset;  // see box_area
+  bool inclusive;
+
+  SSD_HOST_DEVICE bool passes(T value) const {
+    return inclusive ? value >= threshold : value > threshold;
+  }
+  SSD_HOST_DEVICE T area(Vec4<T> box) const { return box_area(box, pixel_offset); }
+  SSD_HOST_DEVICE bool operator()(Vec4<T> a, T area_a, Vec4<T> b, T area_b) const {
+    return passes(iou(a, area_a, b, area_b, eps, pixel_offset));
+  }
+};
+
+// The rule for a threshold given in double. torchvision's CPU kernel compares an fp32 IoU with it in double
+// (its CUDA kernel rounds the threshold to the nearest float first, so it differs at IoU == float(threshold)
+// for 0.1, 0.2, 0.3 ...). An fp32 v satisfies v > t exactly when v > (t rounded down to fp32), and v >= t exactly
+// when v >= (t rounded up): rounding once on the host gives the same decision on every device.
+template <typename T>
+inline SuppressRule<T> suppress_rule(double threshold, bool inclusive, double eps = 0,
+                                     double pixel_offset = 0) {
+  T rounded = static_cast<T>(threshold);
+  if (!inclusive && rounded > threshold) rounded = std::nextafter(rounded, T(-INFINITY));
+  if (inclusive && rounded < threshold) rounded = std::nextafter(rounded, T(INFINITY));
+  return {rounded, static_cast<T>(eps), static_cast<T>(pixel_offset), inclusive};
+}
+
+}  // namespace ssd_cuda
