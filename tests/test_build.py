@@ -1,0 +1,212 @@
+"""The build: what it links against, what it decides, and what it says when something is missing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ssd_cuda
+from ssd_cuda import _extension
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_python(code: str, python: str = sys.executable, **env: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    return subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
+
+
+def binary() -> Path:
+    path = getattr(_extension._C, "__file__", None)
+    if path is None:
+        pytest.fail("the extension is not built")
+    return Path(path)
+
+
+@pytest.mark.skipif(not shutil.which("nm"), reason="needs nm of binutils")
+def test_the_binary_needs_only_the_stable_abi():
+    """No at::, no mangled c10::: the symbols that change from one torch to the next."""
+    listing = subprocess.run(
+        ["nm", "-D", "--undefined-only", "-C", str(binary())], capture_output=True, text=True, check=True
+    ).stdout
+    names = re.findall(r"^\s*[UwvV] (.+)$", listing, re.M)
+    assert any(name.startswith("aoti_torch_") for name in names)
+    foreign = [name for name in names if re.match(r"(at|c10|torch|caffe2)::", name)]
+    assert foreign == []
+    needed = subprocess.run(["readelf", "-d", str(binary())], capture_output=True, text=True).stdout
+    assert "libtorch_cuda" not in needed
+    assert "libc10_cuda" not in needed
+    assert "libcudart" not in needed  # static, so that a CPU-only torch can load it
+
+
+def test_the_current_cuda_stream_is_a_weak_symbol():
+    if not ssd_cuda.build_info()["cuda"]:
+        pytest.skip("a CPU-only build")
+    listing = subprocess.run(["nm", "-D", str(binary())], capture_output=True, text=True, check=True).stdout
+    line = next(row for row in listing.splitlines() if "aoti_torch_get_current_cuda_stream" in row)
+    assert line.split()[0] == "w"
+
+
+SMOKE = """
+import torch, ssd_cuda
+from ssd_cuda import ops
+boxes = torch.tensor([[0., 0, 2, 2], [1, 1, 3, 3]])
+print(torch.__version__, ssd_cuda.build_info()["torch_built_with"], ops.box_iou(boxes, boxes)[0, 1].item())
+"""
+
+
+def test_the_same_binary_under_a_second_torch():
+    """CI names a Python whose torch is another version and CPU-only; the op must give the same number."""
+    python = os.environ.get("SSD_SECOND_PYTHON")
+    if not python:
+        pytest.skip("SSD_SECOND_PYTHON names no second Python")
+    done = run_python(SMOKE, python)
+    assert done.returncode == 0, done.stderr
+    running, built, value = done.stdout.split()
+    assert running != built == torch.__version__
+    assert float(value) == pytest.approx(1 / 7)
+
+
+def test_the_ops_suite_under_a_second_torch():
+    python = os.environ.get("SSD_SECOND_PYTHON")
+    if not python:
+        pytest.skip("SSD_SECOND_PYTHON names no second Python")
+    families = ["boxes", "matching", "mining", "nms", "multibox", "detect", "priors"]
+    tests = [f"tests/test_{name}.py" for name in families if (ROOT / f"tests/test_{name}.py").exists()]
+    command = [python, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-o", "addopts=-q", *tests]
+    command += ["-k", "reference or hand or gradient"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert re.search(r"\d+ passed", done.stdout)
+
+
+def test_import_never_fails_and_the_first_call_explains():
+    code = (
+        "import sys; sys.modules['ssd_cuda._C'] = None\n"
+        "import torch, ssd_cuda\n"
+        "from ssd_cuda import ops\n"
+        "print(ssd_cuda.is_available(), ssd_cuda.build_info()['available'])\n"
+        "try: ops.box_iou(torch.zeros(1, 4), torch.zeros(1, 4))\n"
+        "except RuntimeError as error: print(error)\n"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    flags, message = done.stdout.strip().split("\n")
+    assert flags == "False False"
+    assert "ssd_cuda.box_iou needs the compiled extension" in message
+    assert "pip install --no-build-isolation" in message
+
+
+def test_build_info_tells_everything():
+    info = ssd_cuda.build_info()
+    assert info["available"] is True and info["error"] is None
+    assert info["torch"] == torch.__version__
+    assert info["simd"] in ("avx512", "avx2", "baseline")
+    assert set(info) >= {"torch_built_with", "cuda", "cuda_archs", "compiler", "gpus"}
+    assert bool(info["cuda"]) == bool(info["cuda_archs"])
+
+
+@pytest.mark.parametrize(
+    "archs, capability, served",
+    [
+        (["8.0", "9.0"], (9, 0), True),
+        (["8.0"], (8, 6), True),  # a binary runs on later minors of its major
+        (["8.6"], (8, 0), False),
+        (["8.0", "9.0"], (10, 0), False),
+        (["9.0+PTX"], (12, 0), True),  # PTX runs on everything newer
+        (["9.0+PTX"], (8, 0), False),
+        ([], (9, 0), False),
+    ],
+)
+def test_which_cards_a_build_serves(archs, capability, served):
+    assert _extension._serves(archs, capability) is served
+
+
+def test_a_card_that_the_build_does_not_serve_gets_the_remedy(monkeypatch):
+    info = {"cuda": "13.0", "cuda_archs": ["8.0"]}
+    monkeypatch.setattr(_extension, "build_info", lambda: info)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    _extension._cuda_problem.cache_clear()
+    assert "TORCH_CUDA_ARCH_LIST=9.0" in _extension._cuda_problem(0)
+    info["cuda"] = None
+    _extension._cuda_problem.cache_clear()
+    assert "rebuild with nvcc on PATH or FORCE_CUDA=1" in _extension._cuda_problem(0)
+    _extension._cuda_problem.cache_clear()
+
+
+def run_setup(tmp_path: Path, *, hide: str | None = None, **env: str) -> subprocess.CompletedProcess:
+    """setup.py asked for its name only: everything is resolved, nothing is compiled."""
+    code = "import sys, runpy\n"
+    if hide:
+        code += f"sys.modules[{hide!r}] = None\n"
+    code += "sys.argv = ['setup.py', '--name']\nrunpy.run_path('setup.py', run_name='__main__')\n"
+    clean = {
+        "CUDA_HOME": "",
+        "CUDA_PATH": "",
+        "TORCH_CUDA_ARCH_LIST": "",
+        "SSD_CUDA_CPU_ONLY": "",
+        "FORCE_CUDA": "",
+    }
+    return run_python(code, **{**clean, **env})
+
+
+def test_cpu_only_is_said(tmp_path):
+    done = run_setup(tmp_path, SSD_CUDA_CPU_ONLY="1")
+    assert done.returncode == 0, done.stderr
+    assert "CUDA none (CPU only)" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["torch", "pybind11", "ninja"])
+def test_a_missing_build_need_is_one_sentence(tmp_path, module):
+    done = run_setup(tmp_path, hide=module, SSD_CUDA_CPU_ONLY="1")
+    assert done.returncode != 0
+    assert done.stderr.strip().startswith(f"ssd_cuda: building needs {module}: type 'pip install")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_compiler_is_one_sentence(tmp_path):
+    done = run_setup(tmp_path, SSD_CUDA_CPU_ONLY="1", CXX="no-such-compiler")
+    assert done.returncode != 0
+    assert "needs a C++20 compiler" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_force_cuda_without_nvcc_says_what_to_do(tmp_path):
+    compiler = shutil.which("c++")
+    os.symlink(compiler, tmp_path / "c++")
+    done = run_setup(tmp_path, FORCE_CUDA="1", PATH=str(tmp_path))
+    assert done.returncode != 0
+    assert "FORCE_CUDA=1 needs nvcc: put it on PATH or set CUDA_HOME" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
+def test_the_toolkit_is_found_behind_a_wrapper_script(tmp_path):
+    wrapper = tmp_path / "nvcc"
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("nvcc")} "$@"\n')
+    wrapper.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = run_setup(tmp_path, PATH=path, TORCH_CUDA_ARCH_LIST="8.0;9.0+PTX")
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"CUDA (\d+\.\d+) at (\S+) for (\S+)", done.stderr)
+    assert (Path(found[2]) / "include" / "cuda_runtime.h").exists()
+    assert found[3] == "8.0;9.0+PTX"
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
+def test_the_default_architectures_end_in_ptx(tmp_path):
+    done = run_setup(tmp_path)
+    assert done.returncode == 0, done.stderr
+    archs = re.search(r" for (\S+)", done.stderr)[1].split(";")
+    assert "9.0" in archs and archs[-1].endswith("+PTX")
+
+
+def test_setup_stays_short():
+    assert len((ROOT / "setup.py").read_text().splitlines()) <= 100

@@ -1,0 +1,106 @@
+"""Rules of the tree that a reader relies on: where things are, how long they are, who may know whom."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PYTHON = sorted(p for d in ("ssd_cuda", "tests", "benchmarks", "examples") for p in (ROOT / d).rglob("*.py"))
+NATIVE = sorted(
+    p for d in ("csrc", "tests") for p in (ROOT / d).rglob("*") if p.suffix in {".h", ".cuh", ".cu", ".cpp"}
+)
+FAMILIES = sorted(p.name for p in (ROOT / "csrc").iterdir() if p.is_dir() and p.name != "common")
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", [*PYTHON, *NATIVE], ids=name)
+def test_files_stay_small(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=name)
+def test_functions_stay_small(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= 60, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_has_the_same_name_everywhere(family):
+    for place in (
+        f"csrc/{family}/{family}.cuh",
+        f"csrc/{family}/{family}_cuda.cu",
+        f"csrc/{family}/{family}_cpu.cpp",
+        f"ssd_cuda/ops/{family}.py",
+        f"ssd_cuda/reference/{family}.py",
+        f"tests/test_{family}.py",
+        f"benchmarks/bench_{family}.py",
+    ):
+        assert (ROOT / place).exists(), f"{place} is missing"
+
+
+@pytest.mark.parametrize("path", [p for p in NATIVE if "csrc" in p.parts], ids=name)
+def test_native_layers(path):
+    text = path.read_text()
+    code = re.sub(r"//[^\n]*", "", text)
+    if path.name != "launch.cuh":
+        assert "<<<" not in code, "kernels are launched by launch() in common/launch.cuh"
+        assert "extern __shared__" not in code, "dynamic shared memory comes from SSD_DYNAMIC_SHARED"
+    if path.name != "torch_api.h":
+        assert not re.search(r"#include\s*[<\"](torch|ATen|c10)/", code), (
+            "torch comes from common/torch_api.h"
+        )
+    if path.suffix in {".cuh", ".h"} and path.name != "torch_api.h":
+        assert "torch" not in re.sub(r"torch_api", "", code), "kernels do not know torch"
+    assert not re.search(r"atomicAdd\s*\(\s*(?:\(float|\(double|reinterpret_cast<(?:float|double))", code)
+    assert not re.search(r"\basm\b", code), "no inline PTX"
+    if path.suffix == ".cu":
+        assert not path.with_suffix(".cpp").exists(), "a .cpp beside a .cu would share its object name"
+
+
+def test_reference_knows_only_torch():
+    allowed = {
+        "torch",
+        "math",
+        "collections",
+        "typing",
+        "__future__",
+        "dataclasses",
+        "functools",
+        "itertools",
+    }
+    for path in (ROOT / "ssd_cuda/reference").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [node.module or ""]
+            else:
+                continue
+            for module in modules:
+                assert module.split(".")[0] in allowed, f"{name(path)} imports {module}"
+
+
+def test_the_core_needs_torch_and_numpy_only():
+    """Extras (torchvision, matplotlib ...) are imported where they are used: import never needs them."""
+    extras = {"torchvision", "matplotlib", "pycocotools", "tqdm", "PIL", "cv2", "hypothesis"}
+    for path in (ROOT / "ssd_cuda").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in tree.body:  # top level only
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            assert not {n.split(".")[0] for n in names} & extras, (
+                f"{name(path)} imports an extra at top level"
+            )
