@@ -53,8 +53,10 @@ class MatchConfig:
         forced: what a ground truth is owed whatever its IoU. ``"argmax"``: its best prior, and where
             several share one the last wins; ``"bipartite"``: the greedy global assignment of caffe,
             which gives distinct priors; ``"none"``: nothing.
-        forced_min_iou: a ground truth whose best IoU is below this (``"argmax"``: ``<``;
-            ``"bipartite"``: ``<=``, caffe's strict test) is not forced.
+        forced_min_iou: a ground truth whose best IoU does not reach this (``"argmax"``: ``>=``;
+            ``"bipartite"``: ``>``, caffe's strict test) is not forced. 0 with ``"argmax"`` forces all.
+        relabel_unforced: with ``"argmax"``: a ground truth that is not forced still takes over its best
+            prior where that prior is matched anyway (RetinaFace's loop runs over all of them).
         tie: ``"first"``: lowest prior, lowest ground truth (torch); ``"last"``: highest (DALI).
         candidate_max_iou: an unmatched prior whose best IoU is at least this is no candidate for
             mining: its code is IGNORED. None: every unmatched prior is background.
@@ -68,6 +70,7 @@ class MatchConfig:
     iou_eps: float = 0.0
     forced: Literal["none", "argmax", "bipartite"] = "argmax"
     forced_min_iou: float = 0.0
+    relabel_unforced: bool = False
     tie: Literal["first", "last"] = "first"
     candidate_max_iou: float | None = None
     degenerate: Literal["keep", "ignore"] = "ignore"
@@ -102,7 +105,7 @@ class MiningConfig:
         positive_fill: key of a positive row: ``"zero"`` lets it be selected among zeros (the union with
             the positives makes that harmless), ``"-inf"`` ranks it behind every negative.
         count_positives_twice: torchvision's quirk: a positive that is selected as a negative is
-            counted a second time. Needs ``positive_fill="-inf"`` and ``cap="all"``.
+            counted a second time (also the seed, among its zeros). Needs a cap other than ``"negatives"``.
     """
 
     ratio: float = 3.0
@@ -135,17 +138,20 @@ class MultiBoxConfig:
         loc_reduction: ``"sum"`` over the coordinates, or ``"mean4"``, their mean (sgrvinod).
         normalizer: ``"batch"``: positives of the batch; ``"per_image"``: positives of each image, images
             without any give 0, then the mean over the batch (NVIDIA); ``"selected"``: positives plus
-            selected negatives (mxnet); ``"global"``: positives over all processes of a group (gluon).
+            selected negatives (mxnet); ``"global"``: positives over all processes of a group (gluon);
+            ``"batch_min_one"``: the sum over the images of max(1, positives) (mmdet).
         clamp_normalizer: True divides by at least 1; False lets an empty batch give nan, as the
             codebases named in the presets do.
         loc_weight: factor of the localisation loss.
         background: index of the background class, ``"first"`` or ``"last"`` (mmdet).
         label_offset: added to every label before use (amdegroot's labels start at 0).
-        ignore_label: priors matched to this label are neither positive nor negative. None: no such label.
-        single_class: every matched prior has class 1, whatever its label (RetinaFace's -1).
-        zero_label: what a matched label equal to the background is. ``"positive"``: counts as one
-            everywhere; ``"localize"``: in the normaliser and the localisation loss only, and is mined as
-            a negative (torchvision); ``"background"``: nowhere (codebases that test ``label > 0``).
+        ignore_label: priors matched to this label (as given, before the offset) are neither positive nor
+            negative. None: no such label.
+        single_class: every positive prior has class 1, whatever its label (RetinaFace's -1).
+        zero_label: what a matched label equal to the background (after the offset) is. ``"positive"``:
+            counts as one everywhere; ``"localize"``: in the normaliser and the localisation loss only,
+            and is mined as a negative (torchvision); ``"background"``: a negative like any other
+            (codebases that test ``label > 0``).
         layout: of the logits, ``"bpc"`` = [B, P, C] and loc [B, P, 4], ``"bcp"`` = [B, C, P], [B, 4, P].
     """
 
@@ -155,7 +161,7 @@ class MultiBoxConfig:
     loc_loss: Literal["smooth_l1", "l1"] = "smooth_l1"
     beta: float = 1.0
     loc_reduction: Literal["sum", "mean4"] = "sum"
-    normalizer: Literal["batch", "per_image", "selected", "global"] = "batch"
+    normalizer: Literal["batch", "per_image", "selected", "global", "batch_min_one"] = "batch"
     clamp_normalizer: bool = True
     loc_weight: float = 1.0
     background: Literal["first", "last"] = "first"
@@ -171,14 +177,16 @@ class MultiBoxConfig:
         check_range("beta", self.beta, 0.0)
         check_choice("loc_loss", self.loc_loss, ("smooth_l1", "l1"))
         check_choice("loc_reduction", self.loc_reduction, ("sum", "mean4"))
-        check_choice("normalizer", self.normalizer, ("batch", "per_image", "selected", "global"))
+        check_choice(
+            "normalizer", self.normalizer, ("batch", "per_image", "selected", "global", "batch_min_one")
+        )
         check_choice("background", self.background, ("first", "last"))
         check_choice("zero_label", self.zero_label, ("positive", "localize", "background"))
         check_choice("layout", self.layout, ("bpc", "bcp"))
-        if self.mining.count_positives_twice and (
-            self.mining.positive_fill != "-inf" or self.mining.cap != "all"
-        ):
-            raise ValueError("count_positives_twice needs positive_fill='-inf' and cap='all'")
+        if self.mining.count_positives_twice and self.mining.cap == "negatives":
+            raise ValueError("count_positives_twice needs cap='all' or 'all_but_one', got cap='negatives'")
+        if self.single_class and self.background != "first":
+            raise ValueError(f"single_class needs background='first', got {self.background!r}")
 
     @staticmethod
     def preset(name: str, **changes: Any) -> MultiBoxConfig:
@@ -196,14 +204,16 @@ class DetectConfig:
 
     Attributes:
         scores: ``"softmax"`` over the classes, ``"sigmoid"``, or ``"given"`` (already probabilities).
-        score_threshold: a class of a prior is a candidate if its score is ``>`` this.
+        score_threshold: a class of a prior is a candidate if its score is ``>`` this, rounded to float32.
         top_k: candidates kept per class (per image when ``class_agnostic``) before NMS; None: all.
-        iou_threshold: NMS threshold.
+        iou_threshold: NMS threshold, compared in float64 with the float32 IoU.
         inclusive: False suppresses at IoU ``>`` threshold, True at ``>=`` (NVIDIA keeps ``<``).
         iou_eps: added to the union (qfgaohao 1e-5).
-        pixel_offset: 1.0 measures boxes as ``x2 - x1 + 1`` in NMS (RetinaFace), else 0.0.
+        pixel_offset: 1.0 measures boxes as ``x2 - x1 + 1`` in NMS (RetinaFace), else 0.0. The priors are
+            then in pixels: boxes come out in the units of the priors.
         detections_per_image: best detections kept per image; None: every survivor (then the padded
-            output has ``top_k`` rows per class).
+            output has ``top_k`` rows, or as many as there are priors, per foreground class; ``top_k`` in
+            all when ``class_agnostic``).
         class_agnostic: one NMS over all classes of an image.
         background: index of the background column, ``"first"``, ``"last"`` or ``"none"``.
         variances: as in :class:`MultiBoxConfig`.
@@ -211,7 +221,9 @@ class DetectConfig:
         symmetric_log_scale: also cut below at the negative of it (mmdet).
         clip: box clipping ``"none"``, ``"before"`` or ``"after"`` NMS.
         clip_size: (width, height) of the clip window in the units of the boxes.
-        soft_nms: ``None`` or ``"gaussian"`` (qfgaohao's option).
+        soft_nms: ``None`` or ``"gaussian"`` (qfgaohao's option, there with ``top_k=None``): scores decay
+            by exp(-iou^2 / sigma) instead, and those that fall to ``score_threshold`` are dropped;
+            ``iou_threshold`` and ``inclusive`` are not used.
         soft_nms_sigma: width of the gaussian.
         layout: as in :class:`MultiBoxConfig`.
         prior_format: as in :class:`MatchConfig`.
@@ -308,7 +320,7 @@ _MULTIBOX_PRESETS: dict[str, dict[str, Any]] = {
         "match": _match(iou_threshold=0.45, iou_eps=1e-5, degenerate="keep"),
     },
     "retinaface": dict(
-        match=_match(iou_threshold=0.35, forced_min_iou=0.2, degenerate="keep"),
+        match=_match(iou_threshold=0.35, forced_min_iou=0.2, relabel_unforced=True, degenerate="keep"),
         mining=_mining(ratio=7.0, cap="all_but_one", positive_fill="zero"),
         loc_weight=2.0,
         single_class=True,
@@ -323,6 +335,7 @@ _MULTIBOX_PRESETS: dict[str, dict[str, Any]] = {
     "mmdet": dict(
         match=_match(prior_format="xyxy", degenerate="keep"),
         mining=_mining(cap="negatives"),
+        normalizer="batch_min_one",
         background="last",
         zero_label="positive",
     ),
@@ -333,10 +346,10 @@ _MULTIBOX_PRESETS: dict[str, dict[str, Any]] = {
     ),
     "gluon": dict(
         match=_match(forced="bipartite", forced_min_iou=1e-12),
-        mining=_mining(cap="negatives"),
+        mining=_mining(cap="all", positive_fill="zero", rounding="ceil"),
         normalizer="global",
     ),
-    "seed": dict(mining=_mining(cap="all_but_one", positive_fill="zero")),
+    "seed": dict(mining=_mining(cap="all_but_one", positive_fill="zero", count_positives_twice=True)),
 }
 
 _TORCHVISION_LOG_SCALE = math.log(1000.0 / 16)
@@ -356,7 +369,7 @@ _DETECT_PRESETS: dict[str, dict[str, Any]] = {
     "retinaface": dict(
         score_threshold=0.02,
         top_k=5000,
-        iou_threshold=0.4,
+        iou_threshold=0.4000000059604645,  # float32(0.4): that code compares in float32
         pixel_offset=1.0,
         detections_per_image=750,
     ),
