@@ -3,11 +3,11 @@
 from .coco import CocoDataset
 from .dataset import DataError, DetectionDataset, read_image
 from .loading import (
+    BatchLoader,
     CachedDataset,
     TransformedDataset,
     collate,
     data_splits,
-    make_loader,
     open_dataset,
     prepare,
 )
@@ -16,6 +16,7 @@ from .transforms import make_transform
 from .voc import VocDataset
 
 __all__ = [
+    "BatchLoader",
     "CachedDataset",
     "CocoDataset",
     "DataError",
@@ -25,7 +26,6 @@ __all__ = [
     "VocDataset",
     "collate",
     "data_splits",
-    "make_loader",
     "make_transform",
     "open_dataset",
     "prepare",

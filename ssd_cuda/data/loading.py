@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,12 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, GroundTruth]:
     Boxes are divided by the width and height of the image, so that they live in [0, 1] like normalised
     priors. Crowd regions are left out; difficult objects are trained on, as in the original SSD.
     """
+    images, gt = _collate_bytes(samples)
+    return images.float().div_(255), gt
+
+
+def _collate_bytes(samples: Sequence[Sample]) -> tuple[Tensor, GroundTruth]:
+    """:func:`collate` before the images become floats: a quarter of the bytes to hand over."""
     shapes = {tuple(image.shape) for image, _ in samples}
     if len(shapes) != 1:
         raise ValueError(f"the images of a batch must have one shape, got {sorted(shapes)}; resize them")
@@ -208,25 +214,51 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, GroundTruth]:
         keep = ~target["crowd"]
         boxes.append(target["boxes"].as_subclass(Tensor)[keep] / scale)
         labels.append(target["labels"][keep])
-    return images.float().div_(255), GroundTruth.from_list(boxes, labels)
+    return images, GroundTruth.from_list(boxes, labels)
 
 
-def make_loader(
-    dataset: Dataset, batch_size: int, *, train: bool, seed: int = 0, workers: int = 0
-) -> DataLoader:
-    """Batches of ``(images, GroundTruth)``.
+class BatchLoader:
+    """Iterates over batches ``(images, GroundTruth)`` of :func:`collate`, on a device.
 
     Args:
-        train: shuffle (by ``seed``) and leave out the last, smaller batch, unless it is the only one.
-        workers: processes; 0 is the fastest for images in memory.
+        dataset: of :func:`prepare`, or any whose images have one size.
+        batch_size: images of a batch.
+        train: shuffle, and leave out the last, smaller batch (unless it is the only one).
+        seed: of the order and, with workers, of the augmentation; see :meth:`set_epoch`.
+        workers: processes that load ahead. With 0 the samples are made in this process, by as many
+            threads as torch has, which costs more than it gains while another process wants the cores.
+        device: where the batches go; images travel as bytes.
     """
-    return DataLoader(
-        dataset,
-        batch_size,
-        shuffle=train,
-        drop_last=train and len(dataset) >= batch_size,  # type: ignore[arg-type]
-        num_workers=workers,
-        collate_fn=collate,
-        generator=torch.Generator().manual_seed(seed),
-        persistent_workers=workers > 0,
-    )
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        train: bool,
+        seed: int = 0,
+        workers: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.seed, self.device = seed, torch.device(device)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._loader: DataLoader = DataLoader(
+            dataset,
+            batch_size,
+            shuffle=train,
+            drop_last=train and len(dataset) >= batch_size,  # type: ignore[arg-type]
+            num_workers=workers,
+            collate_fn=_collate_bytes,
+            generator=self._generator,
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give the next pass the order of that epoch, whatever ran before: for resumed training."""
+        self._generator.manual_seed(self.seed + 1_000_003 * epoch)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, GroundTruth]]:
+        for images, gt in self._loader:
+            yield images.to(self.device).float().div_(255), gt.to(self.device)
