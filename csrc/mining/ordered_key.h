@@ -1,0 +1,92 @@
+// What the selection compares: an unsigned integer whose order is the order of the keys, and the rule that
+// says how many rows an image may select.
+#pragma once
+
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "../common/host_device.h"
+
+namespace ssd_cuda {
+
+// uint32_t for float, uint64_t for double.
+template <typename T>
+using Ordered = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+
+template <typename To, typename From>
+SSD_HOST_DEVICE To bit_copy(From from) {
+  static_assert(sizeof(To) == sizeof(From), "a bit copy keeps the size");
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+// A row that may never be selected: below every number, -inf included.
+template <typename U>
+constexpr U kExcluded = 0;
+
+// Larger key, larger integer; -0 equals +0; every NaN is the largest integer.
+template <typename T>
+SSD_HOST_DEVICE Ordered<T> ordered_key(T key) {
+  using U = Ordered<T>;
+  constexpr U kSign = U(1) << (8 * sizeof(U) - 1);
+  if (key != key) return ~U(0);
+  const U bits = bit_copy<U>(key + T(0));  // -0 + 0 is +0
+  return bits & kSign ? ~bits : bits | kSign;
+}
+
+// The key of ordered_key; NaN for the largest integer.
+template <typename T>
+SSD_HOST_DEVICE T key_value(Ordered<T> ordered) {
+  using U = Ordered<T>;
+  constexpr U kSign = U(1) << (8 * sizeof(U) - 1);
+  return bit_copy<T>(ordered & kSign ? U(ordered & ~kSign) : U(~ordered));
+}
+
+// The selection of one row: the keys above threshold, and those equal to it up to index tie.
+template <typename U>
+struct RowCut {
+  U threshold;
+  int64_t tie;
+};
+template <typename U>
+SSD_HOST_DEVICE RowCut<U> empty_cut() {
+  return {~U(0), -1};
+}
+template <typename U>
+SSD_HOST_DEVICE bool is_selected(U key, int64_t index, RowCut<U> cut) {
+  return key > cut.threshold || (key == cut.threshold && index <= cut.tie);
+}
+
+// How k follows from the number of positives: MiningConfig without its tensors.
+struct MiningRule {
+  enum Cap : int { kAll = 0, kAllButOne = 1, kNegatives = 2 };
+  float ratio;
+  bool round_up;
+  int64_t min_negatives;
+  Cap cap;
+  bool zero_fill;  // key of a positive: 0, else -inf
+};
+
+// k of a row of width rows. The product is one float32 multiplication, as torch multiplies an integer tensor
+// by a Python number.
+SSD_HOST_DEVICE int64_t num_hard_negatives(const MiningRule& rule, int64_t positives,
+                                           int64_t candidates, int64_t width) {
+  const float product = positives > 0 ? mul_rn(static_cast<float>(positives), rule.ratio) : 0.0f;
+  const float whole = rule.round_up ? std::ceil(product) : std::floor(product);
+  const int64_t limit = rule.cap == MiningRule::kNegatives ? candidates
+                        : rule.cap == MiningRule::kAll     ? width
+                                                           : (width > 0 ? width - 1 : 0);
+  const int64_t wanted = whole < static_cast<float>(limit) ? static_cast<int64_t>(whole) : limit;
+  const int64_t k = wanted > rule.min_negatives ? wanted : rule.min_negatives;
+  return k < limit ? k : limit;
+}
+
+template <typename T>
+SSD_HOST_DEVICE Ordered<T> positive_key(const MiningRule& rule) {
+  const T minus_infinity = -std::numeric_limits<T>::infinity();
+  return ordered_key<T>(rule.zero_fill ? T(0) : minus_infinity);
+}
+
+}  // namespace ssd_cuda
