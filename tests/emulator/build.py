@@ -1,0 +1,122 @@
+"""Compiles bind_<family>.cpp and the emulator's runtime into a Python module, once per content of its sources.
+
+    from emulator.build import load
+    boxes = load("boxes")                 # or load("boxes", "asan")
+
+A module is rebuilt when the compiler, the flags or any file it included has changed. SSD_EMULATOR_VARIANT chooses
+the variant where none is named; SSD_EMULATOR_CACHE the folder (default: build/emulator).
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+HERE = Path(__file__).resolve().parent
+TESTS = HERE.parent
+ROOT = TESTS.parent
+RUNTIME = ("fiber", "scheduler", "meetings", "memory", "access")
+
+COMMON = (
+    "-std=c++20 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-strict-aliasing -g1 -Wall -Wextra"
+    " -Wno-unused-parameter -Wno-missing-field-initializers -Wno-psabi -DSSD_CUDA_EMULATE"
+).split()
+SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer".split()
+# For each variant: the flags of the kernels, of the runtime, of the linker.
+VARIANTS = {
+    "plain": (["-O1"], ["-O2"], []),
+    "asan": (["-O1", *SANITIZERS], ["-O1", *SANITIZERS], SANITIZERS),
+    "coverage": (["-O0", "--coverage", "-fprofile-update=single"], ["-O2"], ["--coverage"]),
+}
+
+
+def compiler() -> str:
+    return os.environ.get("CXX", "g++")
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("SSD_EMULATOR_CACHE", ROOT / "build" / "emulator"))
+
+
+def default_variant() -> str:
+    return os.environ.get("SSD_EMULATOR_VARIANT", "plain")
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _compile(source: Path, target: Path, flags: list[str]) -> None:
+    """Compiles source to target unless the note beside target says that nothing it depends on has changed."""
+    note = target.with_suffix(".json")
+    command = [compiler(), *flags, "-c", str(source), "-o", str(target), "-MD", "-MF", str(target.with_suffix(".d"))]
+    try:
+        known = json.loads(note.read_text())
+        if known["command"] == command and all(_digest(f) == d for f, d in known["files"].items()):
+            return
+    except (OSError, ValueError, KeyError):
+        pass
+    note.unlink(missing_ok=True)
+    _run(command)
+    depends = target.with_suffix(".d").read_text().replace("\\\n", " ").split(":", 1)[1].split()
+    note.write_text(json.dumps({"command": command, "files": {f: _digest(f) for f in depends}}))
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    if done.stderr.strip():
+        print(done.stderr, file=sys.stderr)
+
+
+def build(family: str, variant: str | None = None) -> Path:
+    """The path of the module of bind_<family>.cpp, built if need be."""
+    variant = variant or default_variant()
+    kernel_flags, runtime_flags, link_flags = VARIANTS[variant]
+    if not shutil.which(compiler()):
+        raise RuntimeError(f"the emulator needs a C++20 compiler: install g++ or name one in CXX (now {compiler()})")
+    import pybind11
+
+    folder = cache_folder() / variant
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"emulated_{family}"
+    include = ["-I", str(TESTS), "-I", str(ROOT / "csrc"), "-isystem", pybind11.get_include()]
+    include += ["-isystem", sysconfig.get_paths()["include"]]
+    module = folder / f"{name}.so"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        jobs = [(HERE / f"{part}.cpp", folder / f"{part}.o", [*COMMON, *runtime_flags]) for part in RUNTIME]
+        flags = [*COMMON, *kernel_flags, *include, f"-DEMULATOR_MODULE_NAME={name}"]
+        jobs.append((HERE / f"bind_{family}.cpp", folder / f"{name}.o", flags))
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda job: _compile(*job), jobs))
+        objects = [target for _, target, _ in jobs]
+        if not module.exists() or any(o.stat().st_mtime_ns > module.stat().st_mtime_ns for o in objects):
+            fresh = module.with_suffix(".new")
+            _run([compiler(), "-shared", *link_flags, *map(str, objects), "-o", str(fresh)])
+            fresh.rename(module)
+    return module
+
+
+def load(family: str, variant: str | None = None) -> ModuleType:
+    """The module that exposes the launchers of a family."""
+    path = build(family, variant)
+    spec = importlib.util.spec_from_file_location(f"emulated_{family}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:]:
+        print(build(wanted))

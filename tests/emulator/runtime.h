@@ -1,0 +1,96 @@
+// What the device-side headers and the bindings ask of the emulator's runtime (the .cpp files of this folder).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "types.h"
+
+#pragma GCC visibility push(hidden)
+
+// The built-in variables. The scheduler sets them each time it resumes a thread.
+extern uint3 threadIdx;
+extern uint3 blockIdx;
+extern dim3 blockDim;
+extern dim3 gridDim;
+constexpr int warpSize = 32;
+
+namespace emulator {
+
+// A defect of a kernel: thrown out of the launch, after every thread of the block is abandoned.
+class Error : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// The line of kernel code that called a primitive.
+struct Site {
+  const char* file;
+  int line;
+};
+
+// Order of threads, warps and blocks, and the poison byte, follow from the seed alone. Seed 0: ascending order.
+void set_seed(uint64_t seed);
+uint64_t seed();
+
+// Reports a defect: never returns, in a kernel nor on the host.
+[[noreturn]] void fail(const std::string& message);
+[[noreturn]] void fail(const std::string& message, Site site);
+
+// Runs body(argument) once per thread of the grid. Errors a GPU would return are returned.
+cudaError_t run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, void (*body)(void*),
+                     void* argument);
+
+void* dynamic_shared_memory();
+
+// What the lanes of a warp, or the threads of a block, can meet for. Meeting for two different things is a defect.
+enum class Meeting { kSync, kShuffle, kVote, kMatch, kReduce, kBarrier, kCount, kAnd, kOr };
+const char* name(Meeting meeting);
+
+// Waits until every lane that mask names has called with the same mask and meeting; then the 32 values (those of
+// lanes outside the mask are meaningless). The pointer is good until this thread's next call.
+const uint64_t* meet_warp(Meeting meeting, unsigned mask, uint64_t value, Site site);
+unsigned lane();
+
+// Waits for every thread of the block; the number of threads whose predicate is not zero.
+int meet_block(Meeting meeting, int predicate, Site site);
+
+// Lets another thread go first, when the seed says so: what may happen between any two instructions.
+void maybe_yield();
+
+// Called before every atomic on [address, address + bytes).
+void before_atomic(const volatile void* address, std::size_t bytes, Site site);
+void on_fence();
+
+// The byte that fills shared memory between blocks and outputs before a launch; it depends on the seed.
+unsigned char poison();
+
+// Memory a kernel may touch: payload between guards. In a sanitizer build the guards are poisoned; in any build
+// they hold a pattern, and check() reports a write over it.
+class GuardedBuffer {
+ public:
+  // The payload starts `misalign` bytes after a multiple of 256. what: how a report calls the buffer.
+  GuardedBuffer(std::size_t bytes, std::string what, std::size_t misalign = 0);
+  ~GuardedBuffer();
+  GuardedBuffer(const GuardedBuffer&) = delete;
+  GuardedBuffer& operator=(const GuardedBuffer&) = delete;
+
+  void* data() const { return payload_; }
+  std::size_t size() const { return bytes_; }
+  void fill(unsigned char byte);
+  void mark_initialized();
+  // Run after every launch.
+  void check() const;
+
+ private:
+  std::size_t bytes_;
+  std::string what_;
+  unsigned char* allocation_;
+  std::size_t allocated_;
+  unsigned char* payload_;
+};
+
+}  // namespace emulator
+
+#pragma GCC visibility pop

@@ -1,0 +1,103 @@
+// The state of the block being run, shared by scheduler.cpp, meetings.cpp and access.cpp.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "fiber.h"
+#include "runtime.h"
+
+#pragma GCC visibility push(hidden)
+
+namespace emulator {
+
+enum class Status : unsigned char { kReady, kAtWarp, kAtBlock, kDone };
+
+struct Thread {
+  Status status = Status::kReady;
+  bool started = false;
+  uint3 index{};
+  // What the thread waits for.
+  Meeting meeting{};
+  unsigned mask = 0;
+  int predicate = 0;
+  uint64_t value = 0;
+  Site site{};
+  // What the last meeting gave it.
+  uint64_t gathered[32];
+  int count = 0;
+  // Number of __syncwarp passed, made equal among those that meet: orders accesses within a warp.
+  uint32_t warp_clock = 0;
+};
+
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 0x1234567) {}
+  uint64_t operator()() {
+    uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+  std::size_t below(std::size_t n) { return static_cast<std::size_t>((*this)() % n); }
+  template <typename T>
+  void shuffle(T begin, T end) {
+    for (std::size_t n = static_cast<std::size_t>(end - begin); n > 1; --n) {
+      std::swap(begin[n - 1], begin[below(n)]);
+    }
+  }
+
+ private:
+  uint64_t state_;
+};
+
+// How the next thread is chosen among those that can run.
+enum class Order { kAscending, kDescending, kWarpAtATime, kAnyThread };
+
+struct Block {
+  std::vector<Thread> threads;
+  std::vector<unsigned> ready;  // thread numbers; taken from the back, or from anywhere (kAnyThread)
+  std::size_t count = 0;        // threads of the block
+  std::size_t done = 0;
+  std::size_t at_barrier = 0;
+  unsigned current = 0;
+  uint64_t number = 0;    // blocks run so far, over all launches
+  uint64_t interval = 0;  // grows at each block and each barrier: equal means unordered by a barrier
+  void (*body)(void*) = nullptr;
+  void* argument = nullptr;
+};
+
+extern Block g_block;
+extern bool g_in_kernel;       // a fibre is running, not the host
+extern FiberPool g_fibers;
+extern const void* g_host_frame;  // where the host's stack stood at the launch: kernel arguments lie above
+
+// Parks the running thread and runs others until somebody makes it ready again.
+void suspend();
+void make_ready(const std::vector<unsigned>& threads);
+// Why no thread can run; called when some have not finished.
+std::string explain_deadlock();
+std::string describe(uint3 index);
+
+// Reports a write outside any live GuardedBuffer.
+void check_buffers();
+
+// Static shared variables of this module.
+void poison_static_shared(unsigned char byte);
+struct SharedVariable {
+  unsigned char* address;
+  std::size_t bytes;
+  std::string name;
+};
+const std::vector<SharedVariable>& static_shared();
+
+// The access checker (access.cpp); does nothing in builds without instrumentation.
+void checker_begin_block();
+void checker_register(void* address, std::size_t bytes, const std::string& what);
+void checker_mark_initialized(void* address);
+void checker_forget(void* address);
+
+}  // namespace emulator
+
+#pragma GCC visibility pop
