@@ -1,0 +1,209 @@
+"""``accelerate``: torchvision's SSD models with the fused core inside.
+
+The model stays the same object with the same modules, parameters and buffers; only its class changes, to one
+that derives from the old class and brings its own ``forward``. What changes in that forward:
+
+* the priors are generated once per (feature sizes, image size, device) instead of on every call;
+* matching, the loss and the post-process are one op each: no IoU matrix, no wait for the card;
+* evaluation reads the card once, to cut the padded detections into torchvision's list of dicts.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..config import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig
+
+_CACHE = "_ssd_cuda_priors"  # in __dict__, not a buffer: the state dict stays torchvision's
+
+
+def _torchvision_ssd() -> Any:
+    try:
+        from torchvision.models.detection import ssd
+    except ImportError as error:
+        raise RuntimeError("accelerate needs torchvision: pip install torchvision") from error
+    return ssd
+
+
+def accelerate(model: nn.Module) -> nn.Module:
+    """Put the fused core into a torchvision SSD; returns the same object.
+
+    Works for every ``torchvision.models.detection.ssd.SSD``: ``ssd300_vgg16``,
+    ``ssdlite320_mobilenet_v3_large`` and models with custom heads and anchor generators. Training returns
+    the same loss dict (``bbox_regression``, ``classification``), evaluation the same list of dicts.
+    :func:`restore` undoes it. Calling it twice changes nothing.
+
+    Three things differ from torchvision, all on purpose: equal scores and equal losses are ordered by
+    lowest index (there the order is unspecified); detections are the true per-class NMS in every dtype
+    (there coordinate offsets blur it in half precision); on CUDA a degenerate target box is not looked for,
+    since that waits for the card once per image: it matches nothing instead of raising.
+
+    Raises:
+        TypeError: ``model`` is not a torchvision SSD, or replaces a part that the fused core stands for.
+    """
+    if isinstance(model, _FusedForward):
+        return model
+    _check_supported(model)
+    model.__class__ = _fused_class(type(model))
+    return model
+
+
+def restore(model: nn.Module) -> nn.Module:
+    """Undo :func:`accelerate`; returns the same object."""
+    if isinstance(model, _FusedForward):
+        model.__dict__.pop(_CACHE, None)
+        model.__class__ = type(model)._plain_class
+    return model
+
+
+def _check_supported(model: nn.Module) -> None:
+    ssd = _torchvision_ssd()
+    if not isinstance(model, ssd.SSD):
+        hint = "; accelerate the model before wrapping it" if hasattr(model, "module") else ""
+        raise TypeError(
+            f"model must be a torchvision.models.detection.ssd.SSD, got {type(model).__name__}{hint}"
+        )
+    for name in ("forward", "compute_loss", "postprocess_detections"):
+        if getattr(type(model), name) is not getattr(ssd.SSD, name) or name in vars(model):
+            raise TypeError(
+                f"model must use torchvision's own {name}, which the fused core stands for, got a replaced one"
+            )
+    if type(model.proposal_matcher) is not ssd.SSDMatcher:
+        kind = type(model.proposal_matcher).__name__
+        raise TypeError(f"model.proposal_matcher must be torchvision's SSDMatcher, got {kind}")
+    if type(model.box_coder).__name__ != "BoxCoder":
+        raise TypeError(
+            f"model.box_coder must be torchvision's BoxCoder, got {type(model.box_coder).__name__}"
+        )
+
+
+@functools.cache
+def _fused_class(plain: type) -> type:
+    body = {"_plain_class": plain, "__module__": __name__, "__doc__": plain.__doc__}
+    return type("Fused" + plain.__name__, (_FusedForward, plain), body)
+
+
+def _rebuild(plain: type) -> nn.Module:
+    fused = _fused_class(plain)
+    return fused.__new__(fused)
+
+
+def _check_targets(targets: Sequence[dict[str, Tensor]] | None) -> None:
+    """What torchvision asserts before its transform, with AssertionError as there."""
+    if targets is None:
+        raise AssertionError("targets must be given in training mode, got None")
+    for index, target in enumerate(targets):
+        boxes = target["boxes"]
+        if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
+            found = list(boxes.shape) if isinstance(boxes, Tensor) else type(boxes).__name__
+            raise AssertionError(f"boxes of target {index} must be a tensor of shape [N, 4], got {found}")
+
+
+def _check_areas(targets: Sequence[dict[str, Tensor]]) -> None:
+    """Degenerate boxes raise where looking at them costs nothing."""
+    for index, target in enumerate(targets):
+        boxes = target["boxes"]
+        if boxes.device.type != "cpu":
+            return
+        bad = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+        if bad.any():
+            box = boxes[bad][0].tolist()
+            raise AssertionError(f"boxes of target {index} must have positive width and height, got {box}")
+
+
+def _generator_key(generator: nn.Module) -> tuple | None:
+    """What the priors of a DefaultBoxGenerator depend on; None for a generator that we do not know."""
+    if type(generator) is not _torchvision_ssd().DefaultBoxGenerator:
+        return None
+    steps = None if generator.steps is None else tuple(generator.steps)
+    ratios = tuple(tuple(ratio) for ratio in generator.aspect_ratios)
+    return ratios, tuple(generator.scales), steps, generator.clip
+
+
+def _pixel_priors(model: nn.Module, images: Any, features: Sequence[Tensor]) -> Tensor:
+    """``[P, 4]`` x1, y1, x2, y2 in pixels, from the model's own generator, asked once."""
+    key = _generator_key(model.anchor_generator)
+    one = type(images)(images.tensors[:1], images.image_sizes[:1])
+    if key is None:
+        return model.anchor_generator(one, [f[:1] for f in features])[0]
+    sizes = tuple(tuple(f.shape[-2:]) for f in features)
+    first = features[0]
+    key = (*key, sizes, tuple(images.tensors.shape[-2:]), first.device, first.dtype)
+    cache = model.__dict__.setdefault(_CACHE, {})
+    if key not in cache:
+        with torch.no_grad():
+            cache[key] = model.anchor_generator(one, [f[:1] for f in features])[0].float()
+    return cache[key]
+
+
+def _variances(model: nn.Module) -> tuple[float, ...]:
+    return tuple(1.0 / weight for weight in model.box_coder.weights)
+
+
+def loss_config(model: nn.Module) -> MultiBoxConfig:
+    """The loss of a torchvision SSD, with its own threshold, ratio and weights."""
+    preset = MultiBoxConfig.preset("torchvision", variances=_variances(model))
+    match = MatchConfig(
+        **{
+            **vars(preset.match),
+            "iou_threshold": float(model.proposal_matcher.high_threshold),
+            "degenerate": "ignore",
+        }
+    )
+    mining = MiningConfig(**{**vars(preset.mining), "ratio": float(model.neg_to_pos_ratio)})
+    return MultiBoxConfig(**{**vars(preset), "match": match, "mining": mining})
+
+
+def detect_config(model: nn.Module, size: tuple[int, int]) -> DetectConfig:
+    """The post-process of a torchvision SSD for images of ``size`` (height, width)."""
+    limit = float(model.box_coder.bbox_xform_clip)
+    return DetectConfig.preset(
+        "torchvision",
+        score_threshold=float(model.score_thresh),
+        top_k=int(model.topk_candidates),
+        iou_threshold=float(model.nms_thresh),
+        detections_per_image=int(model.detections_per_img),
+        variances=_variances(model),
+        max_log_scale=limit if math.isfinite(limit) else None,
+        clip_size=(float(size[1]), float(size[0])),
+    )
+
+
+class _FusedForward:
+    """The forward of an accelerated SSD; mixed in before the model's own class."""
+
+    _plain_class: type
+
+    def forward(self, images, targets=None):
+        if self.training:
+            _check_targets(targets)
+        original_sizes = [tuple(image.shape[-2:]) for image in images]
+        images, targets = self.transform(images, targets)
+        if targets is not None:
+            _check_areas(targets)
+        features = self.backbone(images.tensors)
+        features = [features] if isinstance(features, Tensor) else list(features.values())
+        outputs = self.head(features)
+        priors = _pixel_priors(self, images, features)
+        if self.training:
+            return _losses(self, outputs, targets, priors)
+        config = detect_config(self, images.image_sizes[0])
+        found = ops.detect(outputs["bbox_regression"], outputs["cls_logits"], priors, config)
+        return self.transform.postprocess(found.to_list(), images.image_sizes, original_sizes)
+
+    def __reduce_ex__(self, protocol):
+        return _rebuild, (type(self)._plain_class,), self.__dict__
+
+
+def _losses(model, outputs, targets, priors) -> dict[str, Tensor]:
+    truth = ops.GroundTruth.from_dicts(targets, degenerate="keep", device=priors.device)
+    loc, conf = outputs["bbox_regression"], outputs["cls_logits"]
+    losses = ops.multibox_loss(loc, conf, truth, priors, loss_config(model))
+    return {"bbox_regression": losses.localization, "classification": losses.classification}
