@@ -50,8 +50,8 @@ def conditions(environment: dict[str, Any], copy_rate: float) -> str:
     machine = environment.get("gpu") or f"{environment['cpu']}, {environment['cores']} cores"
     return (
         f"{environment['date']}, {machine}, torch {environment['torch']}, commit {environment['commit']}, "
-        f"SIMD {build['simd']}, CUDA {build['cuda'] or 'none'}; load {environment['load']} at the start; a copy "
-        f"moves {copy_rate / 1e9:.1f} GB/s (read + written). Medians; contestants take turns in one run."
+        f"SIMD {build['simd']}, CUDA {build['cuda'] or 'none'}; load {environment['load']} at the start; a "
+        f"copy moves {copy_rate / 1e9:.1f} GB/s (read + written). Medians; contestants take turns in one run."
     )
 
 

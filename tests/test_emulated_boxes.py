@@ -116,9 +116,7 @@ def test_fuzz_decode(priors, batch, seed, xyxy, max_log, symmetric):
     if xyxy:
         prior = reference.boxes.to_xyxy(prior)
     loc = 3 * torch.randn(batch * priors, 4, generator=generator)
-    result = coder(
-        kernels("boxes"), "decode", loc, prior, xyxy=xyxy, max_log=max_log, symmetric=symmetric
-    )
+    result = coder(kernels("boxes"), "decode", loc, prior, xyxy=xyxy, max_log=max_log, symmetric=symmetric)
     expected = reference.boxes.decode(
         loc.reshape(batch, priors, 4), prior, NUMBERS, "xyxy" if xyxy else "cxcywh", max_log, symmetric
     )

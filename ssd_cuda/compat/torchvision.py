@@ -73,7 +73,7 @@ def _check_supported(model: nn.Module) -> None:
     for name in ("forward", "compute_loss", "postprocess_detections"):
         if getattr(type(model), name) is not getattr(ssd.SSD, name) or name in vars(model):
             raise TypeError(
-                f"model must use torchvision's own {name}, which the fused core stands for, got a replaced one"
+                f"model must use torchvision's own {name}, for which the fused core stands, got another"
             )
     if type(model.proposal_matcher) is not ssd.SSDMatcher:
         kind = type(model.proposal_matcher).__name__

@@ -57,7 +57,17 @@ def _digest(path: str) -> str:
 def _compile(source: Path, target: Path, flags: list[str]) -> None:
     """Compiles source to target unless the note beside target says that nothing it depends on has changed."""
     note = target.with_suffix(".json")
-    command = [compiler(), *flags, "-c", str(source), "-o", str(target), "-MD", "-MF", str(target.with_suffix(".d"))]
+    command = [
+        compiler(),
+        *flags,
+        "-c",
+        str(source),
+        "-o",
+        str(target),
+        "-MD",
+        "-MF",
+        str(target.with_suffix(".d")),
+    ]
     try:
         known = json.loads(note.read_text())
         if known["command"] == command and all(_digest(f) == d for f, d in known["files"].items()):
@@ -83,7 +93,9 @@ def build(family: str, variant: str | None = None) -> Path:
     variant = variant or default_variant()
     kernel_flags, runtime_flags, link_flags = VARIANTS[variant]
     if not shutil.which(compiler()):
-        raise RuntimeError(f"the emulator needs a C++20 compiler: install g++ or name one in CXX (now {compiler()})")
+        raise RuntimeError(
+            f"the emulator needs a C++20 compiler: install g++ or name one in CXX (now {compiler()})"
+        )
     import pybind11
 
     folder = cache_folder() / variant
