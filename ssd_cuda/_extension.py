@@ -27,7 +27,18 @@ else:
 
 def is_available() -> bool:
     """Whether the extension is loaded, that is, whether the ops can be called."""
-    return _C is not None
+    return _C is not None and not _load_error
+
+
+def _has_op(name: str) -> bool:
+    """Whether the loaded binary defines the op; one built from older sources may not."""
+    global _load_error
+    if _C is None:
+        return False
+    if not hasattr(torch.ops.ssd_cuda, name):
+        _load_error = f"it was built from older sources and lacks {name}"
+        return False
+    return True
 
 
 def build_info() -> dict[str, Any]:
@@ -91,7 +102,7 @@ def _cuda_problem(index: int) -> str | None:
 
 def require(op: str, *tensors: Tensor | None) -> None:
     """Raise unless the extension can run ``op`` on these tensors, which must share one device."""
-    if _C is None:
+    if _load_error:
         raise RuntimeError(f"ssd_cuda.{op} needs the compiled extension ({_load_error}): {BUILD_HINT}")
     devices = {t.device for t in tensors if t is not None}
     if len(devices) > 1:
@@ -110,7 +121,7 @@ def register_fake(name: str) -> Callable[[Fn], Fn]:
     """Decorator: the shapes of op ``name`` for torch.compile; nothing without the extension."""
 
     def decorate(fn: Fn) -> Fn:
-        if is_available():
+        if _has_op(name):
             torch.library.register_fake(f"ssd_cuda::{name}")(fn)
         return fn
 
@@ -119,5 +130,5 @@ def register_fake(name: str) -> Callable[[Fn], Fn]:
 
 def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
     """The backward of op ``name``; nothing without the extension."""
-    if is_available():
+    if _has_op(name):
         torch.library.register_autograd(f"ssd_cuda::{name}", backward, setup_context=setup_context)

@@ -106,6 +106,18 @@ def test_import_never_fails_and_the_first_call_explains():
     assert "pip install --no-build-isolation" in message
 
 
+def test_a_binary_of_older_sources_imports_and_explains():
+    code = (
+        "import torch, ssd_cuda\n"
+        "from ssd_cuda import _extension, ops\n"
+        "assert not _extension._has_op('an_op_of_tomorrow')\n"
+        "try: ops.box_iou(torch.zeros(1, 4), torch.zeros(1, 4))\n"
+        "except RuntimeError as error: print(error)\n"
+    )
+    done = run_python(code)
+    assert "built from older sources and lacks an_op_of_tomorrow" in done.stdout, done.stderr
+
+
 def test_build_info_tells_everything():
     info = ssd_cuda.build_info()
     assert info["available"] is True and info["error"] is None
