@@ -63,6 +63,10 @@ format: build/lint-env
 fuzz: build
 	SSD_FUZZ_EXAMPLES=10000 $(PYTHON) -m pytest tests -k fuzz
 
+# Needs a card; STAGE=build|contract|tests|sanitizer|bench runs one stage alone.
+gpu-check: build/env
+	$(PYTHON) -m benchmarks.gpu_check $(if $(STAGE),--stage $(STAGE)) $(if $(STUB),--stub-gpu)
+
 bench: build
 	$(PYTHON) -m ssd_cuda bench
 
