@@ -273,7 +273,7 @@ def test_errors_name_the_argument(metric, prediction, target, message):
 
 def test_a_missing_pycocotools_is_explained(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
-    with pytest.raises(ImportError, match="COCO mAP needs pycocotools .*type `pip install pycocotools`"):
+    with pytest.raises(ImportError, match=r"COCO mAP needs pycocotools .*type `pip install pycocotools`"):
         coco_map([], [], ["cell"])
 
 
