@@ -1,0 +1,224 @@
+"""Presets: the generic reference with a preset equals the transcription of that codebase."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import asdict, dataclass, replace
+
+import pytest
+import torch
+from conftest import random_boxes, random_priors
+from torch import Tensor
+
+from ssd_cuda import DetectConfig, MultiBoxConfig, reference
+
+LOSSES = [
+    "amdegroot",
+    "caffe",
+    "gluon",
+    "lufficc",
+    "mmdet",
+    "nvidia",
+    "qfgaohao",
+    "retinaface",
+    "sgrvinod",
+    "torchvision",
+]
+DETECTIONS = [name for name in LOSSES if name != "gluon"]
+PIXELS = ("mmdet", "torchvision")  # these write priors and boxes as corners in pixels
+
+
+def dialect(name: str):
+    return importlib.import_module(f"ssd_cuda.reference.dialects.{name}")
+
+
+@dataclass
+class Batch:
+    loc: Tensor  # [B, P, 4]
+    conf: Tensor  # [B, P, C]
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    priors: Tensor  # [P, 4] cx, cy, w, h, normalised
+
+    @property
+    def offsets(self) -> Tensor:
+        counts = torch.tensor([0] + [len(b) for b in self.boxes])
+        return counts.cumsum(0).int()
+
+
+def make_batch(kind: str, num_classes: int, dtype=torch.float32) -> Batch:
+    """Four images; dtype is that of the geometry. By kind: random; ties: boxes and priors on a coarse grid,
+    logits from few rows; equal: all logits equal; short: more positives than a quarter of the priors; empty:
+    no image has a ground truth; degenerate: zero-area and inverted boxes among the others."""
+    num_priors = 12 if kind == "short" else 90
+    counts = (0, 0, 0, 0) if kind == "empty" else (3, 0, 7, 1)
+    priors = random_priors(num_priors)
+    boxes = [random_boxes(n) for n in counts]
+    conf = torch.randn(len(counts), num_priors, num_classes, dtype=torch.float64) * 3
+    if kind == "ties":
+        low = torch.randint(0, 6, (num_priors, 2)) / 8
+        size = torch.randint(1, 4, (num_priors, 2)) / 8
+        priors = torch.cat([low + size / 2, size], 1)
+        low = [torch.randint(0, 6, (n, 2)) / 8 for n in counts]
+        boxes = [torch.cat([a, a + torch.randint(1, 4, a.shape) / 8], 1) for a in low]
+        conf = conf[:, :4][:, torch.randint(0, 4, (num_priors,))]
+    if kind == "equal":
+        conf = torch.zeros_like(conf)
+    if kind == "degenerate":
+        for b in boxes:
+            b[1::3, 2:] = b[1::3, :2]
+            b[2::3, 0] = b[2::3, 2] + 0.1
+    labels = [torch.randint(1, num_classes, (n,)) for n in counts]
+    loc = torch.randn(len(counts), num_priors, 4, dtype=torch.float64)
+    return Batch(loc, conf, [b.to(dtype) for b in boxes], labels, priors.to(dtype))
+
+
+def in_dialect(name: str, batch: Batch) -> Batch:
+    """The batch as a user of that codebase writes it: labels, units, order of the axes."""
+    if name in PIXELS:
+        batch.priors = reference.boxes.to_xyxy(batch.priors) * 300
+        batch.boxes = [b * 300 for b in batch.boxes]
+    if name in ("amdegroot", "mmdet"):
+        batch.labels = [n - 1 for n in batch.labels]
+    if name == "retinaface":
+        batch.labels = [torch.where(n % 2 == 0, -1, 1) for n in batch.labels]
+    if name == "torchvision":
+        batch.labels = [torch.where(n == 1, 0, n) for n in batch.labels]
+    if name == "nvidia":
+        batch.loc, batch.conf = (x.transpose(1, 2).contiguous() for x in (batch.loc, batch.conf))
+    return batch
+
+
+KINDS = ["random", "ties", "equal", "short", "empty", "degenerate"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_matching(name, kind):
+    num_classes = 2 if name == "retinaface" else 5
+    for _ in range(3):
+        batch = in_dialect(name, make_batch(kind, num_classes))
+        config = MultiBoxConfig.preset(name)
+        codes = reference.matching.match(
+            torch.cat(batch.boxes), batch.offsets, batch.priors, **asdict(config.match)
+        )
+        extra = (num_classes - 1,) if name == "mmdet" else ()
+        for b, (boxes, labels) in enumerate(zip(batch.boxes, batch.labels, strict=True)):
+            owner, _ = dialect(name).assign(boxes, labels, batch.priors, *extra)
+            assert torch.equal(codes[b].clamp(min=-1).long(), owner)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_and_gradients(name, kind):
+    num_classes = 2 if name == "retinaface" else 5
+    for _ in range(3):
+        batch = in_dialect(name, make_batch(kind, num_classes, torch.float64))
+        ours = [x.clone().requires_grad_() for x in (batch.loc, batch.conf)]
+        theirs = [x.clone().requires_grad_() for x in (batch.loc, batch.conf)]
+        options = asdict(MultiBoxConfig.preset(name))
+        boxes, labels = torch.cat(batch.boxes), torch.cat(batch.labels)
+        got = reference.multibox.multibox_loss(*ours, boxes, labels, batch.offsets, batch.priors, **options)
+        want = dialect(name).loss(*theirs, batch.boxes, batch.labels, batch.priors)
+        torch.testing.assert_close(
+            torch.stack(got[:2]), torch.stack(want), rtol=1e-9, atol=1e-12, equal_nan=True
+        )
+        if not torch.stack(want).isfinite().all():
+            continue  # a forced zero-area box, or nothing to divide by: that codebase's own nan or inf
+        (got[0] + got[1]).backward()
+        (want[0] + want[1]).backward()
+        for mine, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-9, atol=1e-12)
+
+
+def sorted_rows(score: Tensor, label: Tensor, prior: Tensor) -> Tensor:
+    """Order by (score desc, label asc, prior asc)."""
+    order = torch.argsort(prior, stable=True)
+    order = order[torch.argsort(label[order], stable=True)]
+    return order[torch.argsort(score[order], descending=True, stable=True)]
+
+
+def check_detections(name: str, config: DetectConfig, loc, conf, priors, detect) -> int:
+    boxes, scores, labels, indices, counts = reference.detect.detect(loc, conf, priors, **asdict(config))
+    for b in range(len(loc)):
+        box, score, label, prior = detect(loc[b], conf[b], priors)
+        order = sorted_rows(score, label, prior)
+        n = int(counts[b])
+        assert n == len(order)
+        assert torch.equal(labels[b, :n], label[order])
+        assert torch.equal(indices[b, :n], prior[order])
+        torch.testing.assert_close(scores[b, :n], score[order])
+        torch.testing.assert_close(
+            boxes[b, :n], box[order], rtol=1e-5, atol=1e-4 if priors.max() > 2 else 1e-6
+        )
+        assert (scores[b, n:] == 0).all() and (labels[b, n:] == -1).all() and (indices[b, n:] == -1).all()
+    return int(counts.sum())
+
+
+def detection_inputs(name: str, sharpness: float, batch: int = 2, num_priors: int = 150):
+    num_classes = 2 if name == "retinaface" else 4
+    loc = torch.randn(batch, num_priors, 4)
+    conf = torch.randn(batch, num_priors, num_classes) * sharpness
+    priors = random_priors(num_priors)
+    if name in PIXELS:
+        priors = reference.boxes.to_xyxy(priors) * 300
+    if name == "retinaface":
+        priors = priors * torch.tensor([320.0, 240, 320, 240])
+    if name == "nvidia":
+        loc, conf = loc.transpose(1, 2), conf.transpose(1, 2)
+    return loc, conf, priors
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 4.0])
+@pytest.mark.parametrize("name", DETECTIONS)
+def test_detection(name, sharpness):
+    inputs = detection_inputs(name, sharpness)
+    assert check_detections(name, DetectConfig.preset(name), *inputs, dialect(name).detect) > 20
+
+
+@pytest.mark.parametrize("name", DETECTIONS)
+def test_detection_with_ties_and_duplicates(name):
+    """Equal scores inside a class (different in different classes), and boxes that are there twice."""
+    loc, conf, priors = detection_inputs(name, 2.0, num_priors=120)
+    p = 2 if name == "nvidia" else 1
+    twice = torch.arange(120) % 40
+    loc, conf, priors = loc.index_select(p, twice) * 0.3, conf.index_select(p, twice), priors[twice]
+    assert check_detections(name, DetectConfig.preset(name), loc, conf, priors, dialect(name).detect) > 10
+
+
+@pytest.mark.parametrize("name", DETECTIONS)
+def test_nothing_passes(name):
+    loc, conf, priors = detection_inputs(name, 1.0)
+    conf.zero_()
+    conf.select(1 if name == "nvidia" else 2, -1 if name == "mmdet" else 0).fill_(40)
+    assert check_detections(name, DetectConfig.preset(name), loc, conf, priors, dialect(name).detect) == 0
+
+
+@pytest.mark.parametrize(
+    "name, limit", [("caffe", 400), ("amdegroot", 200), ("nvidia", 200), ("qfgaohao", 200)]
+)
+def test_more_candidates_than_top_k(name, limit):
+    loc, conf, priors = detection_inputs(name, 1.0, batch=1, num_priors=limit + 100)
+    assert check_detections(name, DetectConfig.preset(name), loc, conf, priors, dialect(name).detect) > 20
+
+
+def test_soft_nms_is_qfgaohaos():
+    loc, conf, priors = detection_inputs("qfgaohao", 2.0)
+    config = DetectConfig.preset("qfgaohao", soft_nms="gaussian", top_k=None)
+    assert check_detections("qfgaohao", config, loc, conf, priors, dialect("qfgaohao").detect_soft) > 100
+
+
+def test_paper_is_caffe():
+    assert MultiBoxConfig.preset("paper") == MultiBoxConfig.preset("caffe")
+    assert DetectConfig.preset("paper") == DetectConfig.preset("caffe")
+
+
+def test_a_retinaface_truth_below_its_floor_takes_over_a_matched_prior():
+    """By hand: prior 0 matches truth 0 at IoU 1; truth 1 reaches only 0.19 with it and still renames it."""
+    priors = torch.tensor([[0.5, 0.5, 1.0, 1.0], [4.5, 4.5, 1.0, 1.0]])
+    boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 0.38, 0.5]])
+    offsets = torch.tensor([0, 2])
+    config = MultiBoxConfig.preset("retinaface").match
+    assert reference.matching.match(boxes, offsets, priors, **asdict(config)).tolist() == [[1, -1]]
+    config = replace(config, relabel_unforced=False)
+    assert reference.matching.match(boxes, offsets, priors, **asdict(config)).tolist() == [[0, -1]]
