@@ -73,7 +73,8 @@ def _load(path: Path) -> dict[str, list]:
 def _field(entry: Any, key: str, kind: type, path: Path) -> Any:
     value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, kind):
-        raise DataError(f"{path} must have a {kind.__name__} {key!r} in every entry, got {str(entry)[:80]}")
+        kind_name = {int: "an integer", str: "a text", list: "a list"}[kind]
+        raise DataError(f"{path} must have {kind_name} {key!r} in every entry, got {str(entry)[:80]}")
     return value
 
 

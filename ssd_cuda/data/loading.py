@@ -159,7 +159,7 @@ class CachedDataset(DetectionDataset):
         return len(self.targets)
 
     def image(self, index: int) -> Tensor:
-        return require("torchvision.tv_tensors", "a detection dataset").Image(self.images[index])
+        return require("torchvision.tv_tensors", "a detection dataset").Image(self.images[index].clone())
 
     def target(self, index: int) -> dict[str, Any]:
         return dict(self.targets[index])
