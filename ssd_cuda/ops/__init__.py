@@ -3,13 +3,17 @@
 from .boxes import box_iou, decode, encode
 from .ground_truth import GroundTruth
 from .mining import TopK, select_hard_negatives, top_k_threshold
+from .nms import batched_nms, nms, nms_padded
 
 __all__ = [
     "GroundTruth",
     "TopK",
+    "batched_nms",
     "box_iou",
     "decode",
     "encode",
+    "nms",
+    "nms_padded",
     "select_hard_negatives",
     "top_k_threshold",
 ]

@@ -1,0 +1,192 @@
+// nms and batched_nms on the CPU; the schemas of the family.
+#include "../common/torch_api.h"
+#include "nms_grid.h"
+#include "nms_sort.h"
+
+namespace ssd_cuda {
+namespace {
+
+using nms::Candidate;
+using nms::Kind;
+using nms::LaneInt;
+
+// Classes as lane integers that are equal exactly when idxs are.
+template <typename T>
+std::vector<LaneInt<T>> lane_classes(const int64_t* idxs, int64_t n) {
+  std::vector<LaneInt<T>> classes(n, 0);
+  if (idxs == nullptr || n == 0) return classes;
+  const auto [low, high] = std::minmax_element(idxs, idxs + n);
+  const uint64_t first = *low, span = static_cast<uint64_t>(*high) - first;
+  if (span <= static_cast<uint64_t>(std::numeric_limits<LaneInt<T>>::max())) {
+    for (int64_t i = 0; i < n; ++i) {
+      classes[i] = static_cast<LaneInt<T>>(static_cast<uint64_t>(idxs[i]) - first);
+    }
+    return classes;
+  }
+  std::vector<int64_t> values(idxs, idxs + n);
+  std::sort(values.begin(), values.end());
+  values.erase(std::unique(values.begin(), values.end()), values.end());
+  for (int64_t i = 0; i < n; ++i) {
+    const auto at = std::lower_bound(values.begin(), values.end(), idxs[i]);
+    classes[i] = static_cast<LaneInt<T>>(at - values.begin());
+  }
+  return classes;
+}
+
+// The boxes in score order and what has been kept of them.
+template <typename T>
+class Sweep {
+ public:
+  template <typename Storage>
+  Sweep(const Storage* boxes, const int64_t* idxs, int64_t n, const uint32_t* order,
+        const SuppressRule<T>& rule)
+      : rule_(rule),
+        n_(n),
+        order_(order),
+        candidates_(new Candidate<T>[n]),
+        kinds_(n),
+        grid_(rule) {
+    const std::vector<LaneInt<T>> classes = lane_classes<T>(idxs, n);
+    for (int64_t k = 0; k < n; ++k) {
+      const Storage* b = boxes + 4 * static_cast<int64_t>(order[k]);
+      const Vec4<T> box{static_cast<T>(b[0]), static_cast<T>(b[1]), static_cast<T>(b[2]),
+                        static_cast<T>(b[3])};
+      candidates_[k] = {box, rule.area(box), classes[order[k]]};
+      kinds_[k] = nms::kind_of(box, candidates_[k].area, rule);
+    }
+  }
+
+  // Appends the kept indices to keep, at most max_output of them.
+  void run(int64_t max_output, std::vector<int64_t>& keep) {
+    if (rule_.inclusive && rule_.threshold == 0) return run_any_iou(max_output, keep);
+    all_.reserve(n_);
+    with_simd([&](auto bytes) SSD_SIMD_BODY {
+      using V = Pack<T, decltype(bytes)::value / static_cast<int>(sizeof(T))>;
+      for (int64_t k = 0; k < n_ && static_cast<int64_t>(keep.size()) < max_output; ++k) {
+        if (kinds_[k] != Kind::kInert) {
+          if (removed<V>(k)) continue;
+          add(k);
+        }
+        keep.push_back(order_[k]);
+      }
+    });
+  }
+
+ private:
+  template <typename V>
+  SSD_SIMD_BODY bool removed(int64_t k) const {
+    const Candidate<T>& q = candidates_[k];
+    if (!grid_.built() || kinds_[k] == Kind::kOdd) return nms::any_removes<V>(all_, q, rule_);
+    if (odd_.size > 0 && nms::any_removes<V>(odd_, q, rule_)) return true;
+    return grid_.template removes<V>(q, all_);
+  }
+
+  __attribute__((noinline)) void add(int64_t k) {
+    const Candidate<T>& c = candidates_[k];
+    all_.push(c.box, c.area, c.cls);
+    if (kinds_[k] == Kind::kOdd) {
+      if (odd_.size == 0) odd_.reserve(n_);
+      odd_.push(c.box, c.area, c.cls);
+    } else if (grid_.built()) {
+      grid_.insert(k, c);
+    } else {
+      early_.push_back(k);
+    }
+    if (!grid_.built() && all_.size == nms::kGridFrom && n_ - k > nms::kGridFrom) {
+      grid_.build(candidates_.get(), kinds_.data(), n_);
+      for (int64_t kept : early_) grid_.insert(kept, candidates_[kept]);
+    }
+  }
+
+  // IoU >= 0: disjoint and empty boxes count too, so nearly everything goes after the first box.
+  void run_any_iou(int64_t max_output, std::vector<int64_t>& keep) {
+    std::vector<const Candidate<T>*> kept;
+    for (int64_t k = 0; k < n_ && static_cast<int64_t>(keep.size()) < max_output; ++k) {
+      const Candidate<T>& q = candidates_[k];
+      const bool removed = std::any_of(kept.begin(), kept.end(), [&](const Candidate<T>* c) {
+        return c->cls == q.cls && rule_(c->box, c->area, q.box, q.area);
+      });
+      if (removed) continue;
+      kept.push_back(&q);
+      keep.push_back(order_[k]);
+    }
+  }
+
+  SuppressRule<T> rule_;
+  int64_t n_;
+  const uint32_t* order_;
+  std::unique_ptr<Candidate<T>[]> candidates_;
+  std::vector<Kind> kinds_;
+  nms::KeptList<T> all_, odd_;
+  std::vector<int64_t> early_;  // kept before there was a grid
+  nms::Grid<T> grid_;
+};
+
+std::vector<int64_t> kept_indices(const Tensor& boxes, const Tensor& scores,
+                                  const std::optional<Tensor>& idxs, double iou_threshold,
+                                  bool inclusive, double iou_eps, double pixel_offset,
+                                  int64_t max_output) {
+  const int64_t n = boxes.size(0);
+  STD_TORCH_CHECK(n < std::numeric_limits<int32_t>::max(), "nms: at most 2^31 - 2 boxes, got ", n);
+  std::vector<int64_t> keep;
+  if (n == 0) return keep;
+  const Tensor box = dense(boxes, 1), score = dense(scores, 1);
+  const auto idx = idxs ? std::optional(dense(*idxs, 1)) : std::nullopt;
+  std::vector<uint32_t> order(n);
+  dispatch_floating(score.scalar_type(), "nms", [&](auto zero) {
+    using S = decltype(zero);
+    nms::score_order<acc_t<S>>(in<S>(score), n, order.data());
+  });
+  dispatch_floating(box.scalar_type(), "nms", [&](auto zero) {
+    using S = decltype(zero);
+    using T = acc_t<S>;
+    const auto rule = suppress_rule<T>(iou_threshold, inclusive, iou_eps, pixel_offset);
+    Sweep<T>(in<S>(box), in<int64_t>(idx), n, order.data(), rule).run(max_output, keep);
+  });
+  return keep;
+}
+
+// -> int64 [kept]
+Tensor nms_indices(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
+                   double iou_threshold, bool inclusive, double iou_eps, double pixel_offset) {
+  const std::vector<int64_t> keep =
+      kept_indices(boxes, scores, idxs, iou_threshold, inclusive, iou_eps, pixel_offset,
+                   std::numeric_limits<int64_t>::max());
+  const auto count = static_cast<int64_t>(keep.size());
+  Tensor result = empty_on(boxes, {count}, ScalarType::Long);
+  std::copy(keep.begin(), keep.end(), out<int64_t>(result));
+  return result;
+}
+
+// -> int64 [max_output] padded with -1, int64 []
+std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
+                                      const std::optional<Tensor>& idxs, double iou_threshold,
+                                      bool inclusive, double iou_eps, double pixel_offset,
+                                      int64_t max_output) {
+  const std::vector<int64_t> keep = kept_indices(boxes, scores, idxs, iou_threshold, inclusive,
+                                                 iou_eps, pixel_offset, max_output);
+  Tensor result = empty_on(boxes, {max_output}, ScalarType::Long);
+  Tensor count = empty_on(boxes, {}, ScalarType::Long);
+  int64_t* end = std::copy(keep.begin(), keep.end(), out<int64_t>(result));
+  std::fill(end, out<int64_t>(result) + max_output, -1);
+  *out<int64_t>(count) = static_cast<int64_t>(keep.size());
+  return {result, count};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(ssd_cuda, m) {
+  m.def(
+      "nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, bool inclusive, "
+      "float iou_eps, float pixel_offset) -> Tensor");
+  m.def(
+      "nms_padded(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, bool inclusive, "
+      "float iou_eps, float pixel_offset, int max_output) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CPU, m) {
+  m.impl("nms", TORCH_BOX(&nms_indices));
+  m.impl("nms_padded", TORCH_BOX(&nms_padded));
+}
+
+}  // namespace ssd_cuda
