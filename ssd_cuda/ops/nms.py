@@ -8,6 +8,8 @@ float32 first and so decides differently at an IoU of exactly float32(0.1), floa
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,8 +19,8 @@ from ._checks import FLOATING, check_tensor
 
 _FLOATING = frozenset(FLOATING)
 _INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_nms = torch.ops.ssd_cuda.nms.default if _has_op("nms") else None
-_nms_padded = torch.ops.ssd_cuda.nms_padded.default if _has_op("nms_padded") else None
+_nms: Any = torch.ops.ssd_cuda.nms.default if _has_op("nms") else None
+_nms_padded: Any = torch.ops.ssd_cuda.nms_padded.default if _has_op("nms_padded") else None
 
 
 def nms(
@@ -81,8 +83,8 @@ def batched_nms(
     """
     if idxs is None:
         raise TypeError("idxs must be a tensor, got NoneType")
-    idxs = _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "batched_nms")
-    return _nms(boxes, scores, idxs, iou_threshold, inclusive, iou_eps, pixel_offset)
+    classes = _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "batched_nms")
+    return _nms(boxes, scores, classes, iou_threshold, inclusive, iou_eps, pixel_offset)
 
 
 def nms_padded(
