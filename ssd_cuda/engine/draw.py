@@ -188,11 +188,14 @@ def save_loss_curve(
 
 
 def _running_mean(values: np.ndarray, reach: int) -> np.ndarray:
-    """Mean of up to ``reach`` values at either side; shorter at the ends.  # [n]"""
-    total = np.concatenate([[0.0], np.cumsum(values)])
+    """Mean of the finite ones of up to ``reach`` values at either side; nan if there is none.  # [n]"""
+    finite = np.isfinite(values)
     i = np.arange(len(values))
     low, high = np.maximum(i - reach, 0), np.minimum(i + reach + 1, len(values))
-    return (total[high] - total[low]) / (high - low)
+    total, count = (np.concatenate([[0.0], np.cumsum(v)]) for v in (np.where(finite, values, 0.0), finite))
+    number = count[high] - count[low]
+    mean = np.full(len(values), np.nan)
+    return np.divide(total[high] - total[low], number, out=mean, where=number > 0)
 
 
 def _on_canvas(boxes: Tensor, scale: float, size: tuple[int, int], line: int) -> list[Any]:
