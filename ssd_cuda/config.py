@@ -256,12 +256,19 @@ class DetectConfig:
         check_choice("layout", self.layout, ("bpc", "bcp"))
         check_choice("prior_format", self.prior_format, ("cxcywh", "xyxy"))
         check_choice("soft_nms", self.soft_nms, (None, "gaussian"))
+        check_range("score_threshold", self.score_threshold, -math.inf)
         check_range("iou_threshold", self.iou_threshold, 0.0, 1.0)
+        check_range("iou_eps", self.iou_eps, 0.0)
+        check_range("pixel_offset", self.pixel_offset, 0.0)
         check_range("soft_nms_sigma", self.soft_nms_sigma, 1e-12)
         for name in ("top_k", "detections_per_image"):
             value = getattr(self, name)
             if value is not None:
                 check_range(name, value, 1)
+        if self.max_log_scale is not None:
+            check_range("max_log_scale", self.max_log_scale, 0.0)
+        if len(self.clip_size) != 2 or not all(side > 0 for side in self.clip_size):
+            raise ValueError(f"clip_size must be two positive numbers, got {self.clip_size}")
         if len(self.variances) not in (2, 4) or not all(v > 0 for v in self.variances):
             raise ValueError(f"variances must be 2 or 4 positive numbers, got {self.variances}")
 

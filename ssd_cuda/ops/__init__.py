@@ -1,16 +1,19 @@
 """The ops: validation, autograd and shapes over the kernels. One module per family."""
 
 from .boxes import box_iou, decode, encode
+from .detect import Detections, detect
 from .ground_truth import GroundTruth
 from .mining import TopK, select_hard_negatives, top_k_threshold
 from .nms import batched_nms, nms, nms_padded
 
 __all__ = [
+    "Detections",
     "GroundTruth",
     "TopK",
     "batched_nms",
     "box_iou",
     "decode",
+    "detect",
     "encode",
     "nms",
     "nms_padded",

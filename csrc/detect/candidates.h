@@ -1,0 +1,251 @@
+// Finding the candidates of an image on the CPU: one read of the logits, the best keys of each pool kept.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "../common/exp_simd.h"
+#include "detect_options.h"
+
+namespace ssd_cuda {
+
+// The best `keep` keys of a stream, exactly. Holds at most twice that many: it is cut in half when full, and
+// from then on only keys below the worst kept one enter.
+template <typename T>
+class CandidatePool {
+ public:
+  using Key = CandidateKey<T>;
+
+  explicit CandidatePool(int64_t keep)
+      : keep_(static_cast<std::size_t>(keep)),
+        full_(keep > kNoLimit / 2 ? kNoLimit : std::max<int64_t>(2 * keep, 1024)) {}
+
+  // True when the pool was cut, that is, when worst() changed.
+  bool add(Key key) {
+    if (!(key < worst_)) return false;
+    keys.push_back(key);
+    if (keys.size() < full_) return false;
+    cut();
+    return true;
+  }
+  Key worst() const { return worst_; }
+  bool was_cut() const { return was_cut_; }
+
+  // Leaves at most keep() keys, best first.
+  void sort() {
+    if (keys.size() > keep_) cut();
+    std::sort(keys.begin(), keys.end());
+  }
+
+  std::vector<Key> keys;
+
+ private:
+  static constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
+
+  __attribute__((noinline)) void cut() {
+    std::nth_element(keys.begin(), keys.begin() + (keep_ - 1), keys.end());
+    keys.resize(keep_);
+    worst_ = keys.back();
+    was_cut_ = true;
+  }
+
+  std::size_t keep_, full_;
+  Key worst_ = ~Key{0};
+  bool was_cut_ = false;
+};
+
+constexpr int64_t kScanLanes =
+    16;  // a row's sum has this many partial sums, whatever the register width
+constexpr int64_t kScanTile = 32;  // rows converted at a time
+
+inline int64_t padded_columns(int64_t columns) {
+  return (columns + kScanLanes - 1) / kScanLanes * kScanLanes;
+}
+
+// Pools of candidates and, per column, the score that a candidate must at least have to matter: the threshold,
+// or the worst score of a full pool; +inf for background and padding.
+template <typename T>
+class CandidateSink {
+ public:
+  using Key = CandidateKey<T>;
+
+  // pool_per_label: one pool a foreground column, else one for all.
+  CandidateSink(const DetectOptions<T>& options, int64_t num_priors, int64_t num_classes,
+                int64_t keep, bool pool_per_label)
+      : pools(pool_per_label ? options.labels() : 1, CandidatePool<T>(keep)),
+        limits(padded_columns(num_classes), std::numeric_limits<T>::infinity()),
+        options_(options),
+        num_priors_(num_priors),
+        pool_per_label_(pool_per_label) {
+    std::fill(limits.begin() + options.first_label, limits.begin() + options.last_label,
+              options.score_threshold);
+  }
+
+  void offer(T score, int64_t label, int64_t prior) {
+    if (!(score > options_.score_threshold)) return;
+    const Key key = candidate_key(score, static_cast<uint32_t>(label * num_priors_ + prior));
+    if (after_any && !(key > after)) return;
+    CandidatePool<T>& pool = pools[pool_per_label_ ? label - options_.first_label : 0];
+    if (pool.add(key)) raise_limits(pool, label);
+  }
+
+  // Leaves a label out from now on.
+  void close(int64_t label) { limits[label] = std::numeric_limits<T>::infinity(); }
+
+  std::vector<CandidatePool<T>> pools;
+  std::vector<T> limits;   // [padded C]
+  bool after_any = false;  // only keys beyond `after` are taken
+  Key after = 0;
+
+ private:
+  __attribute__((noinline)) void raise_limits(const CandidatePool<T>& pool, int64_t label) {
+    const T limit = candidate_score(pool.worst());
+    const int64_t first = pool_per_label_ ? label : options_.first_label;
+    const int64_t last = pool_per_label_ ? label + 1 : options_.last_label;
+    for (int64_t c = first; c < last; ++c) limits[c] = std::max(limits[c], limit);
+  }
+
+  const DetectOptions<T>& options_;
+  int64_t num_priors_;
+  bool pool_per_label_;
+};
+
+template <typename M>
+SSD_SIMD_BODY inline bool any_lane(M mask) {
+  uint64_t words[sizeof(M) / 8], any = 0;
+  std::memcpy(words, &mask, sizeof mask);
+  for (uint64_t word : words) any |= word;
+  return any != 0;
+}
+
+// Scores rows of logits and offers what may matter to a sink.
+//
+// softmax: score[c] = exp(x[c] - max) / sum, where the sum is taken over 16 partial sums (column c in sum c mod 16)
+// joined in a fixed tree, so that it has the same bits at every register width and on a card. A row whose
+// foreground logits all lie below x[background] + log(threshold) has no candidate: no exp is taken for it.
+template <typename T, typename S>
+class RowScanner {
+ public:
+  RowScanner(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs)
+      : options_(options),
+        inputs_(inputs),
+        columns_(inputs.num_classes),
+        padded_(padded_columns(columns_)) {
+    const RowView<S>& conf = inputs.conf;
+    end_ = conf.data + (inputs.images - 1) * conf.image_stride +
+           (inputs.num_priors - 1) * conf.row_stride + columns_;
+    foreground_.assign(padded_, Mask(0));
+    std::fill(foreground_.begin() + options.first_label, foreground_.begin() + options.last_label,
+              Mask(-1));
+    const T threshold = options.score_threshold;
+    if (options.scores == ScoreKind::kSoftmax && threshold > 0) {
+      background_ = options.first_label > 0 ? 0 : options.last_label < columns_ ? columns_ - 1 : -1;
+      skip_below_ = std::log(threshold) - T(1e-3);
+    }
+  }
+
+  void scan(int64_t image, int64_t begin, int64_t end, CandidateSink<T>& sink) const {
+    std::vector<T> tile(kScanTile * padded_), work(padded_);
+    for (int64_t p = begin; p < end; p += kScanTile) {
+      const int64_t rows = std::min(kScanTile, end - p);
+      const T* source[kScanTile];
+      for (int64_t r = 0; r < rows; ++r) {
+        source[r] = load_row(inputs_.conf.row(image, p + r), tile.data() + r * padded_);
+      }
+      with_simd([&](auto bytes) SSD_SIMD_BODY {
+        using V = Pack<T, decltype(bytes)::value / sizeof(T)>;
+        for (int64_t r = 0; r < rows; ++r) scan_row<V>(source[r], p + r, work.data(), sink);
+      });
+    }
+  }
+
+ private:
+  using Mask = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+  // The row itself where it can be read up to padded_ columns in place, else a padded copy.
+  const T* load_row(const S* row, T* copy) const {
+    if constexpr (std::is_same_v<S, T>) {
+      if (inputs_.conf.column_stride == 1 && row + padded_ <= end_) return row;
+    }
+    const int64_t step = inputs_.conf.column_stride;
+    for (int64_t c = 0; c < columns_; ++c) copy[c] = static_cast<T>(row[c * step]);
+    return copy;
+  }
+
+  template <typename V>
+  SSD_SIMD_BODY bool may_have_candidate(const T* x) const {
+    constexpr int kWidth = sizeof(V) / sizeof(T);
+    if (background_ < 0) return true;
+    const V limit = V{} + (x[background_] + skip_below_);
+    auto any = limit > limit;
+    for (int64_t c = 0; c < padded_; c += kWidth) {
+      const auto foreground = load_pack<decltype(any)>(foreground_.data() + c);
+      any |= ~(load_pack<V>(x + c) < limit) & foreground;
+    }
+    return any_lane(any);
+  }
+
+  // Fills e[padded C] with numbers whose quotient by the result is the score.
+  template <typename V>
+  SSD_SIMD_BODY T numerators(const T* x, T* e) const {
+    constexpr int kWidth = sizeof(V) / sizeof(T);
+    if (options_.scores == ScoreKind::kGiven) {
+      std::copy(x, x + columns_, e);
+      return T(1);
+    }
+    if (options_.scores == ScoreKind::kSigmoid) {
+      for (int64_t c = 0; c < padded_; c += kWidth) {
+        store_pack(e + c, T(1) / (T(1) + exp_fixed_pack(-load_pack<V>(x + c))));
+      }
+      return T(1);
+    }
+    std::copy(x, x + columns_, e);
+    std::fill(e + columns_, e + padded_, -std::numeric_limits<T>::infinity());
+    V largest = load_pack<V>(e);
+    for (int64_t c = kWidth; c < padded_; c += kWidth) {
+      const V v = load_pack<V>(e + c);
+      largest = v > largest ? v : largest;
+    }
+    T top = largest[0];
+    for (int lane = 1; lane < kWidth; ++lane) top = largest[lane] > top ? largest[lane] : top;
+    T sums[kScanLanes] = {};
+    for (int64_t c = 0; c < padded_; c += kScanLanes) {
+      for (int u = 0; u < kScanLanes; u += kWidth) {
+        const V v = exp_fixed_pack(load_pack<V>(e + c + u) - top);
+        store_pack(e + c + u, v);
+        store_pack(sums + u, load_pack<V>(sums + u) + v);
+      }
+    }
+    for (int width = kScanLanes / 2; width > 0; width /= 2) {
+      for (int lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
+    }
+    return sums[0];
+  }
+
+  template <typename V>
+  SSD_SIMD_BODY void scan_row(const T* x, int64_t prior, T* e, CandidateSink<T>& sink) const {
+    constexpr int kWidth = sizeof(V) / sizeof(T);
+    if (!may_have_candidate<V>(x)) return;
+    const T sum = numerators<V>(x, e);
+    // A little below the limit: the exact test is the sink's, on the rounded quotient.
+    const T scale = options_.scores == ScoreKind::kGiven ? T(1) : sum * T(1 - 1e-6);
+    for (int64_t c = 0; c < padded_; c += kWidth) {
+      const auto passes = load_pack<V>(e + c) >= load_pack<V>(sink.limits.data() + c) * scale;
+      if (!any_lane(passes)) continue;
+      for (int lane = 0; lane < kWidth; ++lane) {
+        if (passes[lane]) sink.offer(e[c + lane] / sum, c + lane, prior);
+      }
+    }
+  }
+
+  const DetectOptions<T>& options_;
+  const DetectInputs<T, S>& inputs_;
+  int64_t columns_, padded_;
+  int64_t background_ = -1;  // the column that lets a row be skipped, or -1
+  T skip_below_ = 0;
+  const S* end_;
+  std::vector<Mask> foreground_;  // [padded C], -1 or 0
+};
+
+}  // namespace ssd_cuda

@@ -1,0 +1,195 @@
+// The fused post-process on the CPU; the schema of the family.
+//
+// Two ways, with the same result. Where few rows are wanted (the usual case) the candidates of an image, of all
+// classes together, go through NMS in score order until the rows are full: the scan then keeps only the best few
+// thousand, and in the rare case that they do not fill the rows it is repeated for the next ones. Where every
+// survivor is wanted, or scores decay (soft-NMS), each class has its pool of top_k and its own NMS.
+#include "../common/torch_api.h"
+#include "image_detections.h"
+
+namespace ssd_cuda {
+namespace {
+
+constexpr int64_t kSlice = 4096;    // priors scanned by one task
+constexpr int64_t kFewRows = 4096;  // up to this many output rows, the first way
+constexpr int64_t kSmallestWindow = 2048;
+
+template <typename T, typename S>
+class CpuDetect {
+ public:
+  CpuDetect(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs,
+            const DetectOutputs<T>& outputs)
+      : options_(options),
+        inputs_(inputs),
+        outputs_(outputs),
+        scanner_(options, inputs),
+        slices_((inputs.num_priors + kSlice - 1) / kSlice),
+        few_rows_(options.soft_sigma == 0 && options.rows <= kFewRows) {}
+
+  void run() {
+    if (slices_ == 0 || options_.labels() <= 0) {
+      for (int64_t b = 0; b < inputs_.images; ++b) write_image(options_, 1, b, {}, outputs_);
+      return;
+    }
+    const int64_t keep = few_rows_ ? window() : options_.top_k;
+    const bool pool_per_label = !few_rows_ && !options_.class_agnostic;
+    std::vector<CandidateSink<T>> sinks(
+        inputs_.images * slices_,
+        CandidateSink<T>(options_, inputs_.num_priors, inputs_.num_classes, keep, pool_per_label));
+    parallel_grains(inputs_.images * slices_, 1, [&](int64_t task, int64_t) {
+      const int64_t begin = task % slices_ * kSlice;
+      const int64_t end = std::min(begin + kSlice, inputs_.num_priors);
+      scanner_.scan(task / slices_, begin, end, sinks[task]);
+    });
+    if (few_rows_) {
+      parallel_grains(inputs_.images, 1,
+                      [&](int64_t image, int64_t) { windows(image, &sinks[image * slices_]); });
+    } else {
+      every_list(sinks);
+    }
+  }
+
+ private:
+  int64_t window() const { return std::max(kSmallestWindow, 8 * options_.rows); }
+
+  // The best of all slices, sorted; true when something beyond them was left out.
+  bool merge(CandidateSink<T>* sinks, int64_t pool, int64_t keep, CandidatePool<T>& merged) const {
+    bool left_out = false;
+    merged = CandidatePool<T>(keep);
+    for (int64_t s = 0; s < slices_; ++s) {
+      CandidatePool<T>& part = sinks[s].pools[pool];
+      left_out |= part.was_cut();
+      for (CandidateKey<T> key : part.keys) merged.add(key);
+    }
+    merged.sort();
+    return left_out || merged.was_cut();
+  }
+
+  void windows(int64_t image, CandidateSink<T>* sinks) const {
+    ImageNms<T, S> nms(options_, inputs_, image);
+    CandidatePool<T> found(0);
+    int64_t keep = window();
+    bool more = merge(sinks, 0, keep, found);
+    while (true) {
+      bool room = true;
+      for (std::size_t i = 0; room && i < found.keys.size(); ++i) room = nms.add(found.keys[i]);
+      if (!room || !more) break;
+      keep *= 8;
+      CandidateSink<T> next(options_, inputs_.num_priors, inputs_.num_classes, keep, false);
+      next.after_any = true;
+      next.after = found.keys.back();
+      nms.close_full_lists(next);
+      scanner_.scan(image, 0, inputs_.num_priors, next);
+      found = std::move(next.pools[0]);
+      found.sort();
+      more = found.was_cut();
+    }
+    write_image(options_, inputs_.num_priors, image, nms.detections, outputs_);
+  }
+
+  void every_list(std::vector<CandidateSink<T>>& sinks) const {
+    const int64_t lists = options_.lists();
+    std::vector<std::vector<Detection<T>>> kept(inputs_.images * lists);
+    parallel_grains(inputs_.images * lists, 1, [&](int64_t task, int64_t) {
+      const int64_t image = task / lists;
+      CandidatePool<T> pool(0);
+      merge(&sinks[image * slices_], task % lists, options_.top_k, pool);
+      if (options_.soft_sigma > 0) {
+        soft_nms_list(options_, inputs_, image, pool.keys, kept[task]);
+      } else {
+        ImageNms<T, S> nms(options_, inputs_, image);
+        for (CandidateKey<T> key : pool.keys) {
+          if (!nms.add(key)) break;
+        }
+        kept[task] = std::move(nms.detections);
+      }
+    });
+    parallel_grains(inputs_.images, 1, [&](int64_t image, int64_t) {
+      std::vector<Detection<T>> all;
+      for (int64_t list = 0; list < lists; ++list) {
+        const auto& part = kept[image * lists + list];
+        all.insert(all.end(), part.begin(), part.end());
+      }
+      std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.key < b.key; });
+      write_image(options_, inputs_.num_priors, image, all, outputs_);
+    });
+  }
+
+  const DetectOptions<T>& options_;
+  const DetectInputs<T, S>& inputs_;
+  const DetectOutputs<T>& outputs_;
+  RowScanner<T, S> scanner_;
+  int64_t slices_;
+  bool few_rows_;
+};
+
+using Results = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Results detect(const Tensor& loc, const Tensor& conf, const Tensor& priors, int64_t scores,
+               double score_threshold, int64_t top_k, double iou_threshold, bool inclusive,
+               double iou_eps, double pixel_offset, double soft_sigma, bool class_agnostic,
+               int64_t first_label, int64_t last_label, int64_t rows, const Doubles& variance,
+               double max_log, bool symmetric, bool xyxy, int64_t clip, const Doubles& clip_size,
+               bool channels_first) {
+  const int64_t images = conf.size(0), p = channels_first ? 2 : 1, c = 3 - p;
+  const Tensor prior = dense(priors);
+  const ScalarType wide =
+      conf.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  Results results{empty_on(conf, {images, rows, 4}, wide), empty_on(conf, {images, rows}, wide),
+                  empty_on(conf, {images, rows}, ScalarType::Long),
+                  empty_on(conf, {images, rows}, ScalarType::Long),
+                  empty_on(conf, {images}, ScalarType::Long)};
+  auto& [boxes, kept_scores, labels, prior_indices, counts] = results;
+  dispatch_floating(conf.scalar_type(), "detect", [&](auto zero) {
+    using S = decltype(zero);
+    using T = acc_t<S>;
+    const DetectOptions<T> options{
+        .scores = static_cast<ScoreKind>(scores),
+        .score_threshold = static_cast<T>(score_threshold),
+        .top_k = top_k,
+        .rule = suppress_rule<T>(iou_threshold, inclusive, iou_eps, pixel_offset),
+        .soft_sigma = static_cast<T>(soft_sigma),
+        .class_agnostic = class_agnostic,
+        .first_label = first_label,
+        .last_label = last_label,
+        .rows = rows,
+        .variance = {T(variance[0]), T(variance[1]), T(variance[2]), T(variance[3])},
+        .clamp = {T(max_log), symmetric},
+        .format = xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh,
+        .clip = static_cast<ClipKind>(clip),
+        .clip_width = T(clip_size[0]),
+        .clip_height = T(clip_size[1])};
+    const DetectInputs<T, S> inputs{
+        .loc = {in<S>(loc), loc.stride(0), loc.stride(p), loc.stride(c)},
+        .conf = {in<S>(conf), conf.stride(0), conf.stride(p), conf.stride(c)},
+        .priors = in<Vec4<T>>(prior),
+        .prior_image_rows = prior.dim() == 3 ? prior.size(1) : 0,
+        .images = images,
+        .num_priors = conf.size(p),
+        .num_classes = conf.size(c)};
+    const DetectOutputs<T> outputs{.boxes = out<Vec4<T>>(boxes),
+                                   .scores = out<T>(kept_scores),
+                                   .labels = out<int64_t>(labels),
+                                   .prior_indices = out<int64_t>(prior_indices),
+                                   .counts = out<int64_t>(counts)};
+    CpuDetect<T, S>(options, inputs, outputs).run();
+  });
+  return results;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(ssd_cuda, m) {
+  m.def(
+      "detect(Tensor loc, Tensor conf, Tensor priors, int scores, float score_threshold, int "
+      "top_k, "
+      "float iou_threshold, bool inclusive, float iou_eps, float pixel_offset, float soft_sigma, "
+      "bool class_agnostic, int first_label, int last_label, int rows, float[] variance, float "
+      "max_log, "
+      "bool symmetric, bool xyxy, int clip, float[] clip_size, bool channels_first) "
+      "-> (Tensor boxes, Tensor scores, Tensor labels, Tensor prior_indices, Tensor counts)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CPU, m) { m.impl("detect", TORCH_BOX(&detect)); }
+
+}  // namespace ssd_cuda

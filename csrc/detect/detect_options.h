@@ -1,0 +1,122 @@
+// What the CPU and the CUDA kernels of detect share: the options, the views of the inputs and the box of a candidate.
+#pragma once
+
+#include <type_traits>
+
+#include "../common/nms_math.h"
+
+namespace ssd_cuda {
+
+enum class ScoreKind : int { kSoftmax = 0, kSigmoid = 1, kGiven = 2 };
+enum class ClipKind : int { kNone = 0, kBefore = 1, kAfter = 2 };
+
+// T is the arithmetic type, float or double. "No limit" of top_k is INT64_MAX.
+template <typename T>
+struct DetectOptions {
+  ScoreKind scores;
+  T score_threshold;  // a candidate's score is > this
+  int64_t top_k;      // candidates kept per list: a class, or the image when class_agnostic
+  SuppressRule<T> rule;
+  T soft_sigma;  // > 0: gaussian soft-NMS; 0: hard NMS
+  bool class_agnostic;
+  int64_t first_label, last_label;  // foreground columns [first_label, last_label)
+  int64_t rows;                     // K: rows of the padded output
+  Vec4<T> variance;
+  LogClamp<T> clamp;
+  BoxFormat format;
+  ClipKind clip;
+  T clip_width, clip_height;
+
+  SSD_HOST_DEVICE int64_t labels() const { return last_label - first_label; }
+  // Lists in which NMS runs: one per foreground class, or one.
+  SSD_HOST_DEVICE int64_t lists() const {
+    return class_agnostic ? (labels() > 0 ? 1 : 0) : labels();
+  }
+};
+
+// A strided view of [B, P, columns], in elements.
+template <typename S>
+struct RowView {
+  const S* data;
+  int64_t image_stride, row_stride, column_stride;
+  SSD_HOST_DEVICE const S* row(int64_t image, int64_t prior) const {
+    return data + image * image_stride + prior * row_stride;
+  }
+};
+
+// T: arithmetic, S: storage of loc and conf.
+template <typename T, typename S>
+struct DetectInputs {
+  RowView<S> loc;         // [B, P, 4]
+  RowView<S> conf;        // [B, P, C]
+  const Vec4<T>* priors;  // [P, 4], or [B, P, 4] when prior_image_rows = P
+  int64_t prior_image_rows;
+  int64_t images, num_priors, num_classes;
+};
+
+// [B, K] results; the boxes are x1, y1, x2, y2.
+template <typename T>
+struct DetectOutputs {
+  Vec4<T>* boxes;          // [B, K, 4]
+  T* scores;               // [B, K]
+  int64_t* labels;         // [B, K], -1 past the count
+  int64_t* prior_indices;  // [B, K], -1 past the count
+  int64_t* counts;         // [B]
+};
+
+// A candidate is one number that sorts in ascending order into (score descending, label ascending, prior
+// ascending); its index is label * num_priors + prior, below 2^32 (the wrapper checks).
+template <typename T>
+using CandidateKey = std::conditional_t<sizeof(T) == 4, uint64_t, unsigned __int128>;
+
+SSD_HOST_DEVICE uint64_t candidate_key(float score, uint32_t index) {
+  return order_key(score, index);
+}
+SSD_HOST_DEVICE unsigned __int128 candidate_key(double score, uint32_t index) {
+  return (static_cast<unsigned __int128>(~score_key(score)) << 32) | index;
+}
+SSD_HOST_DEVICE uint32_t candidate_index(uint64_t key) { return static_cast<uint32_t>(key); }
+SSD_HOST_DEVICE uint32_t candidate_index(unsigned __int128 key) {
+  return static_cast<uint32_t>(key);
+}
+
+// The score that a key was made of (-0 comes back as +0).
+SSD_HOST_DEVICE float candidate_score(uint64_t key) {
+  const uint32_t ordered = ~static_cast<uint32_t>(key >> 32);
+  const uint32_t bits = (ordered & 0x80000000u) ? ordered & 0x7fffffffu : ~ordered;
+  float score;
+  std::memcpy(&score, &bits, sizeof score);
+  return score;
+}
+SSD_HOST_DEVICE double candidate_score(unsigned __int128 key) {
+  const uint64_t top = uint64_t{1} << 63, ordered = ~static_cast<uint64_t>(key >> 32);
+  const uint64_t bits = (ordered & top) ? ordered & ~top : ~ordered;
+  double score;
+  std::memcpy(&score, &bits, sizeof score);
+  return score;
+}
+
+// The box that NMS sees.
+template <typename T, typename S>
+SSD_HOST_DEVICE Vec4<T> candidate_box(const DetectOptions<T>& options,
+                                      const DetectInputs<T, S>& inputs, int64_t image,
+                                      int64_t prior) {
+  const S* loc = inputs.loc.row(image, prior);
+  const int64_t step = inputs.loc.column_stride;
+  const Vec4<T> code{static_cast<T>(loc[0]), static_cast<T>(loc[step]),
+                     static_cast<T>(loc[2 * step]), static_cast<T>(loc[3 * step])};
+  const Vec4<T> center =
+      prior_center(inputs.priors[image * inputs.prior_image_rows + prior], options.format);
+  const Vec4<T> box = decode_box(code, center, options.variance, options.clamp);
+  return options.clip == ClipKind::kBefore ? clip_box(box, options.clip_width, options.clip_height)
+                                           : box;
+}
+
+// The box that the caller sees.
+template <typename T>
+SSD_HOST_DEVICE Vec4<T> output_box(const DetectOptions<T>& options, Vec4<T> box) {
+  return options.clip == ClipKind::kAfter ? clip_box(box, options.clip_width, options.clip_height)
+                                          : box;
+}
+
+}  // namespace ssd_cuda

@@ -1,0 +1,30 @@
+"""The post-process as a module."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..config import DetectConfig
+from ..ops.detect import Detections, detect
+
+
+class PostProcess(nn.Module):
+    """:func:`ssd_cuda.ops.detect` with its options fixed.
+
+    It has no parameters and no state. Gradients stop here: inputs that require one are detached.
+
+    Args:
+        config: the options; None is ``DetectConfig()``, the rule of the paper.
+    """
+
+    def __init__(self, config: DetectConfig | None = None) -> None:
+        super().__init__()
+        self.config = DetectConfig() if config is None else config
+
+    def forward(self, loc: Tensor, conf: Tensor, priors: Tensor, extra: Tensor | None = None) -> Detections:
+        """The arguments of :func:`ssd_cuda.ops.detect`, in its order."""
+        extra = extra if extra is None else extra.detach()
+        return detect(loc.detach(), conf.detach(), priors.detach(), self.config, extra=extra)
+
+    def extra_repr(self) -> str:
+        return f"config={self.config}"

@@ -1,0 +1,189 @@
+"""The fused post-process: from raw offsets and logits to the detections of every image."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._extension import register_fake, require
+from ..config import DetectConfig
+from ._checks import FLOATING, check_no_grad, check_tensor, four_variances
+
+_NO_LIMIT = 2**63 - 1
+_SCORES = {"softmax": 0, "sigmoid": 1, "given": 2}
+_CLIP = {"none": 0, "before": 1, "after": 2}
+
+
+class Detections(NamedTuple):
+    """What :func:`detect` found, padded to K rows an image so that no size depends on the data.
+
+    Rows are ordered by (score descending, label ascending, prior ascending). Past ``counts`` they hold
+    zeros, label -1 and prior index -1.
+
+    Attributes:
+        boxes: ``[B, K, 4]`` x1, y1, x2, y2 in the units of the priors.
+        scores: ``[B, K]``.
+        labels: ``[B, K]`` int64, the index of the class column.
+        prior_indices: ``[B, K]`` int64, the prior that each row was decoded from.
+        counts: ``[B]`` int64, filled rows of each image.
+        extra: ``[B, K, E]``, the rows of ``extra`` that belong to the detections, or None.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    prior_indices: Tensor
+    counts: Tensor
+    extra: Tensor | None = None
+
+    def to_list(self) -> list[dict[str, Tensor]]:
+        """torchvision's form: per image a dict of ``boxes``, ``scores`` and ``labels`` without padding (and
+        ``extra`` if there is one). Reads ``counts`` on the host: one synchronisation."""
+        names = (
+            ("boxes", "scores", "labels") if self.extra is None else ("boxes", "scores", "labels", "extra")
+        )
+        return [
+            {name: getattr(self, name)[image, :count] for name in names}
+            for image, count in enumerate(self.counts.tolist())
+        ]
+
+
+def detect(
+    loc: Tensor,
+    conf: Tensor,
+    priors: Tensor,
+    config: DetectConfig | None = None,
+    *,
+    extra: Tensor | None = None,
+) -> Detections:
+    """Scores, threshold, top-k, decoding, clipping, NMS and the best rows of each image, in one call.
+
+    The logits are read once; boxes are decoded only for candidates. Nothing waits for the device, and
+    every shape follows from the shapes of the inputs and the options. There is no limit on candidates:
+    when every class of every prior passes, the result is still the exact one.
+
+    Numerics: scores are fp32 for every logit dtype but float64, from an exponential and an order of
+    summation that are the same on every processor; they differ from ``torch.softmax`` by a few units in the
+    last place. A score passes when it is ``>`` the threshold rounded to the dtype of the scores. NMS
+    compares an fp32 IoU with the threshold as torchvision's CPU kernel does; an IoU that is nan
+    suppresses nothing. A row of logits with a nan or +inf has nan softmax scores, which never pass.
+
+    Args:
+        loc: ``[B, P, 4]`` box offsets (``[B, 4, P]`` for layout ``"bcp"``); float32, float64, float16,
+            bfloat16. Any strides.
+        conf: ``[B, P, C]`` logits, or probabilities for ``scores="given"`` (``[B, C, P]``).
+        priors: ``[P, 4]``, or ``[B, P, 4]`` for priors that differ by image.
+        config: every option, see :class:`ssd_cuda.DetectConfig`; None is ``DetectConfig()``.
+        extra: ``[B, P, E]`` columns that travel with their prior (landmarks), any dtype.
+
+    Returns:
+        :class:`Detections` with K = ``config.detections_per_image`` rows; when that is None, ``top_k`` (None:
+        P) rows per class, or per image when class-agnostic. Boxes and scores are float32 (float64 for
+        float64 inputs). The result carries no gradient.
+
+    Raises:
+        ValueError, TypeError: wrong shapes, dtypes, devices or options; an input that requires a
+            gradient; P * C of 2**32 or more.
+    """
+    config = DetectConfig() if config is None else config
+    if not isinstance(config, DetectConfig):
+        raise TypeError(f"config must be a DetectConfig, got {type(config).__name__}")
+    loc, conf, priors = _check(loc, conf, priors, config, extra)
+    require("detect", loc, conf, priors, extra)
+    class_dim = 1 if config.layout == "bcp" else 2
+    num_priors, num_classes = conf.shape[3 - class_dim], conf.shape[class_dim]
+    first = int(config.background == "first")
+    last = max(first, num_classes - int(config.background == "last"))
+    limit = math.inf if config.max_log_scale is None else float(config.max_log_scale)
+    found = Detections(
+        *torch.ops.ssd_cuda.detect(
+            loc,
+            conf,
+            priors,
+            _SCORES[config.scores],
+            config.score_threshold,
+            _NO_LIMIT if config.top_k is None else config.top_k,
+            config.iou_threshold,
+            config.inclusive,
+            config.iou_eps,
+            config.pixel_offset,
+            config.soft_nms_sigma if config.soft_nms else 0.0,
+            config.class_agnostic,
+            first,
+            last,
+            _output_rows(config, num_priors, last - first),
+            four_variances(config.variances),
+            limit,
+            config.symmetric_log_scale,
+            config.prior_format == "xyxy",
+            _CLIP[config.clip],
+            [float(side) for side in config.clip_size],
+            config.layout == "bcp",
+        )
+    )
+    return found if extra is None else found._replace(extra=_carry(extra, found.prior_indices))
+
+
+def _check(
+    loc: Tensor, conf: Tensor, priors: Tensor, config: DetectConfig, extra: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The inputs validated: loc and conf in one dtype, priors in the dtype of the arithmetic."""
+    check_tensor("conf", conf, ("B", "C", "P") if config.layout == "bcp" else ("B", "P", "C"), FLOATING)
+    batch, num_priors, num_classes = conf.shape
+    if config.layout == "bcp":
+        num_priors, num_classes = num_classes, num_priors
+    loc_shape = (batch, 4, num_priors) if config.layout == "bcp" else (batch, num_priors, 4)
+    check_tensor("loc", loc, loc_shape, FLOATING)
+    if not isinstance(priors, Tensor) or priors.dim() != 3:
+        check_tensor("priors", priors, (num_priors, 4), FLOATING)
+    else:
+        check_tensor("priors", priors, (batch, num_priors, 4), FLOATING)
+    if extra is not None:
+        if not isinstance(extra, Tensor):
+            raise TypeError(f"extra must be a tensor, got {type(extra).__name__}")
+        check_tensor("extra", extra, (batch, num_priors, "E"), (extra.dtype,))
+    if num_priors * num_classes >= 2**32:
+        raise ValueError(
+            f"conf must have fewer than 2**32 scores an image, got P * C = {num_priors * num_classes}"
+        )
+    for name, value in (("loc", loc), ("conf", conf), ("priors", priors)):
+        check_no_grad(name, value, "detect has no backward")
+    wide = torch.float64 if torch.float64 in (loc.dtype, conf.dtype) else torch.float32
+    if loc.dtype != conf.dtype:
+        loc, conf = loc.to(wide), conf.to(wide)
+    return loc, conf, priors.to(wide)
+
+
+def _output_rows(config: DetectConfig, num_priors: int, labels: int) -> int:
+    if config.detections_per_image is not None:
+        return config.detections_per_image
+    if config.class_agnostic:
+        return num_priors * labels if config.top_k is None else config.top_k
+    return (num_priors if config.top_k is None else config.top_k) * labels
+
+
+def _carry(extra: Tensor, prior_indices: Tensor) -> Tensor:
+    """extra: [B, P, E], prior_indices: [B, K] -> [B, K, E], zeros where the index is -1."""
+    batch, num_priors, width = extra.shape
+    if num_priors == 0:
+        return extra.new_zeros(batch, prior_indices.shape[1], width)
+    index = prior_indices[..., None]
+    rows = torch.gather(extra, 1, index.clamp(min=0).expand(-1, -1, width))
+    return torch.where(index >= 0, rows, torch.zeros_like(rows))
+
+
+@register_fake("detect")
+def _(loc, conf, priors, *options):
+    rows = options[11]
+    batch = conf.shape[0]
+    long = torch.int64
+    return (
+        priors.new_empty(batch, rows, 4),
+        priors.new_empty(batch, rows),
+        priors.new_empty(batch, rows, dtype=long),
+        priors.new_empty(batch, rows, dtype=long),
+        priors.new_empty(batch, dtype=long),
+    )
