@@ -1,11 +1,13 @@
 // Pairwise IoU, encode and decode on the CPU; the schemas of the family.
 #include "../common/box_math.h"
+#include "../common/simd.h"
 #include "../common/torch_api.h"
 
 namespace ssd_cuda {
 namespace {
 
 constexpr int64_t kGrainRows = 4096;
+constexpr int64_t kPackLanes = 16;  // of the widest vector, in floats
 
 template <typename T>
 struct Coder {
@@ -107,22 +109,61 @@ Tensor box_decode_backward(const Tensor& grad, const Tensor& loc, const Tensor& 
   return result;
 }
 
+// Corners and areas of boxes2 by coordinate, padded to whole vectors.
+template <typename T>
+struct Columns {
+  int64_t padded;
+  std::vector<T> x1, y1, x2, y2, area;
+
+  explicit Columns(const Vec4<T>* boxes, int64_t count)
+      : padded((count + kPackLanes - 1) / kPackLanes * kPackLanes),
+        x1(padded),
+        y1(padded),
+        x2(padded),
+        y2(padded),
+        area(padded) {
+    for (int64_t i = 0; i < count; ++i) {
+      x1[i] = boxes[i].x, y1[i] = boxes[i].y, x2[i] = boxes[i].z, y2[i] = boxes[i].w;
+      area[i] = box_area(boxes[i]);
+    }
+  }
+};
+
+// One row of the IoU matrix: a against every column; row: [count].
+template <int kBytes, typename T>
+SSD_SIMD_BODY inline void iou_row(Vec4<T> a, const Columns<T>& b, T eps, int64_t count, T* row) {
+  constexpr int kLanes = kBytes / sizeof(T);
+  using V = Pack<T, kLanes>;
+  const V area = V{} + box_area(a);
+  const Vec4<V> wide{V{} + a.x, V{} + a.y, V{} + a.z, V{} + a.w};
+  for (int64_t j = 0; j < count; j += kLanes) {
+    const Vec4<V> other{load_pack<V>(&b.x1[j]), load_pack<V>(&b.y1[j]), load_pack<V>(&b.x2[j]),
+                        load_pack<V>(&b.y2[j])};
+    const V value = iou(wide, area, other, load_pack<V>(&b.area[j]), V{} + eps);
+    if (j + kLanes <= count) {
+      store_pack(row + j, value);
+    } else {
+      for (int lane = 0; j + lane < count; ++lane) row[j + lane] = value[lane];
+    }
+  }
+}
+
 Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2, double eps) {
   const Tensor first = dense(boxes1), second = dense(boxes2);
   const int64_t n = first.size(0), m = second.size(0);
   Tensor result = empty_on(first, {n, m}, first.scalar_type());
   dispatch_real(first.scalar_type(), "box_iou", [&](auto zero) {
     using T = decltype(zero);
-    const auto *a = in<Vec4<T>>(first), *b = in<Vec4<T>>(second);
+    const auto* a = in<Vec4<T>>(first);
     T* y = out<T>(result);
-    const int64_t grain = m > 0 ? 1 + kGrainRows / m : n;
+    const Columns<T> columns(in<Vec4<T>>(second), m);
+    const int64_t grain = m > 0 ? 1 + 8 * kGrainRows / m : n;
     parallel_grains(n, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const T area = box_area(a[i]);
-        for (int64_t j = 0; j < m; ++j) {
-          y[i * m + j] = iou(a[i], area, b[j], box_area(b[j]), T(eps));
+      with_simd([&](auto bytes) SSD_SIMD_BODY {
+        for (int64_t i = begin; i < end; ++i) {
+          iou_row<decltype(bytes)::value>(a[i], columns, T(eps), m, y + i * m);
         }
-      }
+      });
     });
   });
   return result;

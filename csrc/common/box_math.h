@@ -45,22 +45,22 @@ SSD_HOST_DEVICE bool is_valid_box(Vec4<T> b) {
 
 // pixel_offset is 0, or 1 for the codebases that measure a box as x2 - x1 + 1.
 template <typename T>
-SSD_HOST_DEVICE T box_area(Vec4<T> b, T pixel_offset = T(0)) {
+SSD_HOST_DEVICE T box_area(Vec4<T> b, T pixel_offset = T{}) {
   return mul_rn(add_rn(sub_rn(b.z, b.x), pixel_offset), add_rn(sub_rn(b.w, b.y), pixel_offset));
 }
 
+// Of boxes without NaN; a box with one has a NaN area, which iou passes on.
 template <typename T>
-SSD_HOST_DEVICE T intersection_area(Vec4<T> a, Vec4<T> b, T pixel_offset = T(0)) {
-  const T w = add_rn(sub_rn(min_nan(a.z, b.z), max_nan(a.x, b.x)), pixel_offset);
-  const T h = add_rn(sub_rn(min_nan(a.w, b.w), max_nan(a.y, b.y)), pixel_offset);
-  return mul_rn(max_nan(w, T(0)), max_nan(h, T(0)));
+SSD_HOST_DEVICE T intersection_area(Vec4<T> a, Vec4<T> b, T pixel_offset = T{}) {
+  const T w = add_rn(sub_rn(min_of(a.z, b.z), max_of(a.x, b.x)), pixel_offset);
+  const T h = add_rn(sub_rn(min_of(a.w, b.w), max_of(a.y, b.y)), pixel_offset);
+  return mul_rn(max_of(w, T{}), max_of(h, T{}));
 }
 
 // inter / (area_a + area_b - inter + eps), each operation rounded on its own in this order: torchvision's
 // box_iou bit for bit. Two boxes of zero area give 0 / 0 = NaN, as there.
 template <typename T>
-SSD_HOST_DEVICE T iou(Vec4<T> a, T area_a, Vec4<T> b, T area_b, T eps = T(0),
-                      T pixel_offset = T(0)) {
+SSD_HOST_DEVICE T iou(Vec4<T> a, T area_a, Vec4<T> b, T area_b, T eps = T{}, T pixel_offset = T{}) {
   const T inter = intersection_area(a, b, pixel_offset);
   return div_rn(inter, add_rn(sub_rn(add_rn(area_a, area_b), inter), eps));
 }

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #if defined(__CUDACC__)
 #define SSD_HOST_DEVICE __host__ __device__ __forceinline__
@@ -56,9 +57,35 @@ SSD_HOST_DEVICE double div_rn(double a, double b) {
   return a / b;
 #endif
 }
+#if !defined(__CUDA_ARCH__)
+// Vectors of the CPU kernels (simd.h): the same formulas, lane by lane.
+template <typename V>
+SSD_HOST_DEVICE V add_rn(V a, V b) {
+  return a + b;
+}
+template <typename V>
+SSD_HOST_DEVICE V mul_rn(V a, V b) {
+  return a * b;
+}
+template <typename V>
+SSD_HOST_DEVICE V div_rn(V a, V b) {
+  return a / b;
+}
+#endif
 template <typename T>
 SSD_HOST_DEVICE T sub_rn(T a, T b) {
   return add_rn(a, -b);
+}
+
+// The smaller and the larger, of numbers; what a NaN gives is not said. The pattern that every compiler turns
+// into one instruction, for scalars and vectors.
+template <typename T>
+SSD_HOST_DEVICE T min_of(T a, T b) {
+  return a < b ? a : b;
+}
+template <typename T>
+SSD_HOST_DEVICE T max_of(T a, T b) {
+  return a > b ? a : b;
 }
 
 // torch.minimum / torch.maximum: a NaN on either side gives NaN, so a bad box never looks like a good one.

@@ -7,7 +7,8 @@
 //
 // compiles the lambda once per level and runs the best one this processor has. Everything it calls is
 // inlined into it (flatten). bytes is the width of a vector register: a Pack of that width becomes single
-// instructions, a wider one is lowered badly (selects become scalar). Loops over plain arrays are seldom
+// instructions, a wider one is lowered badly (selects become scalar; so do 512-bit masks that are combined or
+// stored: g++ lowers them before it inlines, while a < b ? a : b stays one instruction). Loops over plain arrays are seldom
 // vectorised behind the lambda's captures: write Packs. Contraction is off, so every level gives the same
 // bits as long as the code fixes the order of its sums independently of the width.
 #pragma once
