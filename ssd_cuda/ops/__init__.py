@@ -3,10 +3,13 @@
 from .boxes import box_iou, decode, encode
 from .detect import Detections, detect
 from .ground_truth import GroundTruth
+from .matching import BACKGROUND, IGNORED, match
 from .mining import TopK, select_hard_negatives, top_k_threshold
 from .nms import batched_nms, nms, nms_padded
 
 __all__ = [
+    "BACKGROUND",
+    "IGNORED",
     "Detections",
     "GroundTruth",
     "TopK",
@@ -15,6 +18,7 @@ __all__ = [
     "decode",
     "detect",
     "encode",
+    "match",
     "nms",
     "nms_padded",
     "select_hard_negatives",

@@ -1,0 +1,89 @@
+"""Matching of ragged ground truth with priors: one int32 code per prior."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._extension import register_fake, require
+from ..config import MatchConfig
+from ._checks import FLOATING, check_no_grad, check_tensor
+from .ground_truth import GroundTruth
+
+BACKGROUND = -1
+IGNORED = -2
+
+_FORCED = {"none": 0, "argmax": 1, "bipartite": 2}
+_MAX_PRIORS = 2**31 - 1
+
+
+def match(
+    gt: GroundTruth,
+    priors: Tensor,
+    iou_threshold: float | None = None,
+    *,
+    config: MatchConfig | None = None,
+    **options: Any,
+) -> Tensor:
+    """Which ground truth each prior of each image belongs to. Nothing is read on the host.
+
+    The options are those of :class:`~ssd_cuda.config.MatchConfig`; IoU is computed in float32 (float64 if
+    boxes or priors are float64) with separately rounded operations, so CPU, CUDA and torch agree on every
+    tie. A NaN IoU counts as larger than every number, as in ``torch.max``, unless
+    ``degenerate="ignore"``.
+
+    Args:
+        gt: ground truth of B images; images without any are all background.
+        priors: ``[P, 4]``, or ``[B, P, 4]`` for priors of their own in every image (RefineDet); any
+            floating dtype, in the units of ``gt.boxes`` and in ``prior_format``.
+        iou_threshold: as in ``MatchConfig``, whose default is 0.5; overrides ``config``.
+        config: the options in one; default ``MatchConfig()``.
+        options: single fields of ``MatchConfig``, which override ``config``.
+
+    Returns:
+        ``[B, P]`` int32: the index of the ground truth within its image, ``BACKGROUND`` (-1), or
+        ``IGNORED`` (-2) for an unmatched prior above ``candidate_max_iou``.
+
+    Raises:
+        ValueError, TypeError: wrong shapes, dtypes, devices or options; priors that require a gradient.
+    """
+    rule = config if config is not None else MatchConfig()
+    if iou_threshold is not None:
+        options["iou_threshold"] = iou_threshold
+    if options:
+        rule = replace(rule, **options)
+    if not isinstance(gt, GroundTruth):
+        raise TypeError(f"gt must be a GroundTruth (see GroundTruth.from_list), got {type(gt).__name__}")
+    batch = gt.batch_size
+    if isinstance(priors, Tensor) and priors.dim() == 3:
+        check_tensor("priors", priors, (batch, "P", 4), FLOATING)
+    else:
+        check_tensor("priors", priors, ("P", 4), FLOATING)
+    check_no_grad("priors", priors, "matching is not differentiable")
+    if priors.shape[-2] > _MAX_PRIORS:
+        raise ValueError(f"priors must have at most {_MAX_PRIORS} rows, got {priors.shape[-2]}")
+    require("match", gt.boxes, gt.offsets, priors)
+    wide = torch.float64 if torch.float64 in (gt.boxes.dtype, priors.dtype) else torch.float32
+    return torch.ops.ssd_cuda.match(
+        gt.boxes.detach().to(wide),
+        gt.offsets,
+        priors.to(wide),
+        rule.iou_threshold,
+        rule.inclusive,
+        rule.iou_eps,
+        _FORCED[rule.forced],
+        rule.forced_min_iou,
+        rule.relabel_unforced,
+        rule.tie == "last",
+        -1.0 if rule.candidate_max_iou is None else rule.candidate_max_iou,
+        rule.degenerate == "ignore",
+        rule.prior_format == "xyxy",
+    )
+
+
+@register_fake("match")
+def _(boxes, offsets, priors, *_):
+    return priors.new_empty(offsets.shape[0] - 1, priors.shape[-2], dtype=torch.int32)
