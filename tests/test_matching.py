@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from conftest import random_boxes, random_priors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ssd_cuda
 from ssd_cuda import MatchConfig, MultiBoxConfig, ops, reference
 from ssd_cuda.ops import BACKGROUND, IGNORED, GroundTruth
 
@@ -47,7 +49,7 @@ def expect(gt: GroundTruth, priors: torch.Tensor, config: MatchConfig) -> None:
 
 
 def priors_of(n: int, *, batch: int | None = None, dtype=torch.float32, device="cpu") -> torch.Tensor:
-    rows = random_priors(n * (batch or 1), dtype=dtype).to(device)
+    rows = random_priors(n * (1 if batch is None else batch), dtype=dtype).to(device)
     return rows if batch is None else rows.reshape(batch, n, 4)
 
 
@@ -74,19 +76,18 @@ OPTIONS = [
 def test_every_option_is_the_reference(device, options, tie, forced):
     config = MatchConfig(forced=forced, tie=tie, **options)
     for grid in (None, 8):
-        gt = ragged([3, 0, 40, 1], grid=grid, device=device)
-        expect(gt, priors_of(600, device=device), config)
+        gt = ragged([3, 0, 12, 1], grid=grid, device=device)
+        expect(gt, priors_of(300, device=device), config)
 
 
-@pytest.mark.parametrize("counts", [[], [0], [0, 0], [1], [7, 0, 2], [300], [0, 5]])
-@pytest.mark.parametrize("num_priors", [0, 1, 15, 16, 17, 255, 257, 2049, 4100])
+@pytest.mark.parametrize("counts", [[], [0, 0], [1], [7, 0, 2], [40]], ids=str)
+@pytest.mark.parametrize("num_priors", [0, 1, 15, 16, 17, 257, 4100])
 @pytest.mark.parametrize("forced", ["argmax", "bipartite"])
 def test_shapes(device, counts, num_priors, forced):
     gt = ragged(counts, device=device)
     expect(gt, priors_of(num_priors, device=device), MatchConfig(forced=forced))
-    expect(
-        gt, priors_of(num_priors, batch=len(counts), device=device), MatchConfig(forced=forced, tie="last")
-    )
+    own = priors_of(num_priors, batch=len(counts), device=device)
+    expect(gt, own, MatchConfig(forced=forced, tie="last"))
 
 
 @pytest.mark.parametrize("boxes_dtype", [torch.float32, torch.float64])
@@ -287,9 +288,9 @@ def test_views_are_accepted(device):
 
 
 def test_many_ground_truths(device):
-    gt = ragged([1500, 700], grid=64, device=device)
-    for forced in ("argmax", "bipartite"):
-        expect(gt, priors_of(900, device=device), MatchConfig(forced=forced))
+    expect(ragged([1500, 700], grid=64, device=device), priors_of(900, device=device), MatchConfig())
+    config = MatchConfig(forced="bipartite")
+    expect(ragged([130, 300], grid=64, device=device), priors_of(200, device=device), config)
 
 
 def test_same_bits_for_any_number_of_threads():
@@ -305,35 +306,31 @@ def test_same_bits_for_any_number_of_threads():
     assert all(torch.equal(a, b) for a, b in zip(results[2:], results[:-2], strict=True))
 
 
-_LEVEL_SCRIPT = """
-import sys, torch
-sys.path.insert(0, sys.argv[1])
-import ssd_cuda
-from test_matching import ragged, priors_of
-from ssd_cuda import ops
-torch.manual_seed(1)
-total = 0
-for dtype in (torch.float32, torch.float64):
-    gt, priors = ragged([9, 0, 33], grid=32, dtype=dtype), priors_of(3000, dtype=dtype)
-    for tie in ("first", "last"):
-        codes = ops.match(gt, priors, 0.4, tie=tie).long()
-        total += int((codes * torch.arange(1, codes.numel() + 1).view_as(codes)).sum())
-print(ssd_cuda.build_info()["simd"], total)
-"""
+def level_checksum() -> str:
+    """The level that runs, and a number that changes with any code."""
+    torch.manual_seed(1)
+    total = 0
+    for dtype in (torch.float32, torch.float64):
+        gt, priors = ragged([9, 0, 33], grid=32, dtype=dtype), priors_of(3000, dtype=dtype)
+        for tie in ("first", "last"):
+            codes = ops.match(gt, priors, 0.4, tie=tie).long().flatten()
+            total += int((codes * torch.arange(1, len(codes) + 1)).sum())
+    return f"{ssd_cuda.build_info()['simd']} {total}"
 
 
 def test_same_bits_at_every_instruction_set():
-    results = {}
-    for level in ("baseline", "avx2", "avx512"):
-        env = {**os.environ, "SSD_CUDA_SIMD": level}
-        here = os.path.dirname(os.path.abspath(__file__))
-        done = subprocess.run(
-            [sys.executable, "-c", _LEVEL_SCRIPT, here], env=env, capture_output=True, text=True, check=True
+    script = "import test_matching; print(test_matching.level_checksum())"
+    here = Path(__file__).parent
+    runs = []
+    for level in ("baseline", "avx2"):
+        env = {**os.environ, "SSD_CUDA_SIMD": level, "PYTHONPATH": f"{here}:{here.parent}"}
+        runs.append(
+            subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True)
         )
-        name, total = done.stdout.split()
-        results[name] = total
-    assert "baseline" in results  # on a processor without AVX the others fall back to it
-    assert len(set(results.values())) == 1, results
+    outputs = [level_checksum(), *(run.communicate()[0].strip() for run in runs)]
+    levels = [output.split()[0] for output in outputs]
+    assert levels[1] == "baseline" and levels[2] in ("baseline", "avx2")
+    assert len({output.split()[1] for output in outputs}) == 1, outputs
 
 
 def test_captures_in_a_cuda_graph_and_never_syncs(device):
