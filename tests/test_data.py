@@ -95,6 +95,7 @@ def test_boxes_without_area_are_dropped_and_counted_or_refused(voc):
         ("Annotations/a.xml", "<a><object><name>dog</name></object></a>", r"a\.xml must have a <bndbox> in"),
         ("JPEGImages/a.jpg", None, r"image .*JPEGImages.a\.jpg does not exist"),
         ("ImageSets/Main/train.txt", None, r"split 'train' needs the file .*train\.txt.*splits here: .*val"),
+        ("ImageSets/Main/train.txt", b"\xff\xfe\xfa", r"split file .*train\.txt cannot be read: "),
         ("ImageSets/Main/train.txt", "\n", r"train\.txt must name at least one image, got an empty file"),
     ],
 )

@@ -163,7 +163,7 @@ def _open_image(path: Path) -> Any:
         return image_module.open(path)
     except FileNotFoundError:
         raise DataError(f"image {path} does not exist") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, image_module.DecompressionBombError) as error:
         raise DataError(f"image {path} cannot be read: {_reason(error)}") from error
 
 

@@ -128,7 +128,9 @@ class CachedDataset(DetectionDataset):
         dataset: what to read.
         size: (height, width) of the kept images.
         threads: that decode.
-        progress: called with every image's index range: wraps the iterator (``tqdm``), or None.
+        progress: called as ``progress(iterator, total=n)``, like ``tqdm``; or None.
+
+    Its targets are in pixels of the kept images; those of the stored ones are ``.dataset.target(i)``.
     """
 
     def __init__(
@@ -180,7 +182,7 @@ def prepare(
 
     Args:
         cache: None: keep it in memory if it takes at most ``cache_limit`` bytes.
-        progress: wraps the iterator that fills the memory (``tqdm``), or None.
+        progress: see :class:`CachedDataset`.
     """
     kept = (2 * size[0], 2 * size[1]) if preset == "ssd" else size
     if cache is None:

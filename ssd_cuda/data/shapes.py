@@ -2,7 +2,7 @@
 
 Circles, squares, triangles, stars and crosses of any colour, size and rotation, over gradients with
 blotches and scratches, in noise, partly hidden by each other. Image ``i`` of a split depends on the seed,
-the split and ``i`` alone, on every machine, whoever asks and in whatever order.
+the split and ``i`` alone, whoever asks and in whatever order (under one version of numpy and pillow).
 """
 
 from __future__ import annotations

@@ -48,9 +48,8 @@ def make_transform(preset: str, size: tuple[int, int] | None) -> Transform:
     v2 = require("torchvision.transforms.v2", "augmentation")
     steps: list[Any] = []
     if preset == "ssd":
-        # Crop first, so that the costly steps see the small image. 1% of the canvas is what is left of
-        # a 30-pixel object after a fourfold zoom-out; beyond that nothing is learned.
-        steps.append(v2.RandomZoomOut(fill=_FILL, side_range=(1.0, 3.0), p=0.5))
+        # Geometry first, so that the costly photometric steps see the small image.
+        steps.append(v2.RandomZoomOut(fill=_FILL, side_range=(1.0, 4.0), p=0.5))
         steps.append(v2.RandomIoUCrop())
     if size is not None or preset == "ssd":
         if size is None:

@@ -94,7 +94,11 @@ def _read_split(root: Path, split: str) -> list[str]:
     if not path.is_file():
         known = ", ".join(voc_splits(root)) or "none"
         raise DataError(f"split {split!r} needs the file {path}, which does not exist; splits here: {known}")
-    names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"split file {path} cannot be read: {error}") from error
+    names = [line.split()[0] for line in lines if line.strip()]
     if not names:
         raise DataError(f"{path} must name at least one image, got an empty file")
     return names
