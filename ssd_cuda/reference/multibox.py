@@ -1,8 +1,8 @@
 """The MultiBox loss in plain PyTorch, differentiable by autograd.
 
-float16 and bfloat16 inputs are computed in float32; float64 stays. Log-sum-exp subtracts the maximum of
-each row; the cross entropy of a row is ``lse - logit[label]``. A logit that is not finite makes the loss
-not finite as soon as its row counts; a row that does not count gets a gradient of exactly zero.
+float16 and bfloat16 inputs are computed in float32; float64 stays. The geometry has the dtype of boxes and
+priors. A logit that is not finite makes the loss not finite as soon as its row counts; a row that does not
+count gets a gradient of exactly zero.
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ from .boxes import encode
 from .mining import select_hard_negatives
 
 
-def log_sum_exp(logits: Tensor) -> Tensor:
-    """[..., C] -> [...]."""
-    largest = logits.detach().amax(-1, keepdim=True)
-    return (logits - largest).exp().sum(-1).log() + largest[..., 0]
-
-
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """logits: [..., C], labels: [...] integer -> [...]."""
-    return log_sum_exp(logits) - logits.gather(-1, labels[..., None])[..., 0]
+    """logits: [..., C], labels: [...] integer -> [...]: log-sum-exp minus the logit of the label.
+
+    Both are taken relative to the maximum of the row: equal logits of -1e4 give log(C) in float32 too.
+    """
+    shifted = logits - logits.detach().amax(-1, keepdim=True)
+    return shifted.exp().sum(-1).log() - shifted.gather(-1, labels[..., None])[..., 0]
 
 
 def _arithmetic(x: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class SSDHead(nn.Module):
 
 
 class SSDLoss(nn.Module):
-    """One word is added: ``stable=True`` in the first sort, which makes the choice among equal losses a rule."""
+    """One word is added: ``stable=True`` in the first sort, so that equal losses have one order."""
 
     def __init__(self, num_classes: int, neg_pos_ratio: float = 3.0):
         super().__init__()
