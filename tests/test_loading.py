@@ -154,7 +154,7 @@ def test_augmentation_repeats_by_seed():
 
 
 def test_presets_are_checked():
-    with pytest.raises(ValueError, match="preset must be one of 'none', 'flip', 'ssd', got 'mosaic'"):
+    with pytest.raises(ValueError, match=r"preset must be one of 'none', 'flip', .*'ssd', got 'mosaic'"):
         make_transform("mosaic", (10, 10))
     with pytest.raises(ValueError, match="size must be given for the preset 'ssd'"):
         make_transform("ssd", None)
