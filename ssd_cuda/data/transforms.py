@@ -5,6 +5,7 @@ preset what an image goes through
 ====== ==========================================================================================
 none   resize
 flip   resize, horizontal flip
+flips  resize, horizontal and vertical flip: objects without an upside, as under a microscope
 ssd    the paper's: zoom-out (half of the images), IoU crop, resize, photometric distortion, flip
 ====== ==========================================================================================
 
@@ -22,7 +23,7 @@ from .._extras import require
 from ..config import check_choice
 
 Transform = Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
-PRESETS = ("none", "flip", "ssd")
+PRESETS = ("none", "flip", "flips", "ssd")
 
 # The mean colour of ImageNet's photographs, what the space around a zoomed-out image is filled with.
 _FILL = (124, 116, 104)
@@ -38,7 +39,7 @@ def make_transform(preset: str, size: tuple[int, int] | None) -> Transform:
     """The callable ``(image, target) -> (image, target)`` of a preset.
 
     Args:
-        preset: ``"none"``, ``"flip"`` or ``"ssd"``.
+        preset: ``"none"``, ``"flip"``, ``"flips"`` or ``"ssd"``.
         size: (height, width) to resize to, in pixels, without keeping the aspect ratio, as SSD does;
             None leaves the size alone (images that are resized already).
 
@@ -59,5 +60,7 @@ def make_transform(preset: str, size: tuple[int, int] | None) -> Transform:
         steps.append(v2.RandomPhotometricDistort(p=0.5))
     if preset != "none":
         steps.append(v2.RandomHorizontalFlip())
+    if preset == "flips":
+        steps.append(v2.RandomVerticalFlip())
     steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1, labels_getter=_per_box)]
     return v2.Compose(steps)

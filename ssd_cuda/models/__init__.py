@@ -2,7 +2,18 @@
 
 from .detector import SSD
 from .layers import L2Norm, SSDExtraLayers, SSDHead
+from .registry import MODELS, build_model
 from .small import ssd_small
 from .vgg import ssd300_vgg16, ssd512_vgg16
 
-__all__ = ["SSD", "L2Norm", "SSDExtraLayers", "SSDHead", "ssd300_vgg16", "ssd512_vgg16", "ssd_small"]
+__all__ = [
+    "MODELS",
+    "SSD",
+    "L2Norm",
+    "SSDExtraLayers",
+    "SSDHead",
+    "build_model",
+    "ssd300_vgg16",
+    "ssd512_vgg16",
+    "ssd_small",
+]

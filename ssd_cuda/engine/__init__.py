@@ -1,0 +1,1 @@
+"""The main job: train, evaluate, keep and restore a detector."""

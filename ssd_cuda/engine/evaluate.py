@@ -1,0 +1,85 @@
+"""Evaluation: detections of a whole data set in its own pixels, and their average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..config import DetectConfig
+from ..data import BatchLoader, DetectionDataset, prepare
+from .metrics import coco_map, voc_ap
+
+if TYPE_CHECKING:
+    from ..models import SSD
+
+__all__ = ["evaluate", "predict", "to_pixels"]
+
+
+def to_pixels(detections: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+    """The detections of an image of ``size`` (height, width), from fractions of it to pixels, on the CPU."""
+    height, width = size
+    moved = {key: value.cpu() for key, value in detections.items()}
+    moved["boxes"] = moved["boxes"] * torch.tensor([width, height, width, height], dtype=torch.float32)
+    return moved
+
+
+def predict(
+    model: SSD,
+    dataset: DetectionDataset,
+    *,
+    batch_size: int = 8,
+    config: DetectConfig | None = None,
+    workers: int = 1,
+    progress: Callable[..., Any] | None = None,
+) -> list[dict[str, Tensor]]:
+    """Detections per image: ``boxes`` [n, 4] in pixels of the stored image, ``scores`` [n], ``labels`` [n].
+
+    Args:
+        model: in ``eval()`` mode.
+        dataset: at its own image sizes; images are resized to the model's.
+        batch_size: images at a time.
+        config: rule of the post-process; None: the model's.
+        workers: data loading processes.
+        progress: ``tqdm`` or the like, or None.
+    """
+    resized = prepare(dataset, model.image_size, cache=False)
+    batches: Any = BatchLoader(resized, batch_size, train=False, workers=workers, device=model.priors.device)
+    if progress is not None:
+        batches = progress(batches, desc="detect", leave=False)
+    found: list[dict[str, Tensor]] = []
+    for images, _ in batches:
+        for detections in model.detect(images, config).to_list():
+            found.append(to_pixels(detections, dataset.target(len(found))["size"]))
+    return found
+
+
+def evaluate(
+    model: SSD,
+    dataset: DetectionDataset,
+    *,
+    batch_size: int = 8,
+    workers: int = 1,
+    progress: Callable[..., Any] | None = None,
+) -> dict[str, Any]:
+    """``ap50`` (VOC, area under the curve), ``map`` (COCO), and all numbers behind them.
+
+    Returns:
+        ``ap50``, ``map``; ``voc`` and ``coco``: the results of :func:`~ssd_cuda.engine.metrics.voc_ap` and
+        :func:`~ssd_cuda.engine.metrics.coco_map`; ``predictions``: those of :func:`predict`.
+
+    Raises:
+        ValueError: a model with another number of classes than the data set has.
+    """
+    if model.num_classes != dataset.num_classes:
+        raise ValueError(
+            f"the data set must have the {model.num_classes - 1} classes of the model, "
+            f"got {len(dataset.classes)}: {', '.join(dataset.classes)}"
+        )
+    predictions = predict(model, dataset, batch_size=batch_size, workers=workers, progress=progress)
+    targets = [dataset.target(index) for index in range(len(dataset))]
+    voc = voc_ap(predictions, targets, dataset.classes)
+    coco = coco_map(predictions, targets, dataset.classes)
+    return {"ap50": voc["map"], "map": coco["map"], "voc": voc, "coco": coco, "predictions": predictions}

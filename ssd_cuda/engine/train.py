@@ -1,0 +1,248 @@
+"""Training: one loop. An epoch depends on the seed and its number only, so that a run resumes exactly."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import check_range
+from .checkpoint import CheckpointError, ModelSpec, load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from ..data import BatchLoader
+    from ..models import SSD
+    from ..ops import GroundTruth
+
+__all__ = ["TrainConfig", "Trainer", "learning_rate", "train"]
+
+Batch = tuple[Tensor, "GroundTruth"]
+Report = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe: AdamW, linear warm-up, cosine decay to zero, averaged weights.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step.
+        lr: peak learning rate.
+        weight_decay: of weights; biases and norms are not decayed.
+        warmup_steps: steps of linear warm-up.
+        clip_norm: gradients are cut at this global norm.
+        average_decay: decay of the exponential moving average of the weights, which is what is evaluated
+            and shipped; 0 makes it the last weights.
+        augment: preset of :func:`ssd_cuda.data.make_transform`.
+        seed: of initial weights, order of images and augmentation.
+        workers: data loading processes; 0 and more than 0 draw different augmentations.
+    """
+
+    epochs: int = 12
+    batch_size: int = 8
+    lr: float = 2e-3
+    weight_decay: float = 1e-2
+    warmup_steps: int = 100
+    clip_norm: float = 5.0
+    average_decay: float = 0.99
+    augment: str = "flips"
+    seed: int = 0
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name, low in (("epochs", 1), ("batch_size", 1), ("warmup_steps", 0), ("seed", 0), ("workers", 0)):
+            check_range(name, getattr(self, name), low)
+        check_range("lr", self.lr, 1e-12)
+        check_range("weight_decay", self.weight_decay, 0)
+        check_range("clip_norm", self.clip_norm, 1e-12)
+        check_range("average_decay", self.average_decay, 0, 1)
+
+
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """The rate of step 0 .. total - 1: warm-up times half a cosine."""
+    warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    weights = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+class Trainer:
+    """A model, its average, its optimiser and how far they are.
+
+    Args:
+        model: on the device to train on.
+        config: the recipe.
+        steps_per_epoch: batches of an epoch; the schedule ends after ``epochs * steps_per_epoch`` steps.
+
+    Attributes:
+        average: the averaged model, in ``eval()`` mode.
+        epoch: epochs that are done.
+        step: steps that are done.
+        history: one ``[localization, classification]`` per step.
+    """
+
+    def __init__(self, model: SSD, config: TrainConfig, steps_per_epoch: int) -> None:
+        self.model, self.config = model, config
+        self.total_steps = config.epochs * steps_per_epoch
+        self.average: SSD = copy.deepcopy(model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.lr)
+        self.epoch = self.step = 0
+        self.history: list[list[float]] = []
+
+    def run_epoch(self, batches: Iterable[Batch], report: Report | None = None) -> float:
+        """One pass; returns the mean loss. The losses are read from the device once, at the end.
+
+        Args:
+            batches: ``(images, GroundTruth)``.
+            report: called every ten steps with the step and the losses, for a progress bar.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        self.model.train()
+        device = self.model.priors.device
+        losses: list[Tensor] = []
+        for images, gt in batches:
+            rate = learning_rate(self.step, self.total_steps, self.config)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            losses.append(self._step(images.to(device, non_blocking=True), gt.to(device, non_blocking=True)))
+            self.step += 1
+            if report is not None and self.step % 10 == 0:
+                localization, classification = losses[-1].tolist()
+                report(self.step, {"loc": localization, "cls": classification, "lr": rate})
+        rows = torch.stack(losses).tolist() if losses else []
+        bad = [i for i, row in enumerate(rows) if not all(math.isfinite(v) for v in row)]
+        if bad:
+            raise FloatingPointError(
+                f"the loss must stay finite, got {rows[bad[0]]} at step {len(self.history) + bad[0]} "
+                f"(epoch {self.epoch + 1}); lower lr={self.config.lr}"
+            )
+        self.history += rows
+        self.epoch += 1
+        return sum(sum(row) for row in rows) / max(len(rows), 1)
+
+    def _step(self, images: Tensor, gt: GroundTruth) -> Tensor:
+        """[2] localization, classification, detached."""
+        losses = self.model.loss(images, gt)
+        self.optimizer.zero_grad(set_to_none=True)
+        (losses.localization + losses.classification).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self._update_average()
+        return torch.stack([losses.localization.detach(), losses.classification.detach()])
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """A short memory at first, so that the random start is soon forgotten."""
+        decay = min(self.config.average_decay, (1 + self.step) / (10 + self.step))
+        averaged, current = self.average.state_dict(), self.model.state_dict()
+        floating = [key for key, value in current.items() if value.is_floating_point()]
+        torch._foreach_lerp_([averaged[k] for k in floating], [current[k] for k in floating], 1 - decay)
+        for key, value in current.items():
+            if not value.is_floating_point():
+                averaged[key].copy_(value)
+
+    def state(self) -> dict[str, Any]:
+        """What :func:`ssd_cuda.engine.save_checkpoint` writes."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "history": self.history,
+            "config": asdict(self.config),
+        }
+
+    def loss_rows(self) -> list[dict[str, float]]:
+        """The history as :func:`ssd_cuda.engine.draw.save_loss_curve` takes it."""
+        return [
+            {"step": step, "loss": loc + cls, "localization": loc, "classification": cls}
+            for step, (loc, cls) in enumerate(self.history, 1)
+        ]
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.history = [list(row) for row in state["history"]]
+
+
+def train(
+    loader: BatchLoader,
+    spec: ModelSpec,
+    config: TrainConfig,
+    checkpoint: str | Path,
+    *,
+    resume: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[..., Any] | None = None,
+    on_epoch: Callable[[Trainer, float], None] | None = None,
+) -> Trainer:
+    """Train ``spec`` on the batches of ``loader``, writing ``checkpoint`` after every epoch.
+
+    Args:
+        loader: the training batches.
+        spec: the model.
+        config: the recipe.
+        checkpoint: the file to write.
+        resume: a checkpoint to go on from; spec and config must be the ones it was made with.
+        device: to train on.
+        progress: ``tqdm`` or the like, or None.
+        on_epoch: called after every epoch with the trainer and the mean loss.
+
+    Raises:
+        CheckpointError: ``resume`` is no checkpoint, or one of another model or recipe.
+        FloatingPointError: the loss is not finite.
+    """
+    torch.manual_seed(config.seed)
+    trainer = Trainer(spec.build().to(device), config, len(loader))
+    if resume is not None:
+        _resume(trainer, spec, resume, device)
+    while trainer.epoch < config.epochs:
+        # An epoch depends on the seed and its number only, whatever this process did before.
+        torch.manual_seed(1_000_003 * config.seed + trainer.epoch + 1)
+        loader.set_epoch(trainer.epoch)
+        bar, report = _bar(loader, progress, f"epoch {trainer.epoch + 1}/{config.epochs}")
+        mean = trainer.run_epoch(bar, report)
+        save_checkpoint(checkpoint, spec, trainer.state())
+        if on_epoch is not None:
+            on_epoch(trainer, mean)
+    return trainer
+
+
+def _resume(trainer: Trainer, spec: ModelSpec, path: str | Path, device: torch.device | str) -> None:
+    found, state = load_checkpoint(path, device)
+    if found != spec:
+        raise CheckpointError(f"{path} must hold the model that is to be trained, {spec}, got {found}")
+    config = asdict(trainer.config)
+    other = {key: value for key, value in state["config"].items() if config.get(key) != value}
+    if other:
+        raise CheckpointError(f"{path} must have been made with the same recipe, got {other}")
+    trainer.load_state(state)
+
+
+def _bar(
+    loader: BatchLoader, progress: Callable[..., Any] | None, title: str
+) -> tuple[Iterable[Batch], Report | None]:
+    if progress is None:
+        return loader, None
+    bar = progress(loader, desc=title, leave=False)
+
+    def report(step: int, values: dict[str, float]) -> None:
+        bar.set_postfix({key: f"{value:.3g}" for key, value in values.items()})
+
+    return bar, report
