@@ -1,4 +1,4 @@
-"""The boxes kernels' device code on the CPU against the reference: every op, dtype and branch, several schedules."""
+"""The boxes kernels' device code on the CPU against the reference: every op, dtype and branch."""
 
 from __future__ import annotations
 

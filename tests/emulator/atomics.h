@@ -19,20 +19,20 @@ __attribute__((noinline, no_sanitize("thread"))) T atomic(T* address, Update upd
 
 }  // namespace emulator
 
-#define EMULATOR_ATOMIC(type, name, expression)                                               \
-  inline type atomic##name(type* address, type value, EMULATOR_SITE) {                        \
-    return ::emulator::atomic(                                                                \
-        address, [value](type old) -> type { return expression; }, EMULATOR_HERE);            \
-  }                                                                                           \
-  inline type atomic##name##_block(type* address, type value, EMULATOR_SITE) {                \
-    return atomic##name(address, value, file, line);                                          \
+#define EMULATOR_ATOMIC(type, name, expression)                                    \
+  inline type atomic##name(type* address, type value, EMULATOR_SITE) {             \
+    return ::emulator::atomic(                                                     \
+        address, [value](type old) -> type { return expression; }, EMULATOR_HERE); \
+  }                                                                                \
+  inline type atomic##name##_block(type* address, type value, EMULATOR_SITE) {     \
+    return atomic##name(address, value, file, line);                               \
   }
-#define EMULATOR_ATOMICS(type)                         \
+#define EMULATOR_ATOMICS(type)                          \
   EMULATOR_ATOMIC(type, Min, value < old ? value : old) \
   EMULATOR_ATOMIC(type, Max, old < value ? value : old) \
-  EMULATOR_ATOMIC(type, And, old & value)              \
-  EMULATOR_ATOMIC(type, Or, old | value)               \
-  EMULATOR_ATOMIC(type, Xor, old ^ value)              \
+  EMULATOR_ATOMIC(type, And, old& value)                \
+  EMULATOR_ATOMIC(type, Or, old | value)                \
+  EMULATOR_ATOMIC(type, Xor, old ^ value)               \
   EMULATOR_ATOMIC(type, Exch, value)
 EMULATOR_ATOMICS(int)
 EMULATOR_ATOMICS(unsigned)
@@ -42,19 +42,21 @@ EMULATOR_ATOMIC(long long, Max, old < value ? value : old)
 EMULATOR_ATOMIC(float, Exch, value)
 EMULATOR_ATOMIC(unsigned, Add, old + value)
 EMULATOR_ATOMIC(unsigned long long, Add, old + value)
-EMULATOR_ATOMIC(int, Add, static_cast<int>(static_cast<unsigned>(old) + static_cast<unsigned>(value)))
+EMULATOR_ATOMIC(int, Add,
+                static_cast<int>(static_cast<unsigned>(old) + static_cast<unsigned>(value)))
 EMULATOR_ATOMIC(unsigned, Sub, old - value)
-EMULATOR_ATOMIC(int, Sub, static_cast<int>(static_cast<unsigned>(old) - static_cast<unsigned>(value)))
+EMULATOR_ATOMIC(int, Sub,
+                static_cast<int>(static_cast<unsigned>(old) - static_cast<unsigned>(value)))
 EMULATOR_ATOMIC(unsigned, Inc, old >= value ? 0 : old + 1)
 EMULATOR_ATOMIC(unsigned, Dec, old == 0 || old > value ? value : old - 1)
 #undef EMULATOR_ATOMICS
 #undef EMULATOR_ATOMIC
 
-#define EMULATOR_CAS(type)                                                                  \
-  inline type atomicCAS(type* address, type expected, type desired, EMULATOR_SITE) {        \
-    return ::emulator::atomic(                                                              \
-        address, [=](type old) -> type { return old == expected ? desired : old; },         \
-        EMULATOR_HERE);                                                                     \
+#define EMULATOR_CAS(type)                                                           \
+  inline type atomicCAS(type* address, type expected, type desired, EMULATOR_SITE) { \
+    return ::emulator::atomic(                                                       \
+        address, [=](type old) -> type { return old == expected ? desired : old; },  \
+        EMULATOR_HERE);                                                              \
   }
 EMULATOR_CAS(int)
 EMULATOR_CAS(unsigned)
@@ -74,10 +76,10 @@ EMULATOR_LOAD(__ldcs)
 EMULATOR_LOAD(__ldlu)
 EMULATOR_LOAD(__ldcv)
 #undef EMULATOR_LOAD
-#define EMULATOR_STORE(name)                                          \
-  template <typename T>                                               \
-  inline void name(T* address, std::type_identity_t<T> value) {       \
-    *address = value;                                                 \
+#define EMULATOR_STORE(name)                                    \
+  template <typename T>                                         \
+  inline void name(T* address, std::type_identity_t<T> value) { \
+    *address = value;                                           \
   }
 EMULATOR_STORE(__stwb)
 EMULATOR_STORE(__stcg)

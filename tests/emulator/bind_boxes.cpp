@@ -12,8 +12,8 @@ using namespace ssd_cuda;
 template <typename T>
 Array<T> iou(Array<T> boxes1, Array<T> boxes2, double eps) {
   Array<T> output({boxes1.shape(0), boxes2.shape(0)});
-  emulator::check(launch_iou<T>(boxes1, boxes2, boxes1.shape(0), boxes2.shape(0), T(eps), output,
-                                nullptr));
+  emulator::check(
+      launch_iou<T>(boxes1, boxes2, boxes1.shape(0), boxes2.shape(0), T(eps), output, nullptr));
   return output;
 }
 

@@ -9,7 +9,8 @@ namespace py = pybind11;
 constexpr unsigned kAll = 0xffffffffu;
 
 template <typename... Params, typename... Args>
-void run(void (*kernel)(Params...), unsigned blocks, unsigned threads, std::size_t shared, Args... args) {
+void run(void (*kernel)(Params...), unsigned blocks, unsigned threads, std::size_t shared,
+         Args... args) {
   emulator::check(emulator::launch(kernel, dim3(blocks), dim3(threads), shared, nullptr, args...));
 }
 
@@ -57,7 +58,8 @@ __global__ void warp_kernel(const unsigned* input, unsigned* output) {
   put(10, __reduce_max_sync(kAll, v));
   put(11, __reduce_min_sync(kAll, v));
   put(12, __reduce_or_sync(kAll, v));
-  put(13, static_cast<unsigned>(__shfl_xor_sync(kAll, static_cast<unsigned long long>(v) << 32, 1) >> 32));
+  put(13, static_cast<unsigned>(
+              __shfl_xor_sync(kAll, static_cast<unsigned long long>(v) << 32, 1) >> 32));
   put(14, static_cast<unsigned>(__shfl_xor_sync(kAll, static_cast<double>(v), 16)));
   if (lane % 2) return;
   put(15, __reduce_add_sync(0x55555555u, v));
@@ -68,17 +70,36 @@ __global__ void warp_kernel(const unsigned* input, unsigned* output) {
 
 __global__ void vote_kernel(const int* input, int* output) {
   const int v = input[threadIdx.x];
-  const int count = __syncthreads_count(v > 0), any = __syncthreads_or(v > 9), all = __syncthreads_and(v > -9);
+  const int count = __syncthreads_count(v > 0), any = __syncthreads_or(v > 9),
+            all = __syncthreads_and(v > -9);
   if (threadIdx.x == 0) output[0] = count, output[1] = any, output[2] = all;
 }
 
-__global__ void atomic_kernel(unsigned long long* best, unsigned* count, int* least, unsigned* wrapped) {
+__global__ void atomic_kernel(unsigned long long* best, unsigned* count, int* least,
+                              unsigned* wrapped) {
   const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
   atomicMax(best, static_cast<unsigned long long>(i * 7919u % 1000u) << 32 | i);
   atomicAdd(count, i);
   atomicMin(least, -static_cast<int>(i));
   atomicInc(wrapped, 9u);
   atomicCAS(wrapped + 1, 0u, 77u);
+}
+
+// Every block leaves a partial sum; the last to arrive adds them up. Right with the fence only.
+__global__ void last_block_kernel(const int* input, int* partial, unsigned* arrived, int* sum,
+                                  bool fence) {
+  __shared__ bool last;
+  const int value = __reduce_add_sync(kAll, input[blockIdx.x * 32 + threadIdx.x]);
+  if (threadIdx.x == 0) {
+    partial[blockIdx.x] = value;
+    if (fence) __threadfence();
+    last = atomicAdd(arrived, 1u) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (!last || threadIdx.x != 0) return;
+  int total = 0;
+  for (unsigned i = 0; i < gridDim.x; ++i) total += partial[i];
+  *sum = total;
 }
 
 // ---- Wrong kernels.
@@ -108,6 +129,10 @@ __global__ void finished_lane_kernel(int* output) {
   if (threadIdx.x >= 20) return;
   __syncwarp(0x000fffffu);
   output[threadIdx.x] = __shfl_down_sync(kAll, static_cast<int>(threadIdx.x), 1);
+}
+
+__global__ void absent_lane_kernel(int* output) {
+  output[threadIdx.x] = __shfl_sync(kAll, 1, 0);  // launched with 20 threads
 }
 
 __global__ void unnamed_caller_kernel(int* output) {
@@ -190,7 +215,8 @@ template <typename T>
 __global__ void static_past_kernel(T* output, int distance) {
   __shared__ T tile[48];
   tile[static_cast<int>(threadIdx.x) + distance] = 1;
-  output[threadIdx.x] = 1;
+  __syncthreads();
+  output[threadIdx.x] = tile[threadIdx.x + 16];
 }
 __global__ void misaligned_kernel(const int* input, int4* output, int offset) {
   output[threadIdx.x] = reinterpret_cast<const int4*>(input + offset)[threadIdx.x];
@@ -200,8 +226,8 @@ void define_right(py::module_& m) {
   m.def("sum_and_reverse", [](Array<float> input, unsigned threads) {
     const auto blocks = static_cast<unsigned>(input.size() / threads);
     Array<float> sums({py::ssize_t(blocks)}), reversed({input.shape(0)});
-    run(sum_and_reverse_kernel<float>, blocks, threads, threads * sizeof(float), input.data(), sums.data(),
-        reversed.data());
+    run(sum_and_reverse_kernel<float>, blocks, threads, threads * sizeof(float), input.data(),
+        sums.data(), reversed.data());
     return py::make_tuple(sums.numpy(), reversed.numpy());
   });
   m.def("warp", [](Array<unsigned> input) {
@@ -221,8 +247,17 @@ void define_right(py::module_& m) {
     run(atomic_kernel, blocks, threads, 0, best.data(), count.data(), least.data(), wrapped.data());
     return py::make_tuple(best.numpy(), count.numpy(), least.numpy(), wrapped.numpy());
   });
+  m.def("last_block_sum", [](Array<int> input, bool fence) {
+    const auto blocks = static_cast<unsigned>(input.size() / 32);
+    Array<int> partial({py::ssize_t(blocks)}), sum({1});
+    Array<unsigned> arrived({1}, 0u);
+    run(last_block_kernel, blocks, 32, 0, input.data(), partial.data(), arrived.data(), sum.data(),
+        fence);
+    return sum;
+  });
   m.def("launch_empty", [](unsigned x, unsigned y, unsigned block, std::size_t shared) {
-    return static_cast<int>(emulator::launch(lost_update_kernel, dim3(x, y), dim3(block), shared, nullptr, nullptr));
+    return static_cast<int>(
+        emulator::launch(lost_update_kernel, dim3(x, y), dim3(block), shared, nullptr, nullptr));
   });
 }
 
@@ -240,6 +275,7 @@ void define_wrong(py::module_& m) {
   define_wrong(m, "split_barrier", split_barrier_kernel);
   define_wrong(m, "stuck", stuck_kernel);
   define_wrong(m, "finished_lane", finished_lane_kernel);
+  define_wrong(m, "absent_lane", absent_lane_kernel);
   define_wrong(m, "unnamed_caller", unnamed_caller_kernel);
   define_wrong(m, "unnamed_source", unnamed_source_kernel);
   define_wrong(m, "mixed_masks", mixed_masks_kernel);
@@ -261,7 +297,7 @@ void define_wrong(py::module_& m) {
     run(write_past_kernel, 1, 32, 0, output.data(), distance);
   });
   m.def("read_past", [](int distance) {
-    Array<int> input({32}, 0), output({32});
+    Array<int> input({32}, 0, "an input"), output({32});
     run(read_past_kernel, 1, 32, 0, input.data(), output.data(), distance);
   });
   m.def("dynamic_past", [](int distance) {

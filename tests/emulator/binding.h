@@ -38,12 +38,12 @@ class Array {
   Array(std::vector<py::ssize_t> shape, T value, const std::string& name = "an output")
       : Array(std::move(shape), name) {
     for (std::size_t i = 0; i < size(); ++i) data()[i] = value;
-    buffer_->mark_initialized();
+    checker_mark_initialized(data(), bytes());
   }
   explicit Array(const py::array& source)
       : shape_(source.shape(), source.shape() + source.ndim()), buffer_(allocate("an input")) {
     if (bytes()) std::memcpy(buffer_->data(), source.data(), bytes());
-    buffer_->mark_initialized();
+    checker_mark_initialized(data(), bytes());
   }
 
   T* data() const { return static_cast<T*>(buffer_->data()); }
@@ -63,7 +63,7 @@ class Array {
 
  private:
   std::shared_ptr<GuardedBuffer> allocate(const std::string& name) const {
-    return std::make_shared<GuardedBuffer>(bytes(), name);
+    return std::make_shared<GuardedBuffer>(bytes(), name, sizeof(T));
   }
   std::vector<py::ssize_t> shape_;
   std::shared_ptr<GuardedBuffer> buffer_;
@@ -96,7 +96,8 @@ struct type_caster<emulator::Array<T>> {
   bool load(handle source, bool) {
     if (!isinstance<array>(source)) return false;
     const auto input = reinterpret_borrow<array>(source);
-    if (!input.dtype().is(emulator::dtype_of<T>()) && !input.dtype().equal(emulator::dtype_of<T>())) {
+    if (!input.dtype().is(emulator::dtype_of<T>()) &&
+        !input.dtype().equal(emulator::dtype_of<T>())) {
       return false;
     }
     value_.emplace(array::ensure(input, array::c_style));
@@ -115,10 +116,10 @@ struct type_caster<emulator::Array<T>> {
 }  // namespace pybind11::detail
 
 // The body of a module: EMULATOR_MODULE(m) { m.def("iou_f32", &iou<float>); }
-#define EMULATOR_MODULE(m)                                         \
-  static void emulator_define(::pybind11::module_& m);             \
-  PYBIND11_MODULE(EMULATOR_MODULE_NAME, m) {                       \
-    ::emulator::define_common(m);                                  \
-    emulator_define(m);                                            \
-  }                                                                \
+#define EMULATOR_MODULE(m)                             \
+  static void emulator_define(::pybind11::module_& m); \
+  PYBIND11_MODULE(EMULATOR_MODULE_NAME, m) {           \
+    ::emulator::define_common(m);                      \
+    emulator_define(m);                                \
+  }                                                    \
   static void emulator_define(::pybind11::module_& m)

@@ -1,10 +1,10 @@
-"""Compiles bind_<family>.cpp and the emulator's runtime into a Python module, once per content of its sources.
+"""Compiles bind_<family>.cpp and the runtime into a Python module, once per content of the sources.
 
     from emulator.build import load
     boxes = load("boxes")                 # or load("boxes", "asan")
 
-A module is rebuilt when the compiler, the flags or any file it included has changed. SSD_EMULATOR_VARIANT chooses
-the variant where none is named; SSD_EMULATOR_CACHE the folder (default: build/emulator).
+A module is rebuilt when the compiler, the flags or any file it included has changed. SSD_EMULATOR_VARIANT
+chooses the variant where none is named; SSD_EMULATOR_CACHE the folder (default: build/emulator).
 """
 
 import fcntl
@@ -23,16 +23,20 @@ from types import ModuleType
 HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent
 ROOT = TESTS.parent
-RUNTIME = ("fiber", "scheduler", "meetings", "memory", "access")
+RUNTIME = ("fiber", "scheduler", "meetings", "memory", "module", "access", "hooks")
 
-COMMON = (
-    "-std=c++20 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-strict-aliasing -g1 -Wall -Wextra"
-    " -Wno-unused-parameter -Wno-missing-field-initializers -Wno-psabi -DSSD_CUDA_EMULATE"
-).split()
-SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer".split()
+COMMON = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-g1"]
+# Unique symbols would be shared by every module of the process: its shared memory, its state.
+COMMON += ["-fno-gnu-unique", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+COMMON += ["-Wno-missing-field-initializers", "-Wno-psabi", "-DSSD_CUDA_EMULATE"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+# g++ puts a call before every access; hooks.cpp answers it. libtsan is not linked.
+TRACED = ["-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
+TRACED += ["--param=tsan-distinguish-volatile=1"]
 # For each variant: the flags of the kernels, of the runtime, of the linker.
 VARIANTS = {
     "plain": (["-O1"], ["-O2"], []),
+    "checked": (["-O1", *TRACED], ["-O2", "-DEMULATOR_CHECKED"], []),
     "asan": (["-O1", *SANITIZERS], ["-O1", *SANITIZERS], SANITIZERS),
     "coverage": (["-O0", "--coverage", "-fprofile-update=single"], ["-O2"], ["--coverage"]),
 }
@@ -47,7 +51,7 @@ def cache_folder() -> Path:
 
 
 def default_variant() -> str:
-    return os.environ.get("SSD_EMULATOR_VARIANT", "plain")
+    return os.environ.get("SSD_EMULATOR_VARIANT", "checked")
 
 
 def _digest(path: str) -> str:
@@ -55,19 +59,10 @@ def _digest(path: str) -> str:
 
 
 def _compile(source: Path, target: Path, flags: list[str]) -> None:
-    """Compiles source to target unless the note beside target says that nothing it depends on has changed."""
+    """Compiles source to target unless the note beside it says that no file it read has changed."""
     note = target.with_suffix(".json")
-    command = [
-        compiler(),
-        *flags,
-        "-c",
-        str(source),
-        "-o",
-        str(target),
-        "-MD",
-        "-MF",
-        str(target.with_suffix(".d")),
-    ]
+    depends = target.with_suffix(".d")
+    command = [compiler(), *flags, "-c", str(source), "-o", str(target), "-MD", "-MF", str(depends)]
     try:
         known = json.loads(note.read_text())
         if known["command"] == command and all(_digest(f) == d for f, d in known["files"].items()):
@@ -76,8 +71,8 @@ def _compile(source: Path, target: Path, flags: list[str]) -> None:
         pass
     note.unlink(missing_ok=True)
     _run(command)
-    depends = target.with_suffix(".d").read_text().replace("\\\n", " ").split(":", 1)[1].split()
-    note.write_text(json.dumps({"command": command, "files": {f: _digest(f) for f in depends}}))
+    files = depends.read_text().replace("\\\n", " ").split(":", 1)[1].split()
+    note.write_text(json.dumps({"command": command, "files": {f: _digest(f) for f in files}}))
 
 
 def _run(command: list[str]) -> None:
@@ -100,7 +95,7 @@ def build(family: str, variant: str | None = None) -> Path:
 
     folder = cache_folder() / variant
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"emulated_{family}"
+    name = f"emulated_{family}_{variant}"  # CPython keeps one module per name
     include = ["-I", str(TESTS), "-I", str(ROOT / "csrc"), "-isystem", pybind11.get_include()]
     include += ["-isystem", sysconfig.get_paths()["include"]]
     module = folder / f"{name}.so"
@@ -122,7 +117,7 @@ def build(family: str, variant: str | None = None) -> Path:
 def load(family: str, variant: str | None = None) -> ModuleType:
     """The module that exposes the launchers of a family."""
     path = build(family, variant)
-    spec = importlib.util.spec_from_file_location(f"emulated_{family}", path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

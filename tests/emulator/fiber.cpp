@@ -36,7 +36,8 @@ Fiber* g_host = nullptr;  // whoever resumed the running fibre
 
 // swapcontext makes a system call per switch to save a signal mask nobody changes; this saves what the System V ABI
 // says a call preserves, and takes a few nanoseconds.
-extern "C" void emulator_switch_stack(void** save, void* load) __attribute__((visibility("hidden")));
+extern "C" void emulator_switch_stack(void** save, void* load)
+    __attribute__((visibility("hidden")));
 asm(R"(
 .text
 .globl emulator_switch_stack
@@ -111,7 +112,8 @@ void FiberPool::prepare(std::size_t i, void (*entry)()) {
   grow(i + 1);
   Fiber& fiber = fibers_[i];
 #if defined(__SANITIZE_ADDRESS__)
-  ASAN_UNPOISON_MEMORY_REGION(fiber.stack, fiber.stack_bytes);  // an abandoned fibre leaves its red zones
+  ASAN_UNPOISON_MEMORY_REGION(fiber.stack,
+                              fiber.stack_bytes);  // an abandoned fibre leaves its red zones
 #endif
   // Stacks start on different cache lines, or every thread of a block would fight for the same sets.
   const std::size_t color = i % 32 * 128;

@@ -16,9 +16,9 @@ SEEDS = (0, 1, 2, 3, 4)
 
 
 class Kernels:
-    """The launchers of a family. ``kernels("boxes").iou(a, b, 0.0)`` runs under every seed and demands the same bits.
-
-    A bfloat16 tensor travels as the uint16 of its bits; such a result comes back as bfloat16 where some argument was.
+    """The launchers of a family: ``kernels("boxes").iou(a, b, 0.0)`` runs under every seed and demands
+    the same bits. A bfloat16 tensor travels as the uint16 of its bits; such a result comes back as bfloat16
+    where some argument was.
     """
 
     def __init__(self, family: str, seeds: Sequence[int] = SEEDS, variant: str | None = None):
@@ -44,9 +44,8 @@ class Kernels:
                 if first is None:
                     first = result
                 elif bits(first) != bits(result):
-                    raise AssertionError(
-                        f"{name}: seeds {self.seeds[0]} and {seed} give different bits: {difference(first, result)}"
-                    )
+                    where = difference(first, result)
+                    raise AssertionError(f"{name}: seeds {self.seeds[0]} and {seed} differ: {where}")
             return to_torch(first, bfloat16)
 
         return call

@@ -116,8 +116,8 @@ inline float __ll2float_rn(long long v) { return static_cast<float>(v); }
 inline float __double2float_rn(double v) { return static_cast<float>(v); }
 
 // min and max as CUDA overloads them; the float ones prefer a number to a NaN.
-#define EMULATOR_MIN_MAX(type)                                     \
-  inline type min(type a, type b) { return b < a ? b : a; }        \
+#define EMULATOR_MIN_MAX(type)                              \
+  inline type min(type a, type b) { return b < a ? b : a; } \
   inline type max(type a, type b) { return a < b ? b : a; }
 EMULATOR_MIN_MAX(int)
 EMULATOR_MIN_MAX(unsigned)

@@ -36,13 +36,19 @@ inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaMemsetAsync(void* address, int byte, std::size_t bytes, cudaStream_t) {
   if (bytes) std::memset(address, byte, bytes);
+  emulator::checker_mark_initialized(address, bytes);
   return cudaSuccess;
 }
 
-enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+enum cudaMemcpyKind {
+  cudaMemcpyHostToDevice = 1,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice
+};
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
                                    cudaStream_t) {
   if (bytes) std::memmove(to, from, bytes);
+  emulator::checker_mark_initialized(to, bytes);
   return cudaSuccess;
 }
 
@@ -53,9 +59,10 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount           ? emulator::kMultiprocessors
-           : attribute == cudaDevAttrMaxThreadsPerMultiProcessor ? emulator::kMaxThreadsPerMultiprocessor
-                                                                 : int(emulator::kMaxSharedBytes);
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::kMultiprocessors
+           : attribute == cudaDevAttrMaxThreadsPerMultiProcessor
+               ? emulator::kMaxThreadsPerMultiprocessor
+               : int(emulator::kMaxSharedBytes);
   return cudaSuccess;
 }
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };

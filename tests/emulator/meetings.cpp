@@ -1,9 +1,9 @@
 // Where threads wait for each other: warp collectives and block barriers, and the reports when they miss.
-#include "scheduler.h"
-
 #include <algorithm>
 #include <cstring>
 #include <map>
+
+#include "scheduler.h"
 
 namespace emulator {
 namespace {
@@ -48,15 +48,24 @@ void check_agreement(unsigned first, const Thread& self) {
 
 const char* name(Meeting meeting) {
   switch (meeting) {
-    case Meeting::kSync: return "__syncwarp";
-    case Meeting::kShuffle: return "a shuffle";
-    case Meeting::kVote: return "a warp vote";
-    case Meeting::kMatch: return "a warp match";
-    case Meeting::kReduce: return "a warp reduction";
-    case Meeting::kBarrier: return "__syncthreads";
-    case Meeting::kCount: return "__syncthreads_count";
-    case Meeting::kAnd: return "__syncthreads_and";
-    case Meeting::kOr: return "__syncthreads_or";
+    case Meeting::kSync:
+      return "__syncwarp";
+    case Meeting::kShuffle:
+      return "a shuffle";
+    case Meeting::kVote:
+      return "a warp vote";
+    case Meeting::kMatch:
+      return "a warp match";
+    case Meeting::kReduce:
+      return "a warp reduction";
+    case Meeting::kBarrier:
+      return "__syncthreads";
+    case Meeting::kCount:
+      return "__syncthreads_count";
+    case Meeting::kAnd:
+      return "__syncthreads_and";
+    case Meeting::kOr:
+      return "__syncthreads_or";
   }
   return "?";
 }

@@ -66,12 +66,17 @@ void on_fence();
 // The byte that fills shared memory between blocks and outputs before a launch; it depends on the seed.
 unsigned char poison();
 
+// Tells the access checker that the host has filled these bytes.
+void checker_mark_initialized(void* address, std::size_t bytes);
+
 // Memory a kernel may touch: payload between guards. In a sanitizer build the guards are poisoned; in any build
 // they hold a pattern, and check() reports a write over it.
 class GuardedBuffer {
  public:
-  // The payload starts `misalign` bytes after a multiple of 256. what: how a report calls the buffer.
-  GuardedBuffer(std::size_t bytes, std::string what, std::size_t misalign = 0);
+  // what: how a report calls the buffer. element_bytes: of its elements; 0 for dynamic shared memory. The payload
+  // starts `misalign` bytes after a multiple of 256.
+  GuardedBuffer(std::size_t bytes, std::string what, std::size_t element_bytes,
+                std::size_t misalign = 0);
   ~GuardedBuffer();
   GuardedBuffer(const GuardedBuffer&) = delete;
   GuardedBuffer& operator=(const GuardedBuffer&) = delete;
@@ -79,7 +84,6 @@ class GuardedBuffer {
   void* data() const { return payload_; }
   std::size_t size() const { return bytes_; }
   void fill(unsigned char byte);
-  void mark_initialized();
   // Run after every launch.
   void check() const;
 

@@ -57,21 +57,24 @@ enum class Order { kAscending, kDescending, kWarpAtATime, kAnyThread };
 
 struct Block {
   std::vector<Thread> threads;
-  std::vector<unsigned> ready;  // thread numbers; taken from the back, or from anywhere (kAnyThread)
-  std::size_t count = 0;        // threads of the block
+  std::vector<unsigned>
+      ready;              // thread numbers; taken from the back, or from anywhere (kAnyThread)
+  std::size_t count = 0;  // threads of the block
   std::size_t done = 0;
   std::size_t at_barrier = 0;
   unsigned current = 0;
-  uint64_t number = 0;    // blocks run so far, over all launches
-  uint64_t interval = 0;  // grows at each block and each barrier: equal means unordered by a barrier
+  uint64_t number = 0;  // blocks run so far, over all launches
+  uint64_t interval =
+      0;  // grows at each block and each barrier: equal means unordered by a barrier
   void (*body)(void*) = nullptr;
   void* argument = nullptr;
 };
 
 extern Block g_block;
-extern bool g_in_kernel;       // a fibre is running, not the host
+extern bool g_in_kernel;  // a fibre is running, not the host
 extern FiberPool g_fibers;
-extern const void* g_host_frame;  // where the host's stack stood at the launch: kernel arguments lie above
+extern const void*
+    g_host_frame;  // where the host's stack stood at the launch: kernel arguments lie above
 
 // Parks the running thread and runs others until somebody makes it ready again.
 void suspend();
@@ -92,11 +95,17 @@ struct SharedVariable {
 };
 const std::vector<SharedVariable>& static_shared();
 
-// The access checker (access.cpp); does nothing in builds without instrumentation.
+// Whether the address lies in the code or data of this module.
+bool in_module(const void* address);
+
+// The access checker (access.cpp); does nothing unless EMULATOR_CHECKED is defined.
+void checker_begin_launch();
 void checker_begin_block();
-void checker_register(void* address, std::size_t bytes, const std::string& what);
-void checker_mark_initialized(void* address);
+// granule: bytes that are always accessed together; 0: dynamic shared memory.
+void checker_register(void* address, std::size_t bytes, const std::string& what,
+                      std::size_t granule);
 void checker_forget(void* address);
+void check_alignment(const volatile void* address, std::size_t bytes, const void* code);
 
 }  // namespace emulator
 

@@ -114,8 +114,8 @@ inline T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate, EMULATOR_SITE) {
-  const uint64_t* votes = ::emulator::meet_warp(::emulator::Meeting::kVote, mask,
-                                                predicate != 0, EMULATOR_HERE);
+  const uint64_t* votes =
+      ::emulator::meet_warp(::emulator::Meeting::kVote, mask, predicate != 0, EMULATOR_HERE);
   unsigned ballot = 0;
   for (int i = 0; i < 32; ++i) {
     if (mask >> i & 1 && votes[i]) ballot |= 1u << i;
@@ -145,15 +145,15 @@ inline unsigned __match_all_sync(unsigned mask, T value, int* predicate, EMULATO
   return *predicate ? mask : 0;
 }
 
-#define EMULATOR_REDUCE(type, name, expression)                                          \
-  inline type __reduce_##name##_sync(unsigned mask, type value, EMULATOR_SITE) {         \
-    return ::emulator::reduce(mask, value, EMULATOR_HERE,                                \
-                              [](type a, type b) -> type { return expression; });        \
+#define EMULATOR_REDUCE(type, name, expression)                                   \
+  inline type __reduce_##name##_sync(unsigned mask, type value, EMULATOR_SITE) {  \
+    return ::emulator::reduce(mask, value, EMULATOR_HERE,                         \
+                              [](type a, type b) -> type { return expression; }); \
   }
 EMULATOR_REDUCE(unsigned, add, a + b)
 EMULATOR_REDUCE(unsigned, min, b < a ? b : a)
 EMULATOR_REDUCE(unsigned, max, a < b ? b : a)
-EMULATOR_REDUCE(unsigned, and, a & b)
+EMULATOR_REDUCE(unsigned, and, a& b)
 EMULATOR_REDUCE(unsigned, or, a | b)
 EMULATOR_REDUCE(unsigned, xor, a ^ b)
 EMULATOR_REDUCE(int, min, b < a ? b : a)

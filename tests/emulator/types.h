@@ -19,22 +19,14 @@
 // every such variable there. (A section attribute would be simpler, but g++ ignores it inside templates.)
 #define __shared__ static thread_local
 
-#define EMULATOR_VECTOR_TYPES(base, name, align2, align4)                              \
-  struct name##1 {                                                                     \
-    base x;                                                                            \
-  };                                                                                   \
-  struct alignas(align2) name##2 {                                                     \
-    base x, y;                                                                         \
-  };                                                                                   \
-  struct name##3 {                                                                     \
-    base x, y, z;                                                                      \
-  };                                                                                   \
-  struct alignas(align4) name##4 {                                                     \
-    base x, y, z, w;                                                                   \
-  };                                                                                   \
-  inline name##1 make_##name##1(base x) { return {x}; }                                \
-  inline name##2 make_##name##2(base x, base y) { return {x, y}; }                     \
-  inline name##3 make_##name##3(base x, base y, base z) { return {x, y, z}; }          \
+#define EMULATOR_VECTOR_TYPES(base, name, align2, align4)                     \
+  struct name##1 { base x; };                                                 \
+  struct alignas(align2) name##2 { base x, y; };                              \
+  struct name##3 { base x, y, z; };                                           \
+  struct alignas(align4) name##4 { base x, y, z, w; };                        \
+  inline name##1 make_##name##1(base x) { return {x}; }                       \
+  inline name##2 make_##name##2(base x, base y) { return {x, y}; }            \
+  inline name##3 make_##name##3(base x, base y, base z) { return {x, y, z}; } \
   inline name##4 make_##name##4(base x, base y, base z, base w) { return {x, y, z, w}; }
 
 EMULATOR_VECTOR_TYPES(signed char, char, 2, 4)

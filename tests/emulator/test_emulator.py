@@ -1,0 +1,204 @@
+"""The emulator's own tests: what every primitive gives, and that every kind of wrong kernel is reported."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from .build import load
+from .harness import Kernels
+
+SEEDS = tuple(range(8))
+
+
+@pytest.fixture(scope="module", params=["plain", "checked"])
+def kernels(request) -> Kernels:
+    return Kernels("selftest", SEEDS, request.param)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return load("selftest", "plain")
+
+
+@pytest.fixture(scope="module")
+def checked():
+    return load("selftest", "checked")
+
+
+def outcomes(module, name: str, *args) -> set[bytes]:
+    """The distinct results of a kernel over the seeds."""
+    found = set()
+    for seed in SEEDS:
+        module.set_seed(seed)
+        found.add(getattr(module, name)(*args).tobytes())
+    return found
+
+
+def reports(module, name: str, *args) -> list[str]:
+    """What the emulator says of a kernel under each seed; fails where it says nothing."""
+    messages = []
+    for seed in SEEDS:
+        module.set_seed(seed)
+        with pytest.raises(RuntimeError) as error:
+            getattr(module, name)(*args)
+        messages.append(str(error.value))
+    return messages
+
+
+# ---- Right kernels give the right numbers under every schedule.
+
+
+@pytest.mark.parametrize("threads", [32, 64, 256, 1024])
+def test_barriers_and_shared_memory(kernels, threads):
+    values = torch.arange(4 * threads, dtype=torch.float32) % 1000
+    sums, backwards = kernels.sum_and_reverse(values, threads)
+    rows = values.reshape(4, threads)
+    assert torch.equal(sums, 3 * rows.sum(1))
+    assert torch.equal(backwards, rows.flip(1).flatten())
+
+
+def test_warp_primitives(kernels):
+    v = np.arange(32, dtype=np.uint32)[::-1] * 7 % 53
+    lane = np.arange(32)
+    rows = kernels.warp(torch.from_numpy(v.copy())).numpy()
+    assert np.array_equal(rows[0], v[np.full(32, 5)])
+    assert np.array_equal(rows[1], v[lane // 8 * 8 + 3])
+    assert np.array_equal(rows[2], v[np.where(lane >= 2, lane - 2, lane)])
+    assert np.array_equal(rows[3], v[np.where(lane % 16 + 3 < 16, lane + 3, lane) % 32])
+    assert np.array_equal(rows[4], v[lane ^ 9])
+    assert set(rows[5]) == {sum(1 << i for i in range(32) if v[i] & 1)}
+    assert set(rows[6]) == {0} and set(rows[7]) == {1}
+    assert list(rows[8]) == [sum(1 << j for j in range(32) if v[j] % 3 == v[i] % 3) for i in range(32)]
+    assert [rows[r][0] for r in (9, 10, 11)] == [v.sum(), v.max(), v.min()]
+    assert set(rows[12]) == {np.bitwise_or.reduce(v)}
+    assert np.array_equal(rows[13], v[lane ^ 1]) and np.array_equal(rows[14], v[lane ^ 16])
+    even = lane % 2 == 0
+    assert set(rows[15][even]) == {v[even].sum()} and set(rows[16][even]) == {0x55555555}
+    assert set(rows[17][even]) == {v[30]}
+
+
+def test_block_votes(kernels):
+    values = torch.tensor([*range(-3, 20)], dtype=torch.int32)
+    assert kernels.vote(values).tolist() == [19, 1, 1]
+    assert kernels.vote(-values).tolist() == [3, 0, 0]
+
+
+def test_atomics(kernels):
+    best, count, least, wrapped = kernels.atomics(7, 50)
+    keys = [i * 7919 % 1000 << 32 | i for i in range(350)]
+    assert best.tolist() == [max(keys)] and count.tolist() == [sum(range(350))] and least.tolist() == [-349]
+    assert wrapped.tolist() == [0, 77]  # 350 increments modulo 10
+
+
+def test_launches_a_gpu_would_refuse(plain):
+    invalid = 9  # cudaErrorInvalidConfiguration
+    assert plain.launch_empty(1, 65536, 32, 0) == invalid
+    assert plain.launch_empty(1, 1, 1025, 0) == invalid
+    assert plain.launch_empty(1, 1, 32, 228 * 1024) == invalid
+
+
+# ---- Barriers and masks: reported in every build.
+
+MISSED = {
+    "missed_barrier": "wait at __syncthreads",
+    "split_barrier": "different barriers|wait at __syncthreads",
+    "stuck": "wait at a shuffle",
+    "finished_lane": "which has finished|wait at a shuffle",
+    "absent_lane": "names lane 20, which does not exist",
+    "unnamed_caller": "called by lane 31, which the mask does not name",
+    "unnamed_source": "reads lane 20, which its mask does not name",
+    "mixed_masks": "meets lane|wait at a warp vote|names lane 16, which has finished",
+}
+
+
+@pytest.mark.parametrize("name", MISSED)
+def test_threads_that_do_not_meet(plain, name):
+    for message in reports(plain, name, 2, 20 if name == "absent_lane" else 32):
+        assert re.search(MISSED[name], message), message
+        assert "bind_selftest.cpp:" in message
+
+
+# ---- Races, seen by permuting threads and blocks alone: results differ between seeds.
+
+RACES = {
+    "shared_race": (4, 64),
+    "lockstep": (1, 32),
+    "block_race": (5, 32),
+    "arrival_order": (4, 32),
+    "late_reader": (1, 64),
+}
+
+
+@pytest.mark.parametrize("name", [n for n in RACES if n != "late_reader"])
+def test_a_race_changes_the_bits(plain, name):
+    assert len(outcomes(plain, name, *RACES[name])) > 1
+
+
+@pytest.mark.parametrize("name", ["uninitialized", "uninitialized_dynamic"])
+def test_poison_changes_the_bits(plain, name):
+    assert len(outcomes(plain, name, 1, 64)) > 1
+
+
+def test_the_harness_demands_the_same_bits():
+    with pytest.raises(AssertionError, match=r"seeds 0 and \d differ"):
+        Kernels("selftest", SEEDS, "plain").arrival_order(4, 32)
+
+
+def test_guards_report_a_write_outside(plain):
+    with pytest.raises(RuntimeError, match="wrote outside an output of 128 bytes: at byte 128"):
+        plain.write_past(1)
+    with pytest.raises(RuntimeError, match="wrote outside an output of 128 bytes: at byte -8"):
+        plain.write_past(-2)
+    with pytest.raises(RuntimeError, match="wrote outside the dynamic shared memory"):
+        plain.dynamic_past(1)
+
+
+# ---- The access checker: every access of every thread, under every seed.
+
+
+@pytest.mark.parametrize("name", ["shared_race", "lockstep", "late_reader", "block_race", "lost_update"])
+def test_checker_reports_races(checked, name):
+    for message in reports(checked, name, *RACES.get(name, (2, 64))):
+        assert "a race: " in message or "uninitialized" in message, message
+        assert "bind_selftest.cpp:" in message
+
+
+@pytest.mark.parametrize("name", ["uninitialized", "uninitialized_dynamic"])
+def test_checker_reports_uninitialized_reads(checked, name):
+    for message in reports(checked, name, 1, 64):
+        assert "reads uninitialized memory" in message
+
+
+@pytest.mark.parametrize(
+    "name, distance, message",
+    [
+        ("write_past", 1, "writes 4 bytes out of bounds: byte 128 of an output"),
+        ("write_past", -1, "writes 4 bytes out of bounds: byte -4 of an output"),
+        ("read_past", 1, "reads 4 bytes out of bounds: byte 128 of an input"),
+        ("dynamic_past", 1, "writes 4 bytes out of bounds: byte 128 of the dynamic shared memory"),
+        ("misaligned", 1, "an access of 16 bytes is not aligned"),
+    ],
+)
+def test_checker_reports_bad_addresses(checked, name, distance, message):
+    with pytest.raises(RuntimeError, match=message):
+        getattr(checked, name)(distance)
+
+
+def test_checker_accepts_the_last_block_pattern(kernels):
+    partial = torch.arange(1, 321, dtype=torch.int32)
+    assert kernels.last_block_sum(partial, True).item() == partial.sum()
+
+
+def test_checker_wants_the_fence_of_the_last_block_pattern(checked):
+    with pytest.raises(RuntimeError, match=r"a race: reads .* of another block"):
+        checked.last_block_sum(np.arange(1, 321, dtype=np.int32), False)
+
+
+def test_a_report_leaves_the_emulator_usable(checked):
+    with pytest.raises(RuntimeError):
+        checked.missed_barrier(1, 32)
+    assert checked.vote(np.arange(4, dtype=np.int32)).tolist() == [3, 0, 1]
