@@ -2,6 +2,7 @@
 
 from . import ops, reference
 from ._extension import build_info, is_available
+from .compat import accelerate, restore
 from .config import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig
 
 __version__ = "0.1.0"
@@ -11,8 +12,10 @@ __all__ = [
     "MatchConfig",
     "MiningConfig",
     "MultiBoxConfig",
+    "accelerate",
     "build_info",
     "is_available",
     "ops",
     "reference",
+    "restore",
 ]

@@ -40,10 +40,11 @@ def accelerate(model: nn.Module) -> nn.Module:
     the same loss dict (``bbox_regression``, ``classification``), evaluation the same list of dicts.
     :func:`restore` undoes it. Calling it twice changes nothing.
 
-    Three things differ from torchvision, all on purpose: equal scores and equal losses are ordered by
-    lowest index (there the order is unspecified); detections are the true per-class NMS in every dtype
-    (there coordinate offsets blur it in half precision); on CUDA a degenerate target box is not looked for,
-    since that waits for the card once per image: it matches nothing instead of raising.
+    Four things differ from torchvision, all on purpose: equal scores and equal losses are ordered by lowest
+    index (there the order is unspecified); detections are the true per-class NMS in every dtype (there
+    coordinate offsets blur it in half precision); detections carry no gradient; and on CUDA a degenerate
+    target box is not looked for, since that waits for the card once per image: it matches nothing instead
+    of raising.
 
     Raises:
         TypeError: ``model`` is not a torchvision SSD, or replaces a part that the fused core stands for.
@@ -75,8 +76,8 @@ def _check_supported(model: nn.Module) -> None:
             raise TypeError(
                 f"model must use torchvision's own {name}, for which the fused core stands, got another"
             )
-    if type(model.proposal_matcher) is not ssd.SSDMatcher:
-        kind = type(model.proposal_matcher).__name__
+    kind = type(model.proposal_matcher).__name__
+    if kind != "SSDMatcher":
         raise TypeError(f"model.proposal_matcher must be torchvision's SSDMatcher, got {kind}")
     if type(model.box_coder).__name__ != "BoxCoder":
         raise TypeError(
@@ -195,7 +196,8 @@ class _FusedForward:
         if self.training:
             return _losses(self, outputs, targets, priors)
         config = detect_config(self, images.image_sizes[0])
-        found = ops.detect(outputs["bbox_regression"], outputs["cls_logits"], priors, config)
+        loc, conf = outputs["bbox_regression"].detach(), outputs["cls_logits"].detach()
+        found = ops.detect(loc, conf, priors, config)
         return self.transform.postprocess(found.to_list(), images.image_sizes, original_sizes)
 
     def __reduce_ex__(self, protocol):

@@ -1,0 +1,136 @@
+"""The sync-free paths of the library as static workloads: inputs in fixed buffers, one call, tensors out.
+
+The contract tests run each on both devices, under a graph, under the sanitizer and with other thread counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssd_cuda import DetectConfig, MultiBoxConfig, ops
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """``fresh(generator)`` makes inputs on the CPU; ``call(inputs)`` returns the outputs, in order."""
+
+    name: str
+    fresh: Callable[[torch.Generator], Tensors]
+    call: Callable[[Tensors], list[Tensor]]
+
+
+B, P, C, G = 3, 700, 21, 9
+
+
+def _boxes(g: torch.Generator, *shape: int) -> Tensor:
+    a, b = torch.rand(2, *shape, 2, generator=g)
+    return torch.cat([torch.minimum(a, b), torch.maximum(a, b) + 0.02], -1)
+
+
+def _priors(g: torch.Generator) -> Tensor:
+    return torch.cat([torch.rand(P, 2, generator=g), 0.05 + 0.4 * torch.rand(P, 2, generator=g)], -1)
+
+
+def _targets(g: torch.Generator) -> Tensors:
+    return {
+        "boxes": _boxes(g, B, G),
+        "labels": torch.randint(1, C, (B, G), generator=g),
+        "counts": torch.randint(0, G + 1, (B,), generator=g),
+    }
+
+
+def _outputs(g: torch.Generator) -> Tensors:
+    conf = 3 * torch.randn(B, P, C, generator=g)
+    return {"loc": torch.randn(B, P, 4, generator=g), "conf": conf, "priors": _priors(g)}
+
+
+def _truth(x: Tensors) -> ops.GroundTruth:
+    return ops.GroundTruth.from_padded(x["boxes"], x["labels"], x["counts"])
+
+
+def _loss(config: MultiBoxConfig) -> Callable[[Tensors], list[Tensor]]:
+    def call(x: Tensors) -> list[Tensor]:
+        loc, conf = x["loc"].detach().requires_grad_(), x["conf"].detach().requires_grad_()
+        losses = ops.multibox_loss(loc, conf, _truth(x), x["priors"], config)
+        grads = torch.autograd.grad(losses.localization + losses.classification, (loc, conf))
+        return [losses.localization, losses.classification, losses.num_positives, *grads]
+
+    return call
+
+
+def _detect(config: DetectConfig) -> Callable[[Tensors], list[Tensor]]:
+    def call(x: Tensors) -> list[Tensor]:
+        found = ops.detect(x["loc"], x["conf"], x["priors"], config)
+        return [found.boxes, found.scores, found.labels, found.prior_indices, found.counts]
+
+    return call
+
+
+def _nms_inputs(g: torch.Generator) -> Tensors:
+    return {
+        "boxes": _boxes(g, 1500),
+        "scores": torch.rand(1500, generator=g),
+        "idxs": torch.randint(0, 5, (1500,), generator=g),
+    }
+
+
+WORKLOADS = [
+    Workload(
+        "boxes",
+        lambda g: {"loc": torch.randn(P, 4, generator=g), "priors": _priors(g)},
+        lambda x: [
+            ops.decode(x["loc"], x["priors"]),
+            ops.encode(ops.decode(x["loc"], x["priors"]), x["priors"]),
+        ],
+    ),
+    Workload(
+        "match",
+        lambda g: {**_targets(g), "priors": _priors(g)},
+        lambda x: [ops.match(_truth(x), x["priors"])],
+    ),
+    Workload(
+        "match bipartite",
+        lambda g: {**_targets(g), "priors": _priors(g)},
+        lambda x: [ops.match(_truth(x), x["priors"], forced="bipartite", forced_min_iou=1e-6)],
+    ),
+    Workload(
+        "mining",
+        lambda g: {"keys": torch.rand(B, P, generator=g), "positive": torch.rand(B, P, generator=g) < 0.02},
+        lambda x: [ops.select_hard_negatives(x["keys"], x["positive"])],
+    ),
+    Workload(
+        "loss",
+        lambda g: {**_outputs(g), **_targets(g)},
+        _loss(MultiBoxConfig()),
+    ),
+    Workload(
+        "loss of the paper",
+        lambda g: {**_outputs(g), **_targets(g)},
+        _loss(MultiBoxConfig.preset("paper")),
+    ),
+    Workload(
+        "nms",
+        _nms_inputs,
+        lambda x: list(ops.nms_padded(x["boxes"], x["scores"], 0.45)),
+    ),
+    Workload(
+        "batched nms",
+        _nms_inputs,
+        lambda x: list(ops.nms_padded(x["boxes"], x["scores"], 0.45, idxs=x["idxs"])),
+    ),
+    Workload("detect", _outputs, _detect(DetectConfig())),
+    Workload("detect agnostic", _outputs, _detect(DetectConfig(class_agnostic=True))),
+    Workload("detect soft", _outputs, _detect(DetectConfig(soft_nms="gaussian", detections_per_image=50))),
+]
+
+
+def make(workload: Workload, device: torch.device, seed: int = 0) -> Tensors:
+    """Inputs of the workload on the device."""
+    fresh = workload.fresh(torch.Generator().manual_seed(seed))
+    return {name: tensor.to(device) for name, tensor in fresh.items()}
