@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("pycocotools")
+
 from ssd_cuda.engine.metrics import coco_map, voc_ap
 
 UNIT = [0.0, 0.0, 10.0, 10.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -244,6 +245,7 @@ class BatchLoader:
     ) -> None:
         self.seed, self.device = seed, torch.device(device)
         self._generator = torch.Generator().manual_seed(seed)
+        forks = workers > 0 and sys.platform == "linux"
         self._loader: DataLoader = DataLoader(
             dataset,
             batch_size,
@@ -252,6 +254,11 @@ class BatchLoader:
             num_workers=workers,
             collate_fn=_collate_bytes,
             generator=self._generator,
+            # A forked worker starts at once and shares the memory of a cached data set, so each pass
+            # forks anew and draws from its own seed. Elsewhere a worker has to import torch first and
+            # is kept; so are its random numbers, which then run on from pass to pass.
+            multiprocessing_context="fork" if forks else None,
+            persistent_workers=workers > 0 and not forks,
         )
 
     def set_epoch(self, epoch: int) -> None:
