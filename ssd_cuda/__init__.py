@@ -4,6 +4,7 @@ from . import ops, reference
 from ._extension import build_info, is_available
 from .compat import accelerate, restore
 from .config import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig
+from .config_priors import PriorSpec
 
 __version__ = "0.1.0"
 
@@ -12,6 +13,7 @@ __all__ = [
     "MatchConfig",
     "MiningConfig",
     "MultiBoxConfig",
+    "PriorSpec",
     "accelerate",
     "build_info",
     "is_available",

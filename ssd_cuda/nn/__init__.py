@@ -1,5 +1,6 @@
 """Modules over the ops."""
 
+from .default_boxes import DefaultBoxGenerator
 from .post_process import PostProcess
 
-__all__ = ["PostProcess"]
+__all__ = ["DefaultBoxGenerator", "PostProcess"]

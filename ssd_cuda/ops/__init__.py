@@ -6,6 +6,7 @@ from .ground_truth import GroundTruth
 from .matching import BACKGROUND, IGNORED, match
 from .mining import TopK, select_hard_negatives, top_k_threshold
 from .nms import batched_nms, nms, nms_padded
+from .priors import generate_priors, prior_variances
 
 __all__ = [
     "BACKGROUND",
@@ -18,9 +19,11 @@ __all__ = [
     "decode",
     "detect",
     "encode",
+    "generate_priors",
     "match",
     "nms",
     "nms_padded",
+    "prior_variances",
     "select_hard_negatives",
     "top_k_threshold",
 ]

@@ -1,0 +1,94 @@
+"""Prior generation: a spec becomes the ``[P, 4]`` tensor that every other op takes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .._extension import register_fake, require
+from ..config_priors import PriorSpec
+from ._checks import REAL
+
+_CLIPS = {"none": 0, "cxcywh": 1, "wh": 2, "corners": 3}
+
+
+def generate_priors(
+    spec: PriorSpec, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The priors of a spec, on a device, generated once: later calls return the same tensor.
+
+    The tensor is shared, so it must not be written to (clone it first). On CUDA nothing is copied from
+    the host; a call inside a graph capture works and is not remembered.
+
+    Args:
+        spec: see :class:`~ssd_cuda.config_priors.PriorSpec`.
+        device: CPU or CUDA.
+        dtype: float32, or float64.
+
+    Returns:
+        ``[P, 4]``, level after level, row by row, in the format and units of the spec.
+
+    Raises:
+        ValueError, TypeError: no spec, another device or dtype.
+    """
+    if not isinstance(spec, PriorSpec):
+        raise TypeError(f"spec must be a PriorSpec, got {type(spec).__name__}")
+    if dtype not in REAL:
+        raise TypeError(f"dtype must be float32 or float64, got {str(dtype).removeprefix('torch.')}")
+    place = _indexed(torch.device(device))
+    if torch.compiler.is_compiling() or _capturing(place):
+        return _generate(spec, place, dtype)
+    return _cached(spec, place, dtype)
+
+
+def prior_variances(spec: PriorSpec, device: torch.device | str = "cpu") -> Tensor:
+    """``[P, 4]`` float32: the spec's four variances in every row, as caffe stores them beside its priors."""
+    rows = torch.tensor(spec.variances, dtype=torch.float32, device=device)
+    return rows.expand(spec.num_priors, 4).contiguous()
+
+
+def _indexed(device: torch.device) -> torch.device:
+    """cuda means the current card: not the same place after the current card changes."""
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+@lru_cache(maxsize=64)
+def _cached(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # an inference tensor could not be used in training later
+        return _generate(spec, device, dtype)
+
+
+def _generate(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
+    assert spec.feature_maps is not None
+    output = torch.empty(spec.num_priors, 4, device=device, dtype=dtype)
+    require("generate_priors", output)
+    boxes = spec.cell_boxes()
+    grid: list[int] = []
+    for (rows, columns), row in zip(spec.feature_maps, boxes, strict=True):
+        grid += [int(rows), int(columns), len(row)]
+    height, width = spec.image_size if spec.pixels else (1.0, 1.0)
+    torch.ops.ssd_cuda.fill_priors(
+        output,
+        grid,
+        [v for y, x in spec.divisors() for v in (x, y)],
+        [v for row in boxes for pair in row for v in pair],
+        [float(spec.offset), float(width), float(height)],
+        _CLIPS[spec.clip],
+        spec.format == "xyxy",
+        spec.layout == "box_major",
+        spec.arithmetic == "float32",
+    )
+    return output
+
+
+@register_fake("fill_priors")
+def _(output, *_):
+    return None

@@ -1,0 +1,419 @@
+"""priors: every option against the plain loops, torchvision and the seed bit for bit, hand-worked rows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from oracles.seed import DefaultBoxGenerator as SeedGenerator
+
+from ssd_cuda import PriorSpec, ops, reference
+from ssd_cuda.nn import DefaultBoxGenerator
+
+PRESETS = {
+    "paper": 8732,
+    "caffe": 8732,
+    "paper512": 24564,
+    "torchvision": 8732,
+    "torchvision_ssdlite": 3234,
+    "amdegroot": 8732,
+    "amdegroot_coco": 8732,
+    "lufficc": 8732,
+    "lufficc512": 24564,
+    "qfgaohao": 8732,
+    "nvidia": 8732,
+    "sgrvinod": 8732,
+    "mmdet": 8732,
+    "gluon": 8732,
+    "retinaface": 16800,
+    "ulfg": 4420,
+    "tf": 1917,
+    "seed": 8732,
+}
+SMALL = {"feature_maps": ((3, 5), 2), "sizes": (30, 60), "larger_sizes": (60, 111), "ratios": ((2,), (2, 3))}
+
+
+def small(**changes) -> PriorSpec:
+    return PriorSpec(**{**SMALL, "image_size": (200, 300), "steps": None, **changes})
+
+
+def assert_is_the_reference(spec: PriorSpec, device: torch.device) -> None:
+    """Within one rounding: the reference is exact, ours is rounded once (or after each float32 operation)."""
+    exact = reference.priors.generate_priors(spec).to(device)
+    result = ops.generate_priors(spec, device)
+    assert result.dtype == torch.float32 and result.shape == (spec.num_priors, 4) == exact.shape
+    operations = 4 if spec.arithmetic == "float32" else 1
+    scale = float(exact.abs().max()) if spec.arithmetic == "float32" else 0.0
+    atol = operations * 2**-24 * scale + 1e-12
+    torch.testing.assert_close(result.double(), exact, rtol=2**-24 * 1.01, atol=atol)
+    if spec.arithmetic == "double":
+        wide = ops.generate_priors(spec, device, torch.float64)
+        torch.testing.assert_close(wide, exact, rtol=1e-14, atol=1e-12 * (300 if spec.pixels else 1))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets(device, name):
+    spec = PriorSpec.preset(name)
+    assert spec.num_priors == PRESETS[name]
+    assert_is_the_reference(spec, device)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"units": "fraction", "sizes": (0.2, 0.5), "larger_sizes": (0.5, 1.0)},
+        {"ratios": ((2, 0.5), (3, 1, 0.333)), "ratio_order": "listed"},
+        {"larger_position": "last"},
+        {"larger_sizes": None},
+        {"sizes": ((10, 20.5), (40, 50, 61.7)), "larger_sizes": ((20, 31), (50, 60, 70))},
+        {"sizes": ((10, 20), (40,)), "larger_sizes": None, "ratios": ((), ())},
+        {"steps": (70, (90.5, 140))},
+        {"steps": (64, 128), "feature_maps": None},
+        {"offset": 0.0},
+        {"layout": "box_major"},
+        {"integer_sizes": True, "sizes": (30.9, 60.9), "larger_sizes": (60.2, 111.7)},
+        {"clip": "cxcywh", "sizes": (300, 400)},
+        {"clip": "wh", "sizes": (300, 400)},
+        {"clip": "corners", "sizes": (300, 400)},
+        {"clip": "corners", "sizes": (300, 400), "format": "xyxy"},
+        {"format": "xyxy"},
+        {"format": "xyxy", "pixels": True},
+        {"pixels": True},
+        {"pixels": True, "arithmetic": "float32", "format": "xyxy"},
+        {"boxes": (((0.1, 0.2), (0.3, 0.4)), ((0.5, 0.6),))},
+        {"boxes": (tuple((0.01 * k, 0.5) for k in range(1, 70)), ()), "layout": "box_major"},
+        {"feature_maps": (), "sizes": (), "larger_sizes": (), "ratios": ()},
+    ],
+    ids=lambda changes: ",".join(changes) or "defaults",
+)
+def test_every_option_is_the_reference(device, changes):
+    assert_is_the_reference(small(**changes), device)
+
+
+def test_lists_are_accepted_and_the_spec_stays_hashable():
+    spec = PriorSpec(
+        image_size=[300, 300], feature_maps=[38, [19, 19], 10, 5, 3, 1], steps=list(range(8, 14))
+    )
+    assert spec.feature_maps[:2] == ((38, 38), (19, 19)) and hash(spec) == hash(spec.replace())
+
+
+# -- torchvision, bit for bit
+
+
+def torchvisions(generator, image_size: tuple[int, int], maps) -> torch.Tensor:
+    from torchvision.models.detection.image_list import ImageList
+
+    images = ImageList(torch.zeros(1, 3, *image_size), [image_size])
+    return generator(images, [torch.zeros(1, 1, *side) for side in maps])[0]
+
+
+def test_torchvisions_ssd300_bit_for_bit(device):
+    anchors = pytest.importorskip("torchvision.models.detection.anchor_utils")
+    generator = anchors.DefaultBoxGenerator(
+        [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
+        scales=[0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
+        steps=[8, 16, 32, 64, 100, 300],
+    )
+    spec = PriorSpec.preset("torchvision")
+    expected = torchvisions(generator, (300, 300), spec.feature_maps)
+    assert torch.equal(ops.generate_priors(spec, device).cpu(), expected)
+    assert int(((expected < 0) | (expected > 300)).any(1).sum()) == 2221
+
+
+def test_torchvisions_ssdlite_bit_for_bit(device):
+    anchors = pytest.importorskip("torchvision.models.detection.anchor_utils")
+    generator = anchors.DefaultBoxGenerator([[2, 3] for _ in range(6)], min_ratio=0.2, max_ratio=0.95)
+    spec = PriorSpec.preset("torchvision_ssdlite")
+    expected = torchvisions(generator, (320, 320), spec.feature_maps)
+    assert torch.equal(ops.generate_priors(spec, device).cpu(), expected)
+
+
+@pytest.mark.parametrize("image_size", [(300, 300), (240, 417), (513, 100)])
+@pytest.mark.parametrize("steps", [None, [7, 13]])
+@pytest.mark.parametrize("clip", [True, False])
+def test_torchvisions_other_settings_bit_for_bit(device, image_size, steps, clip):
+    anchors = pytest.importorskip("torchvision.models.detection.anchor_utils")
+    scales, ratios, maps = [0.3, 0.9, 1.3], [[2, 3], [1.5]], [(11, 17), (3, 2)]
+    generator = anchors.DefaultBoxGenerator(ratios, scales=scales, steps=steps, clip=clip)
+    spec = PriorSpec.preset(
+        "torchvision",
+        image_size=image_size,
+        feature_maps=maps,
+        sizes=scales[:-1],
+        larger_sizes=scales[1:],
+        ratios=ratios,
+        steps=steps,
+        clip="wh" if clip else "none",
+    )
+    assert torch.equal(ops.generate_priors(spec, device).cpu(), torchvisions(generator, image_size, maps))
+
+
+def test_torchvisions_own_case_by_hand(device):
+    spec = PriorSpec.preset(
+        "torchvision",
+        image_size=(15, 15),
+        feature_maps=(1,),
+        sizes=(0.15,),
+        larger_sizes=(0.9,),
+        ratios=((2,),),
+        steps=None,
+    )
+    expected = [
+        [6.3750, 6.3750, 8.6250, 8.6250],
+        [4.7443, 4.7443, 10.2557, 10.2557],
+        [5.9090, 6.7045, 9.0910, 8.2955],
+        [6.7045, 5.9090, 8.2955, 9.0910],
+    ]
+    torch.testing.assert_close(
+        ops.generate_priors(spec, device).cpu(), torch.tensor(expected), atol=1e-4, rtol=0
+    )
+
+
+# -- the ports that compute in Python numbers, bit for bit
+
+
+def amdegroot(sizes, larger, ratios, maps, steps, image) -> torch.Tensor:
+    rows = []
+    for k, side in enumerate(maps):
+        for i in range(side):
+            for j in range(side):
+                per_side = image / steps[k]
+                cx, cy = (j + 0.5) / per_side, (i + 0.5) / per_side
+                s = sizes[k] / image
+                between = math.sqrt(s * (larger[k] / image))
+                rows += [[cx, cy, s, s], [cx, cy, between, between]]
+                for r in ratios[k]:
+                    rows.append([cx, cy, s * math.sqrt(r), s / math.sqrt(r)])
+                    rows.append([cx, cy, s / math.sqrt(r), s * math.sqrt(r)])
+    return torch.tensor(rows).clamp_(max=1, min=0)
+
+
+VOC = [30, 60, 111, 162, 213, 264, 315]
+COCO = [21, 45, 99, 153, 207, 261, 315]
+COCO_512 = [20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72]
+RATIOS = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
+MAPS, STEPS = [38, 19, 10, 5, 3, 1], [8, 16, 32, 64, 100, 300]
+
+
+@pytest.mark.parametrize(
+    "name, arguments",
+    [
+        ("amdegroot", (VOC[:-1], VOC[1:], RATIOS, MAPS, STEPS, 300)),
+        ("lufficc", (VOC[:-1], VOC[1:], RATIOS, MAPS, STEPS, 300)),
+        ("qfgaohao", (VOC[:-1], VOC[1:], RATIOS, MAPS, STEPS, 300)),
+        ("amdegroot_coco", (COCO[:-1], COCO[1:], RATIOS, MAPS, STEPS, 300)),
+        (
+            "lufficc512",
+            (
+                COCO_512[:-1],
+                COCO_512[1:],
+                [[2], [2, 3], [2, 3], [2, 3], [2, 3], [2], [2]],
+                [64, 32, 16, 8, 4, 2, 1],
+                [8, 16, 32, 64, 128, 256, 512],
+                512,
+            ),
+        ),
+    ],
+)
+def test_pytorch_ports_bit_for_bit(device, name, arguments):
+    assert torch.equal(ops.generate_priors(PriorSpec.preset(name), device).cpu(), amdegroot(*arguments))
+
+
+def test_nvidia_is_box_major(device):
+    rows = amdegroot(COCO[:-1], COCO[1:], RATIOS, MAPS, STEPS, 300)
+    levels, start = [], 0
+    for side, ratios in zip(MAPS, RATIOS, strict=True):
+        boxes = 2 + 2 * len(ratios)
+        level = rows[start : start + side * side * boxes].reshape(side * side, boxes, 4)
+        levels.append(level.transpose(0, 1).reshape(-1, 4))
+        start += side * side * boxes
+    result = ops.generate_priors(PriorSpec.preset("nvidia"), device).cpu()
+    assert torch.equal(result, torch.cat(levels))
+
+
+def test_retinaface_on_an_image_that_is_not_square(device):
+    """Plain loops over ceil(image / step), w by the width and h by the height."""
+    height, width = 250, 333
+    rows = []
+    for step, sizes in zip([8, 16, 32], [[16, 32], [64, 128], [256, 512]], strict=True):
+        for i in range(math.ceil(height / step)):
+            for j in range(math.ceil(width / step)):
+                for size in sizes:
+                    rows.append(
+                        [(j + 0.5) * step / width, (i + 0.5) * step / height, size / width, size / height]
+                    )
+    spec = PriorSpec.preset("retinaface", image_size=(height, width))
+    assert torch.equal(ops.generate_priors(spec, device).cpu(), torch.tensor(rows))
+
+
+def test_ulfg_follows_the_image(device):
+    spec = PriorSpec.preset("ulfg", image_size=(480, 640))
+    assert spec.num_priors == 17640 and spec.feature_maps[3] == (8, 10)
+    first = ops.generate_priors(spec, device)[0].tolist()
+    assert first == pytest.approx([0.5 / 80, 0.5 / 60, 10 / 640, 10 / 480])
+
+
+def test_caffe_cuts_sizes_to_integers_and_keeps_what_leaves_the_image(device):
+    """512 * 7% = 35.84 becomes 35, and 512 * 15% = 76.8 becomes 76; corners are not cut."""
+    priors = ops.generate_priors(PriorSpec.preset("paper512"), device)
+    w = (priors[:, 2] - priors[:, 0])[:4].tolist()
+    root = math.sqrt(2)
+    assert [v * 512 for v in w] == pytest.approx([35, math.sqrt(35 * 76), 35 * root, 35 / root], rel=1e-5)
+    assert priors[0].tolist() == pytest.approx([(4 - 17.5) / 512] * 2 + [(4 + 17.5) / 512] * 2)
+    assert PriorSpec.preset("paper").sizes == ((30,), (60,), (111,), (162,), (213,), (264,))
+    variances = ops.prior_variances(PriorSpec.preset("paper"), device)
+    assert variances.shape == (8732, 4) and variances.is_contiguous()
+    assert variances[[0, -1]].tolist() == torch.tensor([[0.1, 0.1, 0.2, 0.2]] * 2).tolist()
+
+
+def test_sgrvinod_keeps_its_order_and_its_rounded_third(device):
+    priors = ops.generate_priors(PriorSpec.preset("sgrvinod"), device)
+    cell = priors[5776:5782, 2].tolist()  # the first cell of the second map, size .2
+    expected = [0.2, math.sqrt(0.2 * 0.375), *(0.2 * math.sqrt(r) for r in (2, 3, 0.5, 0.333))]
+    assert cell == pytest.approx(expected)
+
+
+def test_mmdet_and_gluon_are_in_pixels(device):
+    corners = ops.generate_priors(PriorSpec.preset("mmdet"), device)
+    assert corners[0].tolist() == [4 - 10.5, 4 - 10.5, 4 + 10.5, 4 + 10.5]
+    assert ops.generate_priors(PriorSpec.preset("gluon"), device)[4].tolist() == pytest.approx(
+        [12, 4, 30, 30]
+    )
+
+
+# -- the seed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {
+            "image_size": 512,
+            "feature_maps": [64, 32, 16],
+            "aspect_ratios": [[1, 2], [2, 1 / 2], [1, 3, 1 / 3]],
+        },
+        {"feature_maps": [4, 2]},
+    ],
+    ids=str,
+)
+def test_the_seeds_class_bit_for_bit(device, arguments):
+    ours, seed = DefaultBoxGenerator(**arguments), SeedGenerator(**arguments)
+    assert torch.equal(ours.generate(device), seed.generate(device))
+    assert torch.equal(ours(device), ours.generate(device))
+    assert ours.scales == seed.scales and ours.image_size == seed.image_size
+    assert list(ours.feature_maps) == list(seed.feature_maps) and ours.aspect_ratios == seed.aspect_ratios
+    assert not list(ours.state_dict())
+
+
+def test_the_preset_is_the_seeds_class(device):
+    expected = SeedGenerator().generate(device)
+    assert torch.equal(ops.generate_priors(PriorSpec.preset("seed"), device), expected)
+
+
+# -- cache, threads, compile, graphs
+
+
+def test_made_once_per_spec_device_and_dtype(device):
+    spec = small()
+    first = ops.generate_priors(spec, device)
+    assert ops.generate_priors(small(), device) is first
+    assert ops.generate_priors(spec, device, torch.float64) is not first
+    fresh = DefaultBoxGenerator()
+    assert fresh.generate(device) is not fresh.generate(device)
+
+
+def test_made_under_inference_mode_still_serves_training(device):
+    with torch.inference_mode():
+        priors = ops.generate_priors(small(offset=0.25), device)
+    loc = torch.zeros(len(priors), 4, device=device, requires_grad=True)
+    ops.decode(loc, priors).sum().backward()
+    assert loc.grad is not None
+
+
+def test_compiles_without_a_break(device):
+    spec = small(offset=0.75)
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def step(x):
+        return x + ops.generate_priors(spec, x.device)
+
+    x = torch.zeros(spec.num_priors, 4, device=device)
+    assert torch.equal(step(x), ops.generate_priors(spec, device))
+
+
+def test_opcheck(device):
+    output = torch.empty(12, 4, device=device)
+    args = (output, [2, 3, 2], [3.0, 2.0], [0.1, 0.2, 0.3, 0.4], [0.5, 1.0, 1.0], 0, False, False, False)
+    torch.library.opcheck(torch.ops.ssd_cuda.fill_priors.default, args)
+
+
+def test_captures_in_a_cuda_graph(device):
+    if device.type != "cuda":
+        pytest.skip("CUDA graphs")
+    spec = small(offset=0.125)
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.cuda.graph(graph):
+            priors = ops.generate_priors(spec, device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph.replay()
+    assert torch.equal(priors, ops.generate_priors(spec, device))
+
+
+@pytest.mark.parametrize(
+    "call, error, words",
+    [
+        (lambda: PriorSpec.preset("yolo"), ValueError, "preset must be one of amdegroot, .*got 'yolo'"),
+        (lambda: PriorSpec.preset("paper", scale=1), TypeError, "PriorSpec has no option 'scale'; it has"),
+        (lambda: small(steps=(8,)), ValueError, r"steps must have one entry per feature map \(2\), got 1"),
+        (
+            lambda: small(ratios=((2,),)),
+            ValueError,
+            r"ratios must have one entry per feature map \(2\), got 1",
+        ),
+        (lambda: small(sizes=(30, -1)), ValueError, "sizes must hold positive numbers.*-1"),
+        (
+            lambda: small(larger_sizes=((1, 2), 3)),
+            ValueError,
+            r"larger_sizes\[0\] must have 1 entries like sizes\[0\]",
+        ),
+        (
+            lambda: small(feature_maps=(0, 2)),
+            ValueError,
+            "feature_maps must hold one positive number or .* pair",
+        ),
+        (lambda: small(feature_maps=(1.5, 2)), TypeError, "feature_maps must hold integers, got"),
+        (lambda: small(feature_maps=None), ValueError, "steps must be given where feature_maps is None"),
+        (
+            lambda: small(clip="xywh"),
+            ValueError,
+            "clip must be one of 'none', 'cxcywh', 'wh', 'corners', got 'xywh'",
+        ),
+        (lambda: small(offset="half"), TypeError, "offset must be a number, got str"),
+        (
+            lambda: small(variances=(0.1, 0.2)),
+            ValueError,
+            r"variances must be 4 positive numbers, got \(0.1, 0.2\)",
+        ),
+        (lambda: ops.generate_priors([1]), TypeError, "spec must be a PriorSpec, got list"),
+        (
+            lambda: ops.generate_priors(small(), "cpu", torch.half),
+            TypeError,
+            "dtype must be float32 or float64, got float16",
+        ),
+        (lambda: DefaultBoxGenerator(feature_maps=[1]), ValueError, r"at least two entries, got \[1\]"),
+        (
+            lambda: DefaultBoxGenerator(aspect_ratios=[[1]]),
+            ValueError,
+            r"one list per feature map \(6\), got 1",
+        ),
+    ],
+)
+def test_errors_name_argument_expectation_finding(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
