@@ -49,7 +49,7 @@ class Batch:
 def make_batch(kind: str, num_classes: int, dtype=torch.float32) -> Batch:
     """Four images; dtype is that of the geometry. By kind: random; ties: boxes and priors on a coarse grid,
     logits from few rows; equal: all logits equal; short: more positives than a quarter of the priors; empty:
-    no image has a ground truth; degenerate: zero-area and inverted boxes among the others."""
+    no image has a ground truth; small: areas of 1e-5; degenerate: some have no area, some are inverted."""
     num_priors = 12 if kind == "short" else 90
     counts = (0, 0, 0, 0) if kind == "empty" else (3, 0, 7, 1)
     priors = random_priors(num_priors)
@@ -64,6 +64,8 @@ def make_batch(kind: str, num_classes: int, dtype=torch.float32) -> Batch:
         conf = conf[:, :4][:, torch.randint(0, 4, (num_priors,))]
     if kind == "equal":
         conf = torch.zeros_like(conf)
+    if kind == "small":  # areas about the size of the codebases' 1e-5
+        priors, boxes = priors * 0.01, [b * 0.01 for b in boxes]
     if kind == "degenerate":
         for b in boxes:
             b[1::3, 2:] = b[1::3, :2]
@@ -89,7 +91,7 @@ def in_dialect(name: str, batch: Batch) -> Batch:
     return batch
 
 
-KINDS = ["random", "ties", "equal", "short", "empty", "degenerate"]
+KINDS = ["random", "ties", "equal", "short", "empty", "small", "degenerate"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -160,8 +162,11 @@ def detection_inputs(name: str, sharpness: float, batch: int = 2, num_priors: in
     loc = torch.randn(batch, num_priors, 4)
     conf = torch.randn(batch, num_priors, num_classes) * sharpness
     priors = random_priors(num_priors)
+    if name == "qfgaohao":
+        priors = priors * 0.01  # areas where 1e-5 in the union tells
     if name in PIXELS:
         priors = reference.boxes.to_xyxy(priors) * 300
+        loc[:, ::9] *= 40  # these two clamp the sizes
     if name == "retinaface":
         priors = priors * torch.tensor([320.0, 240, 320, 240])
     if name == "nvidia":
@@ -187,6 +192,16 @@ def test_detection_with_ties_and_duplicates(name):
 
 
 @pytest.mark.parametrize("name", DETECTIONS)
+def test_detection_at_the_threshold(name):
+    """Boxes with whole coordinates: many IoUs are exactly 1/2 or 2/5."""
+    loc, conf, _ = detection_inputs(name, 1.0)
+    low = torch.randint(0, 6, (150, 2))
+    corners = torch.cat([low, low + torch.randint(1, 5, (150, 2))], 1).float()
+    priors = corners if name in PIXELS else reference.boxes.to_cxcywh(corners)
+    assert check_detections(name, DetectConfig.preset(name), loc * 0, conf, priors, dialect(name).detect) > 10
+
+
+@pytest.mark.parametrize("name", DETECTIONS)
 def test_nothing_passes(name):
     loc, conf, priors = detection_inputs(name, 1.0)
     conf.zero_()
@@ -194,12 +209,28 @@ def test_nothing_passes(name):
     assert check_detections(name, DetectConfig.preset(name), loc, conf, priors, dialect(name).detect) == 0
 
 
-@pytest.mark.parametrize(
-    "name, limit", [("caffe", 400), ("amdegroot", 200), ("nvidia", 200), ("qfgaohao", 200)]
-)
-def test_more_candidates_than_top_k(name, limit):
-    loc, conf, priors = detection_inputs(name, 1.0, batch=1, num_priors=limit + 100)
-    assert check_detections(name, DetectConfig.preset(name), loc, conf, priors, dialect(name).detect) > 20
+LIMITS = {"caffe": 400, "torchvision": 400, "amdegroot": 200, "nvidia": 200, "qfgaohao": 200, "mmdet": 1000}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_top_k_cuts_before_nms(name):
+    """As many copies of one box as pass, then boxes that stand apart with a lower score: only one stays."""
+    loc, conf, priors = detection_inputs(name, 0.0, batch=1, num_priors=LIMITS[name] + 16)
+    foreground = 0 if name == "mmdet" else 1
+    scores = conf.select(1 if name == "nvidia" else 2, foreground)
+    conf -= 9
+    scores.fill_(3)
+    scores[:, LIMITS[name] :] = 1
+    cell = torch.arange(len(priors)) % 16
+    centers = torch.stack([cell % 4, cell // 4], 1) / 4 + 0.125
+    centers[: LIMITS[name]] = 0.125
+    priors = torch.cat([centers, torch.full_like(centers, 0.2)], 1)
+    if name in PIXELS:
+        priors = reference.boxes.to_xyxy(priors) * 300
+    config = DetectConfig.preset(name)
+    assert check_detections(name, config, loc * 0, conf, priors, dialect(name).detect) == 1
+    more = replace(config, top_k=None)
+    assert reference.detect.detect(loc * 0, conf, priors, **asdict(more))[4].sum() > 10
 
 
 def test_soft_nms_is_qfgaohaos():
