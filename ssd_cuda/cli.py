@@ -169,6 +169,8 @@ def _train(options: argparse.Namespace) -> None:
     if options.model not in MODELS:
         raise UsageError(f"--model must be one of {', '.join(MODELS)}, got {options.model!r}")
     size = tuple(options.size) if options.size else (MODELS[options.model][1] or (240, 320))
+    if min(size) < 1:
+        raise UsageError(f"--size must be at least 1 pixel a side, got {size[0]} {size[1]}")
     config = TrainConfig(
         epochs=options.epochs,
         batch_size=options.batch_size,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ssd_cuda import models
+from ssd_cuda.config_priors import PriorSpec
 
 
 class SeedExtraLayers(nn.Module):
@@ -210,11 +211,11 @@ def test_bad_input_gets_one_sentence(call, error, message):
     assert "\n" not in str(caught.value)
 
 
-def test_boxes_per_cell_must_fit_the_maps():
+def test_the_spec_must_fit_the_maps():
     model = models.ssd_small(3, (64, 64))
-    with pytest.raises(ValueError, match=r"one entry per feature map \(4\), got 1"):
+    with pytest.raises(ValueError, match=r"one level per feature map \(4\), got 6"):
         models.SSD(
-            model.backbone, model.priors, [4], 3, (64, 64), mean=(0,) * 3, std=(1,) * 3,
+            model.backbone, PriorSpec(), 3, mean=(0,) * 3, std=(1,) * 3,
             loss_config=model.loss_config, detect_config=model.detect_config,
         )  # fmt: skip
 

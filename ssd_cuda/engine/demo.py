@@ -27,7 +27,7 @@ from .train import TrainConfig, Trainer, train
 __all__ = ["main", "run_demo"]
 
 IMAGE_SIZE = (240, 320)
-STEPS = 430  # of 8 images: 75 to 150 seconds on two cores
+STEPS = 430  # of 8 images
 BATCH = 8
 
 

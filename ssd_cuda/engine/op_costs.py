@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from types import SimpleNamespace
@@ -118,12 +118,35 @@ def _detections(model: SSD, loc: Tensor, conf: Tensor, gt: GroundTruth) -> Timed
     def fused() -> Any:
         return ops.detect(loc, conf, model.priors, config)
 
-    found, expected = fused(), plain()
-    torch.testing.assert_close(found.boxes, expected[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.scores, expected[1], rtol=1e-4, atol=1e-5)
+    _check_same_detections(tuple(fused())[:5], plain())
     calls = {"reference": plain, "ssd_cuda": fused}
     other = _torchvision_detect(model, loc, conf)
     return calls if other is None else {**calls, "torchvision": other}
+
+
+def _check_same_detections(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Raise unless both found the same: (boxes, scores, labels, prior indices, counts), padded.
+
+    Scores differ in their last bits (two ways to sum a softmax), and where two are that close their
+    order may too, and with it what NMS keeps: one row in a hundred may be found by one side only.
+    """
+    sides = []
+    for boxes, scores, labels, priors, counts in (found, expected):
+        rows = {}
+        for image, count in enumerate(counts.tolist()):
+            values = torch.cat([boxes[image, :count], scores[image, :count, None]], 1)
+            for label, prior, value in zip(
+                labels[image, :count].tolist(), priors[image, :count].tolist(), values, strict=True
+            ):
+                rows[image, label, prior] = value
+        sides.append(rows)
+    ours, theirs = sides
+    common = ours.keys() & theirs.keys()
+    alone = len(ours.keys() ^ theirs.keys())
+    if alone > 0.02 * (len(ours) + len(theirs)) / 2:
+        raise AssertionError(f"detect and its reference must agree, got {alone} rows that one side lacks")
+    for key in common:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-4, atol=1e-5)
 
 
 def _torchvision_parts() -> tuple[Any, Any] | None:

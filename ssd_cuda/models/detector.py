@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..config import DetectConfig, MultiBoxConfig
+from ..config_priors import PriorSpec
 from .layers import SSDHead
 
 if TYPE_CHECKING:
-    from ..ops import Detections, GroundTruth, MultiBoxLosses
+    from ..ops import Detections, GroundTruth
+    from ..ops.multibox import MultiBoxLosses
 
 __all__ = ["SSD"]
 
@@ -23,17 +25,15 @@ class SSD(nn.Module):
 
     Args:
         backbone: ``[B, 3, H, W]`` -> a list of feature maps; its ``out_channels`` lists their channels.
-        priors: ``[P, 4]`` in fractions of the image, map after map, row by row, cell by cell.
-        boxes_per_cell: priors per cell of each map.
+        spec: of the priors, one level per feature map; ``forward`` takes images of its size only.
         num_classes: classes, background included.
-        image_size: (height, width) the priors were made for, the only size ``forward`` takes.
         mean: per channel, subtracted from images in [0, 1].
         std: per channel, divides after that.
         loss_config: rule of :meth:`loss`.
         detect_config: rule of :meth:`detect`.
 
     Attributes:
-        priors: a buffer outside the state dict, so that it moves with the model and is never loaded.
+        priors: ``[P, 4]``, a buffer outside the state dict: it moves with the model and is never loaded.
     """
 
     priors: Tensor
@@ -43,10 +43,8 @@ class SSD(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        priors: Tensor,
-        boxes_per_cell: Sequence[int],
+        spec: PriorSpec,
         num_classes: int,
-        image_size: tuple[int, int],
         *,
         mean: Sequence[float],
         std: Sequence[float],
@@ -57,20 +55,21 @@ class SSD(nn.Module):
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
             raise ValueError(f"num_classes must count the background and be at least 2, got {num_classes!r}")
         channels: list[int] = backbone.out_channels  # type: ignore[assignment]
-        if len(channels) != len(boxes_per_cell):
+        if len(channels) != spec.num_levels:
             raise ValueError(
-                f"boxes_per_cell must have one entry per feature map ({len(channels)}), "
-                f"got {len(boxes_per_cell)}"
+                f"spec must have one level per feature map ({len(channels)}), got {spec.num_levels}"
             )
         self.backbone = backbone
         self.heads = nn.ModuleList(
-            SSDHead(width, boxes, num_classes) for width, boxes in zip(channels, boxes_per_cell, strict=True)
+            SSDHead(width, boxes, num_classes)
+            for width, boxes in zip(channels, spec.boxes_per_cell(), strict=True)
         )
         self.num_classes = num_classes
-        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.spec = spec
+        self.image_size = (int(spec.image_size[0]), int(spec.image_size[1]))
         self.loss_config = loss_config
         self.detect_config = detect_config
-        self.register_buffer("priors", priors, persistent=False)
+        self.register_buffer("priors", ops.generate_priors(spec).clone(), persistent=False)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -101,7 +100,7 @@ class SSD(nn.Module):
 
         Args:
             images: as :meth:`forward` takes them.
-            gt: ``gt.boxes`` in fractions of the image like the priors; labels from 1 (background is 0).
+            gt: boxes in the units of the priors, fractions of the image; labels from 1, 0 is background.
 
         Returns:
             ``(localization, classification, num_positives)``; train on the sum of the first two.

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DetectConfig, MultiBoxConfig
-from ._priors import boxes_per_cell, layered_priors
+from ..config_priors import PriorSpec
 from .detector import SSD
 
 __all__ = ["SmallBackbone", "ssd_small"]
-
-_RATIOS = [[2.0]] * 4
 
 
 def _conv(channels: int, width: int, stride: int = 1) -> nn.Sequential:
@@ -97,16 +95,19 @@ def ssd_small(
     ascending = all(low < high for low, high in pairwise(sizes))
     if len(sizes) != 5 or sizes[0] <= 0 or not ascending:
         raise ValueError(f"sizes must be five ascending positive numbers, got {tuple(sizes)}")
-    side = min(image_size)
-    priors = layered_priors(
-        image_size, SmallBackbone.map_sizes(image_size), [side * size for size in sizes], _RATIOS
+    pixels = [min(image_size) * size for size in sizes]
+    spec = PriorSpec(
+        image_size=image_size,
+        feature_maps=tuple(SmallBackbone.map_sizes(image_size)),
+        sizes=tuple(pixels[:-1]),
+        larger_sizes=tuple(pixels[1:]),
+        ratios=((2,),) * 4,
+        steps=None,
     )
     model = SSD(
         SmallBackbone(),
-        priors,
-        boxes_per_cell(_RATIOS),
+        spec,
         num_classes,
-        image_size,
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
         loss_config=MultiBoxConfig(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..config import DetectConfig, MultiBoxConfig
-from ._priors import boxes_per_cell, layered_priors
+from ..config_priors import PriorSpec
 from .detector import SSD
 from .layers import L2Norm, SSD512ExtraLayers, SSDExtraLayers
 
@@ -14,9 +14,6 @@ __all__ = ["VGGBackbone", "ssd300_vgg16", "ssd512_vgg16"]
 # Channel means of ImageNet in [0, 1]; the network sees mean-free pixels in [0, 255], as Caffe's VGG did.
 _MEAN = (0.48235, 0.45882, 0.40784)
 _STD = (1 / 255,) * 3
-
-_RATIOS_300 = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
-_RATIOS_512 = [[2], [2, 3], [2, 3], [2, 3], [2, 3], [2], [2]]
 
 
 def _vgg_layers() -> nn.ModuleList:
@@ -85,15 +82,7 @@ def ssd300_vgg16(num_classes: int = 21) -> SSD:
     Args:
         num_classes: background included; 21 is Pascal VOC.
     """
-    priors = layered_priors(
-        (300, 300),
-        [(n, n) for n in (38, 19, 10, 5, 3, 1)],
-        (30, 60, 111, 162, 213, 264, 315),
-        _RATIOS_300,
-        steps=(8, 16, 32, 64, 100, 300),
-        clip=True,
-    )
-    return _vgg_ssd(VGGBackbone(SSDExtraLayers()), priors, _RATIOS_300, num_classes, 300)
+    return _vgg_ssd(VGGBackbone(SSDExtraLayers()), PriorSpec.preset("amdegroot"), num_classes)
 
 
 def ssd512_vgg16(num_classes: int = 21) -> SSD:
@@ -102,26 +91,16 @@ def ssd512_vgg16(num_classes: int = 21) -> SSD:
     Args:
         num_classes: background included; 21 is Pascal VOC.
     """
-    priors = layered_priors(
-        (512, 512),
-        [(n, n) for n in (64, 32, 16, 8, 4, 2, 1)],
-        (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6),
-        _RATIOS_512,
-        steps=(8, 16, 32, 64, 128, 256, 512),
-        clip=True,
-    )
-    return _vgg_ssd(VGGBackbone(SSD512ExtraLayers()), priors, _RATIOS_512, num_classes, 512)
+    # caffe's sizes, but as the PyTorch ports have them: not cut to integers, cut to the image.
+    spec = PriorSpec.preset("paper512", integer_sizes=False, format="cxcywh", clip="cxcywh")
+    return _vgg_ssd(VGGBackbone(SSD512ExtraLayers()), spec, num_classes)
 
 
-def _vgg_ssd(
-    backbone: VGGBackbone, priors: Tensor, ratios: list[list[int]], num_classes: int, size: int
-) -> SSD:
+def _vgg_ssd(backbone: VGGBackbone, spec: PriorSpec, num_classes: int) -> SSD:
     model = SSD(
         backbone,
-        priors,
-        boxes_per_cell(ratios),
+        spec,
         num_classes,
-        (size, size),
         mean=_MEAN,
         std=_STD,
         loss_config=MultiBoxConfig.preset("paper"),
