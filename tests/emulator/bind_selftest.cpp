@@ -218,6 +218,12 @@ __global__ void static_past_kernel(T* output, int distance) {
   __syncthreads();
   output[threadIdx.x] = tile[threadIdx.x + 16];
 }
+__global__ void overflow_kernel(int* output) {
+  output[threadIdx.x] = 0x7fffffff + static_cast<int>(threadIdx.x);
+}
+__global__ void long_shift_kernel(int* output) {
+  output[threadIdx.x] = static_cast<int>(1u << (threadIdx.x + 16));
+}
 __global__ void misaligned_kernel(const int* input, int4* output, int offset) {
   output[threadIdx.x] = reinterpret_cast<const int4*>(input + offset)[threadIdx.x];
 }
@@ -286,6 +292,8 @@ void define_wrong(py::module_& m) {
   define_wrong(m, "lost_update", lost_update_kernel);
   define_wrong(m, "uninitialized", uninitialized_kernel<float>);
   define_wrong(m, "uninitialized_dynamic", uninitialized_dynamic_kernel, 1024);
+  define_wrong(m, "overflow", overflow_kernel);
+  define_wrong(m, "long_shift", long_shift_kernel);
   m.def("arrival_order", [](unsigned blocks, unsigned threads) {
     Array<unsigned> count({1}, 0u);
     Array<int> output({py::ssize_t(blocks * threads)});

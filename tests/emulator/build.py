@@ -23,16 +23,18 @@ from types import ModuleType
 HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent
 ROOT = TESTS.parent
-RUNTIME = ("fiber", "scheduler", "meetings", "memory", "module", "access", "hooks")
+RUNTIME = ("fiber", "scheduler", "meetings", "memory", "module", "access", "hooks", "undefined")
 
 COMMON = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-g1"]
 # Unique symbols would be shared by every module of the process: its shared memory, its state.
 COMMON += ["-fno-gnu-unique", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-parameter"]
 COMMON += ["-Wno-missing-field-initializers", "-Wno-psabi", "-DSSD_CUDA_EMULATE"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
-# g++ puts a call before every access; hooks.cpp answers it. libtsan is not linked.
+# g++ puts a call before every access, and where a result would be undefined; hooks.cpp and undefined.cpp answer
+# them. Neither libtsan nor libubsan is linked.
 TRACED = ["-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
 TRACED += ["--param=tsan-distinguish-volatile=1"]
+TRACED += ["-fsanitize=bounds,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow"]
 # For each variant: the flags of the kernels, of the runtime, of the linker.
 VARIANTS = {
     "plain": (["-O1"], ["-O2"], []),

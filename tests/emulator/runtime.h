@@ -37,6 +37,8 @@ uint64_t seed();
 // Reports a defect: never returns, in a kernel nor on the host.
 [[noreturn]] void fail(const std::string& message);
 [[noreturn]] void fail(const std::string& message, Site site);
+// The same inside a kernel; nothing on the host, whose undefined behaviour is not the emulator's to judge.
+void fail_in_kernel(const std::string& message, Site site);
 
 // Runs body(argument) once per thread of the grid. Errors a GPU would return are returned.
 cudaError_t run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, void (*body)(void*),

@@ -129,6 +129,9 @@ void fail(const std::string& message) {
 void fail(const std::string& message, Site site) {
   fail(message + " (" + site.file + ":" + std::to_string(site.line) + ")");
 }
+void fail_in_kernel(const std::string& message, Site site) {
+  if (g_in_kernel) fail(message, site);
+}
 
 std::string describe(uint3 v) {
   return "(" + std::to_string(v.x) + ", " + std::to_string(v.y) + ", " + std::to_string(v.z) + ")";

@@ -180,12 +180,22 @@ def test_checker_reports_uninitialized_reads(checked, name):
         ("write_past", -1, "writes 4 bytes out of bounds: byte -4 of an output"),
         ("read_past", 1, "reads 4 bytes out of bounds: byte 128 of an input"),
         ("dynamic_past", 1, "writes 4 bytes out of bounds: byte 128 of the dynamic shared memory"),
+        ("static_past", 17, "an index outside its array"),
+        ("static_past", -1, "an index outside its array"),
         ("misaligned", 1, "an access of 16 bytes is not aligned"),
     ],
 )
 def test_checker_reports_bad_addresses(checked, name, distance, message):
     with pytest.raises(RuntimeError, match=message):
         getattr(checked, name)(distance)
+
+
+@pytest.mark.parametrize(
+    "name, message", [("overflow", "a signed sum overflows"), ("long_shift", "a shift by more bits")]
+)
+def test_checker_reports_undefined_results(checked, name, message):
+    for report in reports(checked, name, 1, 32):
+        assert message in report
 
 
 def test_checker_accepts_the_last_block_pattern(kernels):
