@@ -350,6 +350,7 @@ _MULTIBOX_PRESETS: dict[str, dict[str, Any]] = {
         match=_match(inclusive=False, forced="bipartite", forced_min_iou=1e-6, candidate_max_iou=0.5),
         mining=_mining(cap="negatives"),
         normalizer="selected",
+        label_offset=1,
     ),
     "gluon": dict(
         match=_match(forced="bipartite", forced_min_iou=1e-12),

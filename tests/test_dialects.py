@@ -18,13 +18,14 @@ LOSSES = [
     "gluon",
     "lufficc",
     "mmdet",
+    "mxnet",
     "nvidia",
     "qfgaohao",
     "retinaface",
     "sgrvinod",
     "torchvision",
 ]
-DETECTIONS = [name for name in LOSSES if name != "gluon"]
+DETECTIONS = [name for name in LOSSES if name not in ("gluon", "mxnet")]
 PIXELS = ("mmdet", "torchvision")  # these write priors and boxes as corners in pixels
 
 
@@ -80,7 +81,7 @@ def in_dialect(name: str, batch: Batch) -> Batch:
     if name in PIXELS:
         batch.priors = reference.boxes.to_xyxy(batch.priors) * 300
         batch.boxes = [b * 300 for b in batch.boxes]
-    if name in ("amdegroot", "mmdet"):
+    if name in ("amdegroot", "mmdet", "mxnet"):
         batch.labels = [n - 1 for n in batch.labels]
     if name == "retinaface":
         batch.labels = [torch.where(n % 2 == 0, -1, 1) for n in batch.labels]

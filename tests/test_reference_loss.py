@@ -284,3 +284,19 @@ def test_losses_of_nothing(device):
         loc, conf[..., :1], *none, offsets_of([0, 0, 0], device), priors, mining={"min_negatives": 9}
     )
     assert [x.item() for x in got] == [0, 0, 0]  # one class: nothing to tell apart
+
+
+def test_views_are_accepted(device):
+    """Expanded, strided and misaligned tensors give what their copies give."""
+    loc, conf, boxes, labels, offsets, priors = batch(device, dtype=torch.float32)
+
+    def misaligned(x):
+        return torch.cat([x.flatten()[:1], x.flatten()])[1:].view(x.shape)
+
+    def strided(x):
+        return torch.stack([x, x], -1)[..., 0]
+
+    shared = conf[:1].expand_as(conf)
+    for view in (misaligned, strided):
+        got = multibox_loss(view(loc), shared, view(boxes), strided(labels), strided(offsets), view(priors))
+        assert got == multibox_loss(loc, shared.contiguous(), boxes, labels, offsets, priors)
