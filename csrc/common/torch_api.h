@@ -2,6 +2,7 @@
 // every torch from TORCH_TARGET_VERSION on. Bindings include this file and no other torch header.
 #pragma once
 
+#include <sys/mman.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -69,11 +70,34 @@ inline Tensor dense(const Tensor& t, std::size_t alignment = 32) {
   return aligned ? t : torch::stable::clone(t);
 }
 
+inline Tensor packed(const Tensor& t) { return torch::stable::contiguous(t); }
+
 inline Tensor empty_on(const Tensor& like, std::initializer_list<int64_t> size, ScalarType dtype) {
   return torch::stable::new_empty(like, size, dtype);
 }
 inline Tensor zeros_on(const Tensor& like, std::initializer_list<int64_t> size, ScalarType dtype) {
   return torch::stable::new_zeros(like, size, dtype);
+}
+
+// A zero tensor on the CPU. Above kMinPageBytes its memory is mapped, not cleared: a page is zeroed by the
+// system when it is first touched. Clearing a [32, 8732, 91] float gradient takes 37 ms on one core, nearly all
+// of it page faults, and all but 1% of its rows stay zero.
+inline Tensor zero_pages(const Tensor& like, const std::vector<int64_t>& size, ScalarType dtype,
+                         std::size_t element_bytes) {
+  constexpr std::size_t kMinPageBytes = 1 << 18;
+  std::size_t bytes = element_bytes;
+  for (const int64_t n : size) bytes *= static_cast<std::size_t>(n);
+  if (bytes < kMinPageBytes) return torch::stable::new_zeros(like, size, dtype);
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return torch::stable::new_zeros(like, size, dtype);
+  std::vector<int64_t> strides(size.size());
+  int64_t stride = 1;
+  for (std::size_t d = size.size(); d-- > 0;) {
+    strides[d] = stride;
+    stride *= size[d];
+  }
+  return torch::stable::from_blob(memory, size, strides, like.device(), dtype,
+                                  [bytes](void* pages) { munmap(pages, bytes); });
 }
 
 // Calls fn(T{}) with T = float or double.

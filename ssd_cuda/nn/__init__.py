@@ -1,6 +1,8 @@
 """Modules over the ops."""
 
 from .default_boxes import DefaultBoxGenerator
+from .multibox_loss import MultiBoxLoss
 from .post_process import PostProcess
+from .ssd_loss import SSDLoss
 
-__all__ = ["DefaultBoxGenerator", "PostProcess"]
+__all__ = ["DefaultBoxGenerator", "MultiBoxLoss", "PostProcess", "SSDLoss"]

@@ -5,6 +5,7 @@ from .detect import Detections, detect
 from .ground_truth import GroundTruth
 from .matching import BACKGROUND, IGNORED, match
 from .mining import TopK, select_hard_negatives, top_k_threshold
+from .multibox import MultiBoxLosses, multibox_loss, ssd_loss
 from .nms import batched_nms, nms, nms_padded
 from .priors import generate_priors, prior_variances
 
@@ -13,6 +14,7 @@ __all__ = [
     "IGNORED",
     "Detections",
     "GroundTruth",
+    "MultiBoxLosses",
     "TopK",
     "batched_nms",
     "box_iou",
@@ -21,9 +23,11 @@ __all__ = [
     "encode",
     "generate_priors",
     "match",
+    "multibox_loss",
     "nms",
     "nms_padded",
     "prior_variances",
     "select_hard_negatives",
+    "ssd_loss",
     "top_k_threshold",
 ]

@@ -1,0 +1,34 @@
+"""The loss of the tutorial that this project starts from: its class, its values, fused inside."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .. import ops
+
+
+class SSDLoss(nn.Module):
+    """:func:`ssd_cuda.ops.ssd_loss` on ready targets.
+
+    Args:
+        num_classes: columns of ``conf_pred``, background included.
+        neg_pos_ratio: mined rows per positive.
+    """
+
+    def __init__(self, num_classes: int, neg_pos_ratio: float = 3.0) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.neg_pos_ratio = neg_pos_ratio
+
+    def forward(
+        self, loc_pred: Tensor, conf_pred: Tensor, loc_target: Tensor, conf_target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """loc ``[B, P, 4]``, conf_pred ``[B, P, C]``, conf_target ``[B, P]`` -> (loc loss, conf loss)."""
+        if isinstance(conf_pred, Tensor) and conf_pred.dim() == 3 and conf_pred.shape[2] != self.num_classes:
+            raise ValueError(
+                f"conf_pred must have num_classes = {self.num_classes} columns, got {conf_pred.shape[2]}"
+            )
+        return ops.ssd_loss(loc_pred, conf_pred, loc_target, conf_target, self.neg_pos_ratio)
+
+    def extra_repr(self) -> str:
+        return f"num_classes={self.num_classes}, neg_pos_ratio={self.neg_pos_ratio}"

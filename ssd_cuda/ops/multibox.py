@@ -1,0 +1,305 @@
+"""The fused MultiBox loss: matching, mining, classification and localisation, with its backward."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._extension import register_autograd, register_fake, require
+from ..config import MultiBoxConfig, check_range
+from ._checks import FLOATING, check_no_grad, check_tensor, four_variances
+from .ground_truth import GroundTruth
+from .matching import match
+from .mining import CAPS
+
+_ZERO_LABELS = ("background", "localize", "positive")
+_NORMALIZERS = ("global", "batch", "per_image", "selected", "batch_min_one")  # global: the kernel only sums
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_TORCH_IGNORE = -100  # the ignore_index of torch's cross_entropy
+
+
+class MultiBoxLosses(NamedTuple):
+    """The two losses of a batch, and how many priors were matched; all on the device.
+
+    Attributes:
+        localization: 0-dim, float32 (float64 for float64 logits).
+        classification: 0-dim, the same dtype.
+        num_positives: int64, 0-dim: priors in the localisation loss, of this process.
+    """
+
+    localization: Tensor
+    classification: Tensor
+    num_positives: Tensor
+
+
+def _rules(config: MultiBoxConfig) -> tuple[list[int], list[float]]:
+    """The options as the kernels take them; the order is that of csrc/multibox/bindings.h."""
+    mining = config.mining
+    rules = [
+        config.background == "last",
+        config.label_offset,
+        config.ignore_label if config.ignore_label is not None else 0,
+        config.ignore_label is not None,
+        config.single_class,
+        _ZERO_LABELS.index(config.zero_label),
+        mining.rounding == "ceil",
+        mining.min_negatives,
+        CAPS.index(mining.cap),
+        mining.positive_fill == "zero",
+        mining.count_positives_twice,
+        _NORMALIZERS.index(config.normalizer),
+        config.clamp_normalizer,
+    ]
+    loc_factor = config.loc_weight / (4.0 if config.loc_reduction == "mean4" else 1.0)
+    beta = 0.0 if config.loc_loss == "l1" else config.beta
+    return [int(rule) for rule in rules], [float(mining.ratio), float(beta), float(loc_factor)]
+
+
+def _predictions(loc: Tensor, conf: Tensor, layout: str) -> tuple[Tensor, Tensor]:
+    """loc, conf in one dtype as [B, P, 4] and [B, P, C], whatever lies in memory."""
+    shape = ("B", "P", "C") if layout == "bpc" else ("B", "C", "P")
+    check_tensor("conf", conf, shape, FLOATING)
+    if layout == "bcp":
+        check_tensor("loc", loc, (conf.shape[0], 4, conf.shape[2]), FLOATING)
+        loc, conf = loc.transpose(1, 2), conf.transpose(1, 2)
+    else:
+        check_tensor("loc", loc, (conf.shape[0], conf.shape[1], 4), FLOATING)
+    if conf.shape[2] < 1:
+        raise ValueError(f"conf must have at least one class, got {conf.shape[2]}")
+    if loc.dtype != conf.dtype:
+        dtype = torch.promote_types(loc.dtype, conf.dtype)
+        loc, conf = loc.to(dtype), conf.to(dtype)
+    return loc, conf
+
+
+def _check_labels(gt: GroundTruth, config: MultiBoxConfig, num_classes: int) -> None:
+    """Raise for the first label that gives no class. Reads the values: one sync on CUDA."""
+    if config.single_class:
+        return
+    row = torch.arange(len(gt.labels), device=gt.labels.device)
+    target = gt.labels + config.label_offset
+    bad = ((target < 0) | (target >= num_classes)) & (row < gt.offsets[-1])
+    if config.ignore_label is not None:
+        bad &= gt.labels != config.ignore_label
+    if bad.any():
+        index = int(bad.nonzero()[0, 0])
+        offset = f" with label_offset {config.label_offset}" if config.label_offset else ""
+        raise ValueError(
+            f"gt.labels of multibox_loss must give a class in [0, {num_classes}){offset}, got "
+            f"{int(gt.labels[index])} as label {index}"
+        )
+
+
+def _should_check(check: bool, tensor: Tensor) -> bool:
+    """Labels are looked at where that costs no wait: in eager mode on the CPU, else on demand."""
+    return check or (tensor.device.type == "cpu" and not torch.compiler.is_compiling())
+
+
+def multibox_loss(
+    loc: Tensor,
+    conf: Tensor,
+    gt: GroundTruth,
+    priors: Tensor,
+    config: MultiBoxConfig | None = None,
+    *,
+    codes: Tensor | None = None,
+    variances: Tensor | None = None,
+    process_group: torch.distributed.ProcessGroup | None = None,
+    check: bool = False,
+) -> MultiBoxLosses:
+    """The loss of SSD from raw predictions and ragged ground truth, fused.
+
+    Matching gives one code per prior; one read of the logits gives a key per prior; the selection and
+    all sums stay on the device. The backward writes zeros and reads again only the rows that count: the
+    positives and the selected negatives.
+
+    Args:
+        loc: ``[B, P, 4]`` box codes, ``[B, 4, P]`` in the layout ``"bcp"``. Differentiable.
+        conf: ``[B, P, C]`` logits, ``[B, C, P]`` in the layout ``"bcp"``; float32, float64, float16 or
+            bfloat16, computed in float32 (float64 in float64). Any strides: memory whose last or middle
+            dimension is dense is read where it lies. Differentiable.
+        gt: ground truth of the B images.
+        priors: ``[P, 4]``, or ``[B, P, 4]`` for priors of their own in every image.
+        config: every option; None: ``MultiBoxConfig()``.
+        codes: int32 ``[B, P]``, the result of :func:`ssd_cuda.ops.match` if it is known already; then
+            ``config.match`` is not used but for ``prior_format``.
+        variances: tensor of the shape of ``priors``: per-prior variances (caffe), not those of ``config``.
+        process_group: over which ``normalizer="global"`` adds the positives; None: the default group if
+            ``torch.distributed`` is initialised, else this process alone.
+        check: also look at the labels where that waits for the device. On the CPU they are always
+            looked at in eager mode.
+
+    Returns:
+        The two losses, each already weighted and divided, and the number of matched priors. A label that
+        gives no class and is not looked at makes the classification loss nan; so does a nan or +inf logit
+        in a row that counts.
+
+    Raises:
+        ValueError, TypeError: wrong shapes, dtypes, devices or options; a label out of range.
+    """
+    config = config if config is not None else MultiBoxConfig()
+    loc, conf = _predictions(loc, conf, config.layout)
+    if not isinstance(gt, GroundTruth):
+        raise TypeError(f"gt must be a GroundTruth (see GroundTruth.from_list), got {type(gt).__name__}")
+    batch, width, num_classes = conf.shape
+    if gt.batch_size != batch:
+        raise ValueError(f"gt must hold {batch} images like conf, got {gt.batch_size}")
+    own = isinstance(priors, Tensor) and priors.dim() == 3
+    check_tensor("priors", priors, (batch, width, 4) if own else (width, 4), FLOATING)
+    check_no_grad("priors", priors, "only loc and conf are differentiated")
+    if variances is not None:
+        check_tensor("variances", variances, tuple(priors.shape), FLOATING)
+        check_no_grad("variances", variances, "only loc and conf are differentiated")
+    if codes is not None:
+        check_tensor("codes", codes, (batch, width), (torch.int32,))
+    if config.single_class and num_classes < 2:
+        raise ValueError(f"conf must have at least 2 classes with single_class, got {num_classes}")
+    require("multibox_loss", loc, conf, gt.boxes, priors, variances, codes)
+    if _should_check(check, gt.labels):
+        _check_labels(gt, config, num_classes)
+    if codes is None:
+        codes = match(gt, priors, config=config.match)
+    wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
+    rules, numbers = _rules(config)
+    localization, classification, num_positives, *_ = torch.ops.ssd_cuda.multibox_loss(
+        loc,
+        conf,
+        codes,
+        gt.boxes.detach().to(wide),
+        gt.labels.long(),
+        gt.offsets,
+        priors.to(wide),
+        None if variances is None else variances.to(wide),
+        four_variances(config.variances),
+        config.match.prior_format == "xyxy",
+        rules,
+        numbers,
+    )
+    if config.normalizer == "global":
+        total = _total_over_processes(num_positives, process_group).to(wide)
+        if config.clamp_normalizer:
+            total = total.clamp(min=1)
+        localization, classification = localization / total, classification / total
+    return MultiBoxLosses(localization, classification, num_positives)
+
+
+def _total_over_processes(count: Tensor, group: torch.distributed.ProcessGroup | None) -> Tensor:
+    """The sum of a device scalar over the group, without reading it on the host."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return count
+    total = count.clone()
+    torch.distributed.all_reduce(total, group=group)
+    return total
+
+
+_SEED = MultiBoxConfig.preset("seed")
+
+
+def ssd_loss(
+    loc_pred: Tensor,
+    conf_pred: Tensor,
+    loc_target: Tensor,
+    conf_target: Tensor,
+    neg_pos_ratio: float = 3.0,
+    *,
+    check: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The MultiBox loss on ready targets, fused: the loss of the tutorial that this project starts from.
+
+    ``conf_target > 0`` is positive; per image the ``min(int(ratio * positives), P - 1)`` largest cross
+    entropies are mined with those of positives set to 0; both sums are divided by ``max(1, positives)`` of
+    the batch. A positive that is mined too counts twice, as there. Equal keys go to the lowest prior.
+
+    Args:
+        loc_pred: ``[B, P, 4]``; conf_pred: ``[B, P, C]``; any floating dtype. Differentiable.
+        loc_target: ``[B, P, 4]`` box codes; read at positives only.
+        conf_target: integer ``[B, P]`` classes, 0 is background; -100 counts nowhere, as in torch.
+        neg_pos_ratio: mined rows per positive.
+        check: also look at ``conf_target`` where that waits for the device (always on the CPU in eager mode).
+
+    Returns:
+        (localisation loss, classification loss), 0-dim, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError, TypeError: wrong shapes, dtypes or devices; a class out of range.
+    """
+    loc_pred, conf_pred = _predictions(loc_pred, conf_pred, "bpc")
+    batch, width, num_classes = conf_pred.shape
+    check_tensor("loc_target", loc_target, (batch, width, 4), FLOATING)
+    check_tensor("conf_target", conf_target, (batch, width), _INTEGERS)
+    check_no_grad("loc_target", loc_target, "only the predictions are differentiated")
+    check_range("neg_pos_ratio", neg_pos_ratio, 0.0)
+    require("ssd_loss", loc_pred, conf_pred, loc_target, conf_target)
+    if _should_check(check, conf_target):
+        bad = ((conf_target < 0) | (conf_target >= num_classes)) & (conf_target != _TORCH_IGNORE)
+        if bad.any():
+            raise ValueError(
+                f"conf_target of ssd_loss must lie in [0, {num_classes}), got {int(conf_target[bad][0])}"
+            )
+    rules, numbers = _rules(_SEED)
+    rules[2], rules[3] = _TORCH_IGNORE, 1
+    numbers[0] = float(neg_pos_ratio)
+    localization, classification, *_ = torch.ops.ssd_cuda.multibox_loss(
+        loc_pred,
+        conf_pred,
+        conf_target.long(),
+        loc_target.to(torch.float64 if conf_pred.dtype == torch.float64 else torch.float32),
+        None,
+        None,
+        None,
+        None,
+        [1.0] * 4,
+        False,
+        rules,
+        numbers,
+    )
+    return localization, classification
+
+
+@register_fake("multibox_loss")
+def _(loc, conf, *_):
+    batch, width, _classes = conf.shape
+    wide, key = (torch.float64, torch.int64) if conf.dtype == torch.float64 else (torch.float32, torch.int32)
+    return (
+        conf.new_empty((), dtype=wide),
+        conf.new_empty((), dtype=wide),
+        conf.new_empty((), dtype=torch.int64),
+        conf.new_empty((batch, width), dtype=key),
+        conf.new_empty((batch, 2), dtype=torch.int64),
+        conf.new_empty((batch,), dtype=wide),
+    )
+
+
+def _empty_rows(rows: Tensor) -> Tensor:
+    """[B, P, K] in the memory order of ``rows``, as the kernels lay out a gradient."""
+    batch, width, classes = rows.shape
+    if rows.stride(2) != 1 and rows.stride(1) == 1:
+        return rows.new_empty(batch, classes, width).transpose(1, 2)
+    return rows.new_empty(batch, width, classes)
+
+
+@register_fake("multibox_loss_backward")
+def _(grad_loc, grad_conf, loc, conf, *_):
+    return _empty_rows(loc), _empty_rows(conf)
+
+
+def _save(ctx, inputs, output):
+    *tensors, variance, xyxy, rules, numbers = inputs
+    _, _, num_positives, keys, cuts, scales = output
+    ctx.mark_non_differentiable(num_positives, keys, cuts, scales)
+    ctx.save_for_backward(*tensors, keys, cuts, scales)
+    ctx.options = (variance, xyxy, rules, numbers)
+
+
+def _backward(ctx, grad_loc, grad_conf, *_):
+    *tensors, keys, cuts, scales = ctx.saved_tensors
+    d_loc, d_conf = torch.ops.ssd_cuda.multibox_loss_backward(
+        grad_loc, grad_conf, *tensors, *ctx.options, keys, cuts, scales
+    )
+    # codes, boxes, labels, offsets, priors, variances; variance, xyxy, rules, numbers
+    return d_loc, d_conf, None, None, None, None, None, None, None, None, None, None
+
+
+register_autograd("multibox_loss", _backward, _save)

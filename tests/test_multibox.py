@@ -1,0 +1,248 @@
+"""multibox: the fused loss against the reference, the seed's class, gradcheck and hand-worked cases."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from multibox_cases import assert_same_loss, batch_of, gradients, reference_loss
+from torch.nn import functional as F
+
+import ssd_cuda
+from ssd_cuda import MiningConfig, MultiBoxConfig, ops, reference
+from ssd_cuda.config import _MULTIBOX_PRESETS
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+PRESETS = sorted(_MULTIBOX_PRESETS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_presets_are_the_reference(device, preset, dtype):
+    config = MultiBoxConfig.preset(preset)
+    assert_same_loss(*batch_of(config, (3, 0, 5), dtype=dtype, device=device), config)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_on_awkward_batches(device, preset):
+    config = MultiBoxConfig.preset(preset)
+    for counts, options in (
+        ((0, 0), {}),
+        ((40, 1), dict(width=20)),  # more positives than negatives
+        ((2, 3), dict(ties=True)),
+        ((1, 2), dict(width=1)),
+        ((1, 2), dict(classes=2)),
+        ((3,), dict(width=700, classes=91)),
+    ):
+        assert_same_loss(*batch_of(config, counts, device=device, **options), config)
+
+
+CHANGES = [
+    dict(loc_loss="l1"),
+    dict(beta=0.1),
+    dict(beta=0.0),
+    dict(loc_reduction="mean4"),
+    dict(normalizer="per_image"),
+    dict(normalizer="selected"),
+    dict(normalizer="global"),
+    dict(normalizer="batch_min_one"),
+    dict(clamp_normalizer=False),
+    dict(loc_weight=2.5),
+    dict(background="last"),
+    dict(label_offset=1),
+    dict(ignore_label=2),
+    dict(single_class=True),
+    dict(variances=(0.2, 0.1, 0.3, 0.15)),
+    dict(layout="bcp"),
+    *(dict(zero_label=kind) for kind in ("positive", "localize", "background")),
+    *(dict(zero_label=kind, background="last") for kind in ("positive", "localize", "background")),
+    dict(mining=MiningConfig(ratio=2.4, rounding="ceil")),
+    dict(mining=MiningConfig(ratio=0.0)),
+    dict(mining=MiningConfig(min_negatives=7)),
+    dict(mining=MiningConfig(cap="all", positive_fill="zero", ratio=50.0)),
+    dict(mining=MiningConfig(cap="all_but_one", ratio=50.0, count_positives_twice=True)),
+    dict(mining=MiningConfig(cap="all", positive_fill="zero", ratio=50.0, count_positives_twice=True)),
+    dict(match=ssd_cuda.MatchConfig(candidate_max_iou=0.3), mining=MiningConfig(ratio=60.0)),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: ", ".join(change))
+@pytest.mark.parametrize("per_image_priors", [False, True])
+def test_options_are_the_reference(device, change, per_image_priors):
+    config = MultiBoxConfig(**change)
+    loc, conf, gt, priors = batch_of(config, (4, 0, 2, 1), device=device)
+    if "zero_label" in change:
+        labels = torch.tensor([0, 1, 5, 2, 0, 5, 3], device=device)
+        gt = dataclasses.replace(gt, labels=labels)
+    if per_image_priors:
+        priors = priors[None] + 0.05 * torch.rand(4, 1, 1, device=device)
+    assert_same_loss(loc, conf, gt, priors, config)
+
+
+def test_per_prior_variances(device):
+    config = MultiBoxConfig()
+    loc, conf, gt, priors = batch_of(config, (4, 3), device=device)
+    loc.requires_grad_()
+    same = torch.tensor([0.1, 0.1, 0.2, 0.2], device=device).expand_as(priors)
+    expected = ops.multibox_loss(loc, conf, gt, priors, config)
+    assert torch.equal(ops.multibox_loss(loc, conf, gt, priors, variances=same).localization, expected[0])
+    own = 0.05 + 0.3 * torch.rand_like(priors)
+    codes = ops.match(gt, priors)
+    loss = ops.multibox_loss(loc, conf, gt, priors, codes=codes, variances=own).localization
+    matched = codes >= 0
+    image, prior = matched.nonzero(as_tuple=True)
+    truth = gt.boxes[gt.offsets[image] + codes[matched]]
+    target = reference.boxes.encode(truth, priors[prior], own[prior])
+    by_hand = F.smooth_l1_loss(loc[matched], target, reduction="sum") / matched.sum()
+    torch.testing.assert_close(loss, by_hand)
+
+
+class SeedLoss(torch.nn.Module):
+    """The seed's class, transcribed, but for a stable sort in place of its unspecified ties."""
+
+    def __init__(self, num_classes, neg_pos_ratio=3.0):
+        super().__init__()
+        self.num_classes, self.neg_pos_ratio = num_classes, neg_pos_ratio
+
+    def forward(self, loc_pred, conf_pred, loc_target, conf_target):
+        pos_mask = conf_target > 0
+        num_pos = pos_mask.sum(dim=1)
+        loc_loss = F.smooth_l1_loss(loc_pred[pos_mask], loc_target[pos_mask], reduction="sum")
+        conf_loss_all = F.cross_entropy(
+            conf_pred.view(-1, self.num_classes), conf_target.view(-1), reduction="none"
+        ).view(conf_pred.size(0), -1)
+        conf_loss_neg = conf_loss_all.clone()
+        conf_loss_neg[pos_mask] = 0
+        _, loss_idx = conf_loss_neg.sort(dim=1, descending=True, stable=True)
+        _, idx_rank = loss_idx.sort(dim=1)
+        num_neg = torch.clamp(num_pos * self.neg_pos_ratio, max=conf_pred.size(1) - 1).long()
+        neg_mask = idx_rank < num_neg.unsqueeze(1)
+        conf_loss = (conf_loss_all * (pos_mask.float() + neg_mask.float())).sum()
+        n = max(num_pos.sum().item(), 1)
+        return loc_loss / n, conf_loss / n
+
+
+@pytest.mark.parametrize("classes", [2, 21])
+@pytest.mark.parametrize("density", [0.0, 0.03, 0.5, 1.0])
+@pytest.mark.parametrize("ratio", [3.0, 0.5, 2.3])
+def test_ssd_loss_is_the_seeds(device, classes, density, ratio):
+    loc, loc_target = torch.randn(2, 3, 200, 4, device=device)
+    conf = 3 * torch.randn(3, 200, classes, device=device)
+    conf_target = torch.randint(1, classes, (3, 200), device=device)
+    conf_target[torch.rand(3, 200, device=device) >= density] = 0
+    loc.requires_grad_(), conf.requires_grad_()
+    result = ssd_cuda.nn.SSDLoss(classes, ratio)(loc, conf, loc_target, conf_target)
+    expected = SeedLoss(classes, ratio)(loc, conf, loc_target, conf_target)
+    for mine, theirs in zip(result, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+    for mine, theirs in zip(gradients(result, loc, conf), gradients(expected, loc, conf), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_ssd_loss_skips_torchs_ignored_class(device):
+    loc, conf, target = torch.zeros(1, 4, 4), torch.randn(1, 4, 3), torch.tensor([[1, -100, 0, 0]])
+    loc, conf, target = loc.to(device), conf.to(device).requires_grad_(), target.to(device)
+    loss = ops.ssd_loss(loc, conf, loc, target, 2.0)[1]
+    expected = F.cross_entropy(conf[0, [0, 2, 3]], torch.tensor([1, 0, 0], device=device), reduction="sum")
+    torch.testing.assert_close(loss, expected)
+    assert not torch.autograd.grad(loss, conf)[0][0, 1].any()
+
+
+@pytest.mark.parametrize("layout", ["bpc", "bcp"])
+def test_gradcheck(device, layout):
+    for change in (dict(), dict(normalizer="per_image", loc_weight=2.0), dict(normalizer="global", beta=0.5)):
+        config = MultiBoxConfig(layout=layout, **change)
+        loc, conf, gt, priors = batch_of(
+            config, (2, 1), width=5, classes=3, dtype=torch.float64, device=device
+        )
+        loc.requires_grad_(), conf.requires_grad_()
+        codes = ops.match(gt, priors, config=config.match)
+        assert torch.autograd.gradcheck(
+            lambda x, y, c=config, g=gt, p=priors, m=codes: ops.multibox_loss(x, y, g, p, c, codes=m)[:2],
+            (loc, conf),
+        )
+
+
+def test_by_hand(device):
+    """One image, four priors: prior 1 is the box, the others are background of rising hardness."""
+    small = [0.1, 0.1]
+    priors = torch.tensor([[0.2, 0.2, *small], [0.5, 0.5, 0.4, 0.4], [0.8, 0.8, *small], [0.9, 0.1, *small]])
+    gt = ops.GroundTruth.from_list([torch.tensor([[0.3, 0.3, 0.7, 0.7]])], [torch.tensor([1])]).to(device)
+    conf = torch.tensor([[[0.0, 1.0], [0.0, 0.0], [0.0, 3.0], [0.0, 2.0]]], device=device)
+    loc = torch.tensor([[[9.0] * 4, [0.5, -2.0, 0.0, 0.0], [9.0] * 4, [9.0] * 4]], device=device)
+    conf.requires_grad_(), loc.requires_grad_()
+    config = MultiBoxConfig(mining=MiningConfig(ratio=2.0))
+    losses = ops.multibox_loss(loc, conf, gt, priors.to(device), config)
+    assert losses.num_positives.item() == 1
+    assert losses.localization.item() == pytest.approx(0.5 * 0.25 + (2.0 - 0.5), abs=1e-5)
+    assert losses.classification.item() == pytest.approx(
+        math.log(2) + math.log1p(math.exp(3)) + math.log1p(math.exp(2)), rel=1e-6
+    )
+    d_loc, d_conf = gradients(losses, loc, conf, (1.0, 1.0))
+    torch.testing.assert_close(d_loc[0, 1].tolist(), [0.5, -1.0, 0.0, 0.0], rtol=1e-4, atol=1e-5)
+    s2, s3 = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-3))
+    expected = [[0.0, 0.0], [0.5, -0.5], [-s3, s3], [-s2, s2]]
+    torch.testing.assert_close(d_conf[0].cpu(), torch.tensor(expected), rtol=1e-5, atol=1e-6)
+    assert not d_loc[0, [0, 2, 3]].any()
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (0, 0, 1), (2, 5, 1)])
+def test_empty_shapes(device, shape):
+    batch, width, _classes = shape
+    none, no_label = torch.empty(0, 4), torch.empty(0).long()
+    gt = ops.GroundTruth.from_list([none] * batch, [no_label] * batch, device=device)
+    loc = torch.zeros(batch, width, 4, device=device, requires_grad=True)
+    conf = torch.zeros(shape, device=device, requires_grad=True)
+    losses = ops.multibox_loss(loc, conf, gt, torch.rand(width, 4, device=device))
+    assert [x.item() for x in losses] == [0.0, 0.0, 0]
+    for grad, like in zip(gradients(losses, loc, conf), (loc, conf), strict=True):
+        assert grad.shape == like.shape
+        assert not grad.any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extreme_logits(device, dtype):
+    config = MultiBoxConfig()
+    loc, conf, gt, priors = batch_of(config, (2, 3), dtype=dtype, device=device)
+    big = 1e4 * conf.sign()
+    one = torch.zeros_like(conf)
+    one[:, ::7, 3] = 200.0
+    for logits in (big, one, torch.zeros_like(conf)):
+        result = ops.multibox_loss(loc, logits, gt, priors, config)
+        expected = reference_loss(loc.double(), logits.double(), gt, priors, config)
+        assert result.classification.isfinite()
+        torch.testing.assert_close(result.classification.double(), expected[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_bad_logit_shows(device, value):
+    loc, conf, gt, priors = batch_of(MultiBoxConfig(), (2, 0), device=device)
+    conf[0, 17, 2] = value
+    assert ops.multibox_loss(loc, conf, gt, priors).classification.isnan()
+    conf, clean = conf.clone(), conf.clone()
+    conf[0, 17, 2], clean[0, 17, 2] = -math.inf, -1e30
+    torch.testing.assert_close(
+        ops.multibox_loss(loc, conf, gt, priors)[:2], ops.multibox_loss(loc, clean, gt, priors)[:2]
+    )
+    positive = int((ops.match(gt, priors)[0] >= 0).nonzero()[0])
+    loc[0, positive, 1] = value
+    assert not ops.multibox_loss(loc, clean, gt, priors).localization.isfinite()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=4),
+    st.integers(1, 60),
+    st.integers(2, 40),
+    st.sampled_from(PRESETS),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_random_batches(counts, width, classes, preset, ties, seed):
+    torch.manual_seed(seed)
+    config = MultiBoxConfig.preset(preset)
+    assert_same_loss(*batch_of(config, counts, width=width, classes=classes, ties=ties), config)
