@@ -58,7 +58,7 @@ class Sweep {
 
   // Appends the kept indices to keep, at most max_output of them.
   void run(int64_t max_output, std::vector<int64_t>& keep) {
-    if (rule_.inclusive && rule_.threshold == 0) return run_any_iou(max_output, keep);
+    if (rule_.any_pair()) return run_any_iou(max_output, keep);
     all_.reserve(n_);
     with_simd([&](auto bytes) SSD_SIMD_BODY {
       using V = Pack<T, decltype(bytes)::value / static_cast<int>(sizeof(T))>;

@@ -1,0 +1,340 @@
+// Greedy suppression of N boxes that are already in order: (class, score descending, index ascending).
+//
+// The order is cut into panels of 2048 boxes.
+//   mask      for every box a bit per earlier box of its panel that would remove it: all panels at once
+//   step s    clears what the kept boxes of panel s-1 remove in the rest of its last class, one thread a box;
+//             the last of the blocks that hold panel s resolves it, while the others go on clearing
+//   compact   kept indices in score order, their number, -1 in the rows after them
+//
+// A panel is resolved in rounds: a box with a kept remover goes, a box whose removers are all gone stays. The
+// first open box is decided in every round, so there are at most as many rounds as boxes, and in practice as
+// many as the longest chain of overlapping boxes. Every decision is the greedy one, whatever the order of
+// threads and blocks.
+//
+// Bytes: mask writes and reads N * 256 at most, step s reads 16 (N - 2048 s), so O(N) memory and O(N^2 / 2048)
+// reads, which L2 serves to 10^6 boxes. A launch a panel, their number known on the host: no synchronisation.
+#pragma once
+
+#include "../common/launch.cuh"
+#include "../common/nms_math.h"
+
+namespace ssd_cuda {
+
+constexpr int kNmsBlock = 1024;  // threads
+constexpr int kNmsPanel = 2048;  // boxes
+constexpr int kNmsWords = kNmsPanel / 32;
+constexpr int kNmsPerThread = kNmsPanel / kNmsBlock;
+constexpr int kNmsTile = 512;  // kept boxes in shared memory while clearing
+constexpr int kNmsMaskBlock = 256;
+static_assert(kNmsWords <= 64, "a thread notes the words that it still needs in 64 bits");
+static_assert(kNmsBlock % 32 == 0 && kNmsTile <= kNmsBlock);
+
+template <typename T>
+struct NmsArgs {
+  const T* boxes;          // [N, 4] in order
+  const int64_t* classes;  // [N] in order, or null
+  uint8_t* removed;        // [N], zero at first
+  uint32_t* mask;          // [panels, kNmsWords, kNmsPanel]; word w of box i exists for w <= i / 32
+  T* kept;              // [2, kNmsPanel, 4]: of the last class of a panel, for even and odd panels
+  int32_t* kept_count;  // [panels]
+  uint32_t* arrived;    // [panels], zero at first
+  int64_t n;
+  SuppressRule<T> rule;
+
+  __device__ Vec4<T> box(int64_t p) const { return reinterpret_cast<const Vec4<T>*>(boxes)[p]; }
+  __device__ int64_t class_of(int64_t p) const { return classes ? classes[p] : 0; }
+  __device__ Vec4<T>* kept_of(int64_t panel) const {
+    return reinterpret_cast<Vec4<T>*>(kept) + (panel % 2) * kNmsPanel;
+  }
+};
+
+// Workspace of NmsArgs, in elements.
+inline int64_t nms_panels(int64_t n) { return ceil_div<int64_t>(n, kNmsPanel); }
+inline int64_t nms_mask_words(int64_t n) { return nms_panels(n) * kNmsWords * kNmsPanel; }
+
+// keys[i] ascends where the score descends, NaN first. Key: int32, or int64 for double scores.
+template <typename S, typename Wide, typename Key>
+__global__ void __launch_bounds__(kNmsMaskBlock)
+    nms_key_kernel(const S* scores, int64_t n, Key* keys) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  const auto key = ~score_key(static_cast<Wide>(scores[i]));
+  keys[i] = static_cast<Key>(key ^ (decltype(key){1} << (8 * sizeof(Key) - 1)));
+}
+
+// What the boxes in score order and then in class order are made of.
+template <typename S, typename T>
+struct NmsGather {
+  const S* boxes;           // [N, 4]
+  const int64_t* idxs;      // [N] or null
+  const int64_t* order;     // [N] box of each rank
+  const int64_t* rank_at;   // [N] rank at each place of the class order, or null: one class
+  T* sorted_boxes;          // [N, 4]
+  int64_t* sorted_classes;  // [N] or null
+  int32_t* place_of;        // [N] place of each rank, or null
+  uint8_t* removed;         // [N]
+  uint32_t* arrived;        // [panels]
+  int64_t n;
+};
+
+template <typename S, typename T>
+__global__ void __launch_bounds__(kNmsMaskBlock) nms_gather_kernel(NmsGather<S, T> g) {
+  const int64_t p = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (p >= g.n) return;
+  const int64_t rank = g.rank_at ? g.rank_at[p] : p, i = g.order[rank];
+  for (int c = 0; c < 4; ++c) g.sorted_boxes[4 * p + c] = static_cast<T>(g.boxes[4 * i + c]);
+  if (g.rank_at) {
+    g.sorted_classes[p] = g.idxs[i];
+    g.place_of[rank] = static_cast<int32_t>(p);
+  }
+  g.removed[p] = 0;
+  if (p % kNmsPanel == 0) g.arrived[p / kNmsPanel] = 0;
+}
+
+// classes[r] = idxs[order[r]]
+static __global__ void __launch_bounds__(kNmsMaskBlock)
+    nms_class_kernel(const int64_t* idxs, const int64_t* order, int64_t n, int64_t* classes) {
+  const int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (r < n) classes[r] = idxs[order[r]];
+}
+
+// One block for word blockIdx.y of every box of panel blockIdx.x: 32 earlier boxes in shared memory.
+template <typename T>
+__global__ void __launch_bounds__(kNmsMaskBlock) nms_mask_kernel(NmsArgs<T> args) {
+  __shared__ Vec4<T> earlier[32];
+  __shared__ T area[32];
+  __shared__ int64_t cls[32];
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kNmsPanel;
+  const int size = static_cast<int>(min(static_cast<int64_t>(kNmsPanel), args.n - first));
+  const int begin = static_cast<int>(blockIdx.y) * 32, count = min(32, size - begin);
+  if (count <= 0) return;
+  const int t = static_cast<int>(threadIdx.x);
+  if (t < count) {
+    earlier[t] = args.box(first + begin + t);
+    area[t] = args.rule.area(earlier[t]);
+    cls[t] = args.class_of(first + begin + t);
+  }
+  __syncthreads();
+  uint32_t* words =
+      args.mask + (static_cast<int64_t>(blockIdx.x) * kNmsWords + blockIdx.y) * kNmsPanel;
+  for (int i = begin + t; i < size; i += kNmsMaskBlock) {
+    const Vec4<T> box = args.box(first + i);
+    const T own = args.rule.area(box);
+    const int64_t own_class = args.class_of(first + i);
+    const int others = min(count, i - begin);
+    uint32_t word = 0;
+    for (int j = 0; j < others; ++j) {
+      if (cls[j] == own_class && args.rule(earlier[j], area[j], box, own)) word |= 1u << j;
+    }
+    words[i] = word;
+  }
+}
+
+// Box p against the kept boxes of the panel before `panel`. Called by whole blocks.
+template <typename T>
+__device__ void clear_box(const NmsArgs<T>& args, int64_t panel, int64_t p) {
+  __shared__ Vec4<T> tile[kNmsTile];
+  __shared__ T area[kNmsTile];
+  const Vec4<T>* kept = args.kept_of(panel - 1);
+  const int count = args.kept_count[panel - 1];
+  const bool candidate =
+      p < args.n && !args.removed[p] && args.class_of(p) == args.class_of(panel * kNmsPanel - 1);
+  bool open = candidate;
+  const Vec4<T> box = open ? args.box(p) : Vec4<T>{};
+  const T own = args.rule.area(box);
+  const int t = static_cast<int>(threadIdx.x);
+  for (int begin = 0; begin < count; begin += kNmsTile) {
+    if (!__syncthreads_or(open)) return;
+    const int size = min(kNmsTile, count - begin);
+    if (t < size) {
+      tile[t] = kept[begin + t];
+      area[t] = args.rule.area(tile[t]);
+    }
+    __syncthreads();
+    for (int k = 0; open && k < size; ++k) open = !args.rule(tile[k], area[k], box, own);
+    if (candidate && !open) args.removed[p] = 1;
+  }
+}
+
+// What a block knows of the panel it resolves, a bit a box.
+struct PanelBits {
+  uint32_t removed[kNmsWords], kept[kNmsWords], carried[kNmsWords];
+};
+
+// Decides every box of the panel whose removers among earlier panels have been applied. open, on entry: not
+// removed yet. Called by a whole block; thread t has the boxes t, t + kNmsBlock.
+template <typename T>
+__device__ void decide_panel(const NmsArgs<T>& args, int64_t panel,
+                             const bool (&candidate)[kNmsPerThread], PanelBits& bits) {
+  const uint32_t* mask = args.mask + panel * kNmsWords * kNmsPanel;
+  const int t = static_cast<int>(threadIdx.x), lane = t % 32;
+  bool open[kNmsPerThread];
+  uint64_t needed[kNmsPerThread];  // words of the mask with removers that are not known to be gone
+  for (int r = 0; r < kNmsPerThread; ++r) {
+    const int i = t + r * kNmsBlock, word = i / 32;
+    open[r] = candidate[r];
+    needed[r] = 0;
+    for (int w = 0; open[r] && w <= word; ++w) {
+      if (mask[w * kNmsPanel + i] != 0) needed[r] |= uint64_t{1} << w;
+    }
+    const uint32_t gone = ~__ballot_sync(0xffffffffu, open[r]);
+    if (lane == 0) bits.removed[word] = gone, bits.kept[word] = 0;
+  }
+  __syncthreads();
+  bool any_open = true;
+  while (any_open) {
+    bool dead[kNmsPerThread], stays[kNmsPerThread];
+    bool still_open = false;
+    for (int r = 0; r < kNmsPerThread; ++r) {
+      dead[r] = false;
+      for (uint64_t rest = open[r] ? needed[r] : 0; rest != 0 && !dead[r]; rest &= rest - 1) {
+        const int w = __ffsll(static_cast<long long>(rest)) - 1;
+        const uint32_t removers = mask[w * kNmsPanel + t + r * kNmsBlock];
+        dead[r] = (removers & bits.kept[w]) != 0;
+        if ((removers & ~bits.removed[w]) == 0) needed[r] &= ~(uint64_t{1} << w);
+      }
+      stays[r] = open[r] && !dead[r] && needed[r] == 0;
+      open[r] = open[r] && !dead[r] && !stays[r];
+      still_open = still_open || open[r];
+    }
+    any_open = __syncthreads_or(still_open);  // everybody has read the bits
+    for (int r = 0; r < kNmsPerThread; ++r) {
+      const int word = (t + r * kNmsBlock) / 32;  // of this warp alone
+      const uint32_t gone = __ballot_sync(0xffffffffu, dead[r]);
+      const uint32_t kept = __ballot_sync(0xffffffffu, stays[r]);
+      if (lane == 0) bits.removed[word] |= gone, bits.kept[word] |= kept;
+    }
+    __syncthreads();
+  }
+}
+
+// Decides the panel, writes removed and hands the kept boxes of its last class to the next step.
+template <typename T>
+__device__ void resolve_panel(const NmsArgs<T>& args, int64_t panel) {
+  __shared__ PanelBits bits;
+  const int64_t first = panel * kNmsPanel;
+  const int size = static_cast<int>(min(static_cast<int64_t>(kNmsPanel), args.n - first));
+  const int t = static_cast<int>(threadIdx.x), lane = t % 32;
+  const int64_t last_class = args.class_of(first + size - 1);
+  bool candidate[kNmsPerThread];
+  for (int r = 0; r < kNmsPerThread; ++r) {
+    const int i = t + r * kNmsBlock;
+    candidate[r] = i < size && __ldcg(args.removed + first + i) == 0;  // written by other blocks
+  }
+  decide_panel(args, panel, candidate, bits);
+  for (int r = 0; r < kNmsPerThread; ++r) {
+    const int i = t + r * kNmsBlock, word = i / 32;
+    const bool kept = (bits.kept[word] >> lane) & 1;
+    if (candidate[r] && !kept) args.removed[first + i] = 1;
+    const uint32_t carried =
+        __ballot_sync(0xffffffffu, kept && args.class_of(first + i) == last_class);
+    if (lane == 0) bits.carried[word] = carried;
+  }
+  __syncthreads();
+  for (int r = 0; r < kNmsPerThread; ++r) {
+    const int i = t + r * kNmsBlock, word = i / 32;
+    int place = 0;
+    for (int w = 0; w < word; ++w) place += __popc(bits.carried[w]);
+    place += __popc(bits.carried[word] & ((1u << lane) - 1));
+    if ((bits.carried[word] >> lane) & 1) args.kept_of(panel)[place] = args.box(first + i);
+    if (i == kNmsPanel - 1) args.kept_count[panel] = place + ((bits.carried[word] >> lane) & 1);
+  }
+}
+
+// Grid: over the boxes from the panel's first on, kNmsBlock each; one block for panel 0.
+template <typename T>
+__global__ void __launch_bounds__(kNmsBlock) nms_step_kernel(NmsArgs<T> args, int64_t panel) {
+  __shared__ bool last;
+  if (panel > 0) {
+    clear_box(args, panel,
+              panel * kNmsPanel + static_cast<int64_t>(blockIdx.x) * kNmsBlock + threadIdx.x);
+  }
+  const unsigned blocks =
+      min(gridDim.x, static_cast<unsigned>(kNmsPerThread));  // that hold the panel
+  if (blockIdx.x >= blocks) return;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicAdd(args.arrived + panel, 1u) == blocks - 1;
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  resolve_panel(args, panel);
+}
+
+struct NmsOutput {
+  const uint8_t* removed;   // [N] by place
+  const int32_t* place_of;  // [N] place of each rank, or null: the rank
+  const int64_t* order;     // [N] box of each rank
+  int64_t* keep;            // [rows]
+  int64_t* count;           // []
+  int64_t n, rows;
+};
+
+// One block: kept boxes in score order, a chunk of kNmsBlock ranks at a time.
+static __global__ void __launch_bounds__(kNmsBlock) nms_compact_kernel(NmsOutput o) {
+  __shared__ uint32_t words[kNmsBlock / 32];
+  const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
+  int64_t written = 0;
+  for (int64_t begin = 0; begin < o.n && written < o.rows; begin += kNmsBlock) {
+    const int64_t rank = begin + t;
+    bool kept = false;
+    if (rank < o.n) kept = o.removed[o.place_of ? o.place_of[rank] : rank] == 0;
+    const uint32_t word = __ballot_sync(0xffffffffu, kept);
+    if (lane == 0) words[warp] = word;
+    __syncthreads();
+    int before = __popc(word & ((1u << lane) - 1)), total = 0;
+    for (int w = 0; w < kNmsBlock / 32; ++w) {
+      const int ones = __popc(words[w]);
+      before += w < warp ? ones : 0;
+      total += ones;
+    }
+    if (kept && written + before < o.rows) o.keep[written + before] = o.order[rank];
+    written += total;
+    __syncthreads();  // before words is overwritten
+  }
+  written = min(written, o.rows);
+  for (int64_t row = written + t; row < o.rows; row += kNmsBlock) o.keep[row] = -1;
+  if (t == 0) *o.count = written;
+}
+
+inline dim3 nms_grid(int64_t n, int block) {
+  return dim3(static_cast<unsigned>(ceil_div<int64_t>(n, block)));
+}
+
+template <typename S, typename Wide, typename Key>
+inline cudaError_t launch_nms_keys(const S* scores, int64_t n, Key* keys, cudaStream_t stream) {
+  return launch(nms_key_kernel<S, Wide, Key>, nms_grid(n, kNmsMaskBlock), dim3(kNmsMaskBlock), 0,
+                stream, scores, n, keys);
+}
+
+inline cudaError_t launch_nms_classes(const int64_t* idxs, const int64_t* order, int64_t n,
+                                      int64_t* classes, cudaStream_t stream) {
+  return launch(nms_class_kernel, nms_grid(n, kNmsMaskBlock), dim3(kNmsMaskBlock), 0, stream, idxs,
+                order, n, classes);
+}
+
+template <typename S, typename T>
+inline cudaError_t launch_nms_gather(const NmsGather<S, T>& gather, cudaStream_t stream) {
+  return launch(nms_gather_kernel<S, T>, nms_grid(gather.n, kNmsMaskBlock), dim3(kNmsMaskBlock), 0,
+                stream, gather);
+}
+
+// removed[p] for every box in order.
+template <typename T>
+inline cudaError_t launch_nms(const NmsArgs<T>& args, cudaStream_t stream) {
+  const int64_t panels = nms_panels(args.n);
+  cudaError_t error = launch(nms_mask_kernel<T>, dim3(static_cast<unsigned>(panels), kNmsWords),
+                             dim3(kNmsMaskBlock), 0, stream, args);
+  for (int64_t panel = 0; panel < panels && error == cudaSuccess; ++panel) {
+    const int64_t rest = panel == 0 ? 1 : args.n - panel * kNmsPanel;
+    error = launch(nms_step_kernel<T>, nms_grid(rest, kNmsBlock), dim3(kNmsBlock), 0, stream, args,
+                   panel);
+  }
+  return error;
+}
+
+inline cudaError_t launch_nms_compact(const NmsOutput& output, cudaStream_t stream) {
+  return launch(nms_compact_kernel, dim3(1), dim3(kNmsBlock), 0, stream, output);
+}
+
+}  // namespace ssd_cuda
