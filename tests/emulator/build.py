@@ -30,8 +30,8 @@ COMMON = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-f
 COMMON += ["-fno-gnu-unique", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-parameter"]
 COMMON += ["-Wno-missing-field-initializers", "-Wno-psabi", "-DSSD_CUDA_EMULATE"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
-# g++ puts a call before every access, and where a result would be undefined; hooks.cpp and undefined.cpp answer
-# them. Neither libtsan nor libubsan is linked.
+# g++ puts a call before every access, and where a result would be undefined; hooks.cpp and undefined.cpp
+# answer them. Neither libtsan nor libubsan is linked.
 TRACED = ["-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
 TRACED += ["--param=tsan-distinguish-volatile=1"]
 TRACED += ["-fsanitize=bounds,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow"]

@@ -1,0 +1,236 @@
+"""What every kernel takes of a multiprocessor: registers, shared memory, occupancy. Writes KERNELS.md.
+
+    python -m benchmarks.kernel_table           # needs nvcc, not a card
+
+The figures are what ``nvcc -Xptxas -v`` says of the shipped instantiations; the bytes come from BYTES below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = Path(os.environ.get("SSD_KERNEL_CACHE", ROOT / "build" / "kernels"))
+TABLE = ROOT / "benchmarks" / "KERNELS.md"
+STABLE_ABI = "0x020b000000000000"
+
+# Bytes a kernel must move, each read or written once. T: bytes of an element, 4 for float.
+BYTES = {
+    "iou_kernel": "4 T (N + M) read, T N M written",
+    "coder_kernel": "8 T a row read (12 T with variances or backward), 4 T written",
+    "priors_kernel": "4 T a prior written",
+}
+
+
+@dataclass(frozen=True)
+class Multiprocessor:
+    """What bounds the number of resident warps."""
+
+    warps: int = 64
+    blocks: int = 32
+    registers: int = 65536
+    shared: int = 0
+    shared_reserved: int = 1024  # per block
+
+
+MULTIPROCESSORS = {
+    "sm_80": Multiprocessor(shared=164 * 1024),
+    "sm_90": Multiprocessor(shared=228 * 1024),
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    family: str
+    name: str  # as in the source, with template arguments
+    arch: str
+    registers: int
+    shared: int  # static, bytes
+    stack: int
+    spills: int
+    block: int  # the __launch_bounds__, 0 where there is none
+
+    @property
+    def occupancy(self) -> float:
+        """Resident warps over the maximum, as registers, static shared memory and the block size allow."""
+        sm = MULTIPROCESSORS[self.arch]
+        block = self.block or 1024
+        warps = -(-block // 32)
+        per_warp = -(-self.registers * 32 // 256) * 256
+        by_registers = sm.registers // 4 // per_warp * 4 // warps  # each quarter has its own register file
+        by_shared = sm.shared // (self.shared + sm.shared_reserved)
+        return min(sm.blocks, sm.warps // warps, by_registers, by_shared) * warps / sm.warps
+
+
+def find_nvcc() -> str | None:
+    """nvcc of CUDA_HOME, or the one a wrapper on PATH stands for, or None."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = os.path.join(home, "bin", "nvcc") if home else shutil.which("nvcc")
+    if not nvcc or not os.path.exists(nvcc):
+        return None
+    dry = subprocess.run([nvcc, "--dryrun", "x.cu"], capture_output=True, text=True).stderr
+    top = re.search(r"TOP=(\S+)", dry)
+    return os.path.realpath(os.path.join(top.group(1), "bin", "nvcc")) if top else nvcc
+
+
+def families() -> list[str]:
+    return sorted(path.parent.name for path in (ROOT / "csrc").glob("*/*_cuda.cu"))
+
+
+def parse(family: str, log: str, blocks: dict[str, int]) -> list[Kernel]:
+    """Kernels of a log of ptxas -v. blocks: the threads of a block by mangled name."""
+    kernels = []
+    for entry in re.split(r"Compiling entry function ", log)[1:]:
+        mangled, arch = re.match(r"'(\S+)' for '(\S+)'", entry).groups()
+        # "Function properties" also appears for functions that are called, not inlined: their frames count.
+        frames = re.findall(
+            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", entry
+        )
+        used = re.search(r"Used (\d+) registers(.*)", entry)
+        shared = re.search(r"(\d+) bytes smem", used.group(2))
+        kernels.append(
+            Kernel(
+                family,
+                readable(mangled),
+                arch,
+                registers=int(used.group(1)),
+                shared=int(shared.group(1)) if shared else 0,
+                stack=sum(int(frame[0]) for frame in frames),
+                spills=sum(int(frame[1]) + int(frame[2]) for frame in frames),
+                block=blocks.get(mangled, 0),
+            )
+        )
+    return sorted(kernels, key=lambda k: (k.name, k.arch))
+
+
+def readable(mangled: str) -> str:
+    """coder_kernel<float, 1>: the kernel's name and template arguments alone."""
+    name = mangled
+    if shutil.which("c++filt"):
+        name = subprocess.run(["c++filt", mangled], capture_output=True, text=True).stdout.strip()
+    name = re.sub(r"^void ", "", name)
+    name = re.sub(r"\(anonymous namespace\)::|ssd_cuda::", "", name)
+    name = re.sub(r"\((?:\w|::)+\)(-?\d+)", r"\1", name)  # (CoderOp)1 -> 1
+    depth = 0
+    for i, character in enumerate(name):  # cut at the parameter list
+        depth += (character == "<") - (character == ">")
+        if character == "(" and depth == 0:
+            return name[:i]
+    return name
+
+
+def launch_bounds(ptx: str) -> dict[str, int]:
+    """Threads of a block by mangled name, from .maxntid."""
+    found = {}
+    for entry in re.split(r"\.entry ", ptx)[1:]:
+        head = entry.split("{", 1)[0]
+        bounds = re.search(r"\.maxntid (\d+)(?:, (\d+), (\d+))?", head)
+        if bounds:
+            x, y, z = (int(part or 1) for part in bounds.groups())
+            found[re.match(r"\w+", entry).group()] = x * y * z
+    return found
+
+
+def measure(family: str) -> list[Kernel]:
+    """Every kernel of a family on every architecture; compiled once per content of the sources."""
+    source = ROOT / "csrc" / family / f"{family}_cuda.cu"
+    note = CACHE / f"{family}.json"
+    nvcc = find_nvcc()
+    try:
+        known = json.loads(note.read_text())
+        if known["nvcc"] == nvcc and all(_digest(path) == d for path, d in known["files"].items()):
+            return [Kernel(**kernel) for kernel in known["kernels"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    folder = CACHE / family
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    depends = folder / "depends"
+    command = [nvcc, "-fatbin", "-std=c++20", "-O3", "-Xptxas", "-v", "-MMD", "-MF", str(depends)]
+    command += [f"-DTORCH_TARGET_VERSION={STABLE_ABI}", "--keep", "--keep-dir", str(folder)]
+    command += ["-gencode", "arch=compute_80,code=sm_80", "-gencode", "arch=compute_90,code=sm_90"]
+    for path in _torch_includes():
+        command += ["-isystem", path]
+    command += [str(source), "-o", str(folder / "kernels.fatbin")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"nvcc cannot compile {source.name}:\n{done.stderr}")
+    blocks: dict[str, int] = {}
+    for ptx in folder.glob("*.ptx"):
+        blocks |= launch_bounds(ptx.read_text())
+    kernels = parse(family, done.stdout + done.stderr, blocks)
+    files = depends.read_text().replace("\\\n", " ").split(":", 1)[1].split()
+    note.write_text(
+        json.dumps(
+            {
+                "nvcc": nvcc,
+                "files": {path: _digest(path) for path in files},
+                "kernels": [asdict(kernel) for kernel in kernels],
+            }
+        )
+    )
+    return kernels
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _torch_includes() -> list[str]:
+    import torch
+
+    include = Path(torch.__file__).parent / "include"
+    return [str(include), str(include / "torch" / "csrc" / "api" / "include")]
+
+
+def measure_all() -> list[Kernel]:
+    with ThreadPoolExecutor(2) as pool:
+        return [kernel for kernels in pool.map(measure, families()) for kernel in kernels]
+
+
+def bytes_moved(kernel: Kernel) -> str:
+    return BYTES.get(kernel.name.split("<")[0], "")
+
+
+def markdown(kernels: list[Kernel]) -> str:
+    """The whole of KERNELS.md: one line a kernel, sm_80 / sm_90 side by side."""
+    lines = [
+        "# Kernels",
+        "",
+        "Generated by `python -m benchmarks.kernel_table` from `nvcc -Xptxas -v`; sm_80 / sm_90. Occupancy",
+        "is theoretical: what registers, static shared memory and the block size allow (dynamic shared memory",
+        "is chosen at launch and not counted). Bytes are what must be moved, T bytes an element.",
+        "",
+        "| family | kernel | block | registers | static shared | occupancy | bytes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for family, name in dict.fromkeys((k.family, k.name) for k in kernels):
+        rows = [k for k in kernels if (k.family, k.name) == (family, name)]
+        registers = " / ".join(str(k.registers) for k in rows)
+        shared = " / ".join(dict.fromkeys(str(k.shared) for k in rows))
+        occupancy = " / ".join(f"{100 * k.occupancy:.0f}%" for k in rows)
+        lines.append(
+            f"| {family} | `{name}` | {rows[0].block or ''} | {registers} | {shared} | {occupancy} "
+            f"| {bytes_moved(rows[0])} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    if not find_nvcc():
+        sys.exit("kernel_table: nvcc is not there: put it on PATH or set CUDA_HOME to the CUDA toolkit")
+    TABLE.write_text(markdown(measure_all()))
+    print(f"wrote {TABLE}")
+
+
+if __name__ == "__main__":
+    main()
