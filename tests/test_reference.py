@@ -44,7 +44,7 @@ def match_one_by_loops(boxes, priors, o: MatchConfig):
     valid = is_valid(boxes).tolist() if o.degenerate == "ignore" else [True] * len(boxes)
     truths = [g for g in range(len(boxes)) if valid[g]]
     if o.degenerate == "ignore":
-        iou = [[0.0 if math.isnan(v) else v for v in row] for row in iou]
+        iou = [[-1.0 if math.isnan(v) else v for v in row] for row in iou]
     better = (lambda new, old: new >= old) if o.tie == "last" else (lambda new, old: new > old)
 
     def argmax(items, key):
@@ -86,6 +86,7 @@ OPTIONS = [
     {"tie": "last"},
     {"tie": "last", "degenerate": "keep"},
     {"candidate_max_iou": 0.3, "degenerate": "keep"},
+    {"forced": "bipartite", "degenerate": "keep", "inclusive": False},
     {"iou_threshold": 0.0},
     {"iou_threshold": 1.0},
 ]
@@ -102,8 +103,9 @@ def test_match_is_the_rule(device, options, kind):
         if kind == "degenerate":
             boxes[0, 2:] = boxes[0, :2]
             boxes[5, 0] = boxes[5, 2] + 0.1
-            boxes[8] = NAN if config.degenerate == "ignore" else boxes[8]
+            boxes[8] = NAN
             boxes[10, 3] = INF
+            priors[9, 1] = NAN
             priors[7, 2:] = priors[7, :2]
         offsets = offsets_of(counts)
         codes = match(boxes.to(device), offsets.to(device), priors.to(device), **asdict(config))
@@ -259,10 +261,11 @@ def test_number_of_negatives(device):
 
 
 def test_the_product_with_the_ratio_is_float32():
-    """0.1 * 30 is 3 in float32 and 3.0000000000000004 in float64, whose ceiling is 4."""
-    positive = (torch.arange(60) < 30)[None]
-    keys = torch.rand(1, 60)
-    assert select_hard_negatives(keys, positive, ratio=0.1, rounding="ceil").sum() == 3
+    """2.2 * 25 is 55 in float32 and 55.00000000000001 in float64; 1.2 * 25 is above 30 in float32 only."""
+    positive = (torch.arange(200) < 25)[None]
+    keys = torch.rand(1, 200)
+    assert select_hard_negatives(keys, positive, ratio=2.2, rounding="ceil").sum() == 55
+    assert select_hard_negatives(keys, positive, ratio=1.2, rounding="ceil").sum() == 31
 
 
 def test_excluded_rows_stay_out_even_behind_minus_infinity():

@@ -17,7 +17,7 @@ The rules, once, for every implementation:
   The threshold then applies to the priors that are still free. A NaN IoU makes no pair.
 * ``tie="last"``: highest prior and highest ground truth wherever the above says lowest.
 * ``degenerate="ignore"``: a ground truth that is not finite or has no positive width and height overlaps
-  nothing and is never forced, and a NaN IoU (from a bad prior) counts as no overlap.
+  nothing and is never forced, and a NaN IoU (from a bad prior) is below every number and threshold.
 """
 
 from __future__ import annotations
