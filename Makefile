@@ -9,7 +9,7 @@ PYTHON := $(shell python3 -c 'import torch' 2>/dev/null && echo python3 || echo 
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.cpp') setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help env build test demo lint format fuzz bench results emulator-coverage gpu-check clean
+.PHONY: help env build test demo lint format fuzz bench measure results emulator-coverage gpu-check clean
 
 help:
 	@sed -n 1,2p Makefile
@@ -70,6 +70,13 @@ gpu-check: build/env
 
 bench: build
 	$(PYTHON) -m ssd_cuda bench
+
+# Measures on this machine's CPU and writes every figure of the README and RESULTS.md.
+measure: build
+	$(PYTHON) -m benchmarks --device cpu --json benchmarks/results/cpu.json
+
+results:
+	$(PYTHON) -m benchmarks.publish
 
 clean:
 	rm -rf build *.egg-info ssd_cuda/*.so .pytest_cache .mypy_cache .ruff_cache

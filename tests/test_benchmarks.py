@@ -1,4 +1,4 @@
-"""The benchmarks' own rules: a wrong contestant never reaches the clock, fits and tables say what was measured."""
+"""The benchmarks own rules: no wrong contestant reaches the clock, fits and tables say what was measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as face
-from benchmarks import gpu_check, harness, report
+from benchmarks import gpu_check, harness, publish, report
 from benchmarks.harness import Case, Contest, Result, Timing
 
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ def test_the_face_writes_conditions_and_results(tmp_path, capsys):
 
 
 def test_an_unknown_family_is_one_sentence():
-    with pytest.raises(SystemExit, match="family must be one of boxes, .*, got 'bananas'"):
+    with pytest.raises(SystemExit, match=r"family must be one of boxes, .*, got 'bananas'"):
         face.main(["bananas"])
 
 
@@ -119,3 +119,13 @@ def test_the_rehearsal_names_itself(tmp_path, monkeypatch, capsys):
     record = json.loads((tmp_path / "benchmarks/results/gpu_check_stub.json").read_text())
     assert record["stub"] is True
     assert all(line.startswith(("STUB", "wrote", "")) for line in capsys.readouterr().out.splitlines())
+
+
+def test_readme_and_results_agree():
+    """The README and RESULTS.md are what `make results` writes from the measured files."""
+    assert publish.main(["--check"]) == 0
+
+
+def test_a_stale_readme_is_noticed():
+    readme = publish.ROOT / "README.md"
+    assert publish.readme(readme.read_text().replace("times as fast", "times as slow")) == readme.read_text()
