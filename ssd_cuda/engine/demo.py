@@ -134,7 +134,7 @@ def _write(
     )
     save_loss_curve(out / "loss.png", trainer.loss_rows())
     table = costs_table(results["op_costs"])
-    conditions = f"{results['threads']} CPU threads, torch {results['torch']}, float32, medians of 15 calls"
+    conditions = f"{results['threads']} CPU threads, torch {results['torch']}, float32, medians of 9 calls"
     (out / "op_costs.md").write_text(f"{table}\n\n{conditions}.\n")
     (out / "results.json").write_text(json.dumps(without_nan(results), indent=2) + "\n")
     print(f"\n{table}\n({conditions})\n\nwrote {', '.join(sorted(p.name for p in out.iterdir()))} to {out}")

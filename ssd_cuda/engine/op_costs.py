@@ -28,7 +28,9 @@ __all__ = ["costs_table", "measure_op_costs"]
 Timed = Mapping[str, Callable[[], Any]]
 
 
-def measure_op_costs(model: SSD, images: Tensor, gt: GroundTruth, repeats: int = 15) -> list[dict[str, Any]]:
+def measure_op_costs(
+    model: SSD, images: Tensor, gt: GroundTruth, repeats: int = 9, limit: float = 15.0
+) -> list[dict[str, Any]]:
     """Milliseconds of loss with backward, and of detection, for one batch.
 
     Args:
@@ -36,6 +38,7 @@ def measure_op_costs(model: SSD, images: Tensor, gt: GroundTruth, repeats: int =
         images: as the model takes them.
         gt: their ground truth.
         repeats: calls of each; the median counts.
+        limit: seconds after which an operation is not called again.
 
     Returns:
         One dict per operation: ``op``, ``shape``, and milliseconds under ``ssd_cuda``, ``reference`` and,
@@ -51,7 +54,7 @@ def measure_op_costs(model: SSD, images: Tensor, gt: GroundTruth, repeats: int =
     rows = []
     for name, make in (("matching + loss + backward", _losses), ("detect", _detections)):
         calls = make(model, loc, conf, gt)
-        rows.append({"op": name, "shape": shape, **_medians(calls, repeats, loc.device)})
+        rows.append({"op": name, "shape": shape, **_medians(calls, repeats, limit, loc.device)})
     return rows
 
 
@@ -67,10 +70,13 @@ def costs_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _medians(calls: Timed, repeats: int, device: torch.device) -> dict[str, float]:
+def _medians(calls: Timed, repeats: int, limit: float, device: torch.device) -> dict[str, float]:
     """Median milliseconds per call, after one call of each to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + limit
     for turn in range(repeats + 1):
+        if turn > 1 and time.perf_counter() > end:
+            break
         for name, call in calls.items():
             start = time.perf_counter()
             call()

@@ -1,0 +1,220 @@
+"""The command line: what each command prints and writes, and one sentence for each mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import ssd_cuda
+from ssd_cuda import cli, data
+
+SMALL = ["--size", "64", "96", "--workers", "0", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def few_shapes(monkeypatch):
+    real = data.open_dataset
+    monkeypatch.setattr(data, "open_dataset", lambda path, split, **o: _few(real, path, split, o))
+
+
+def _few(real, path, split, options):
+    small = {"length": 8, "size": (64, 96)} if str(path) == "shapes" else {}
+    return real(path, split, **small, **options)
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory):
+    """A Pascal VOC folder of two images with one object each."""
+    root = tmp_path_factory.mktemp("voc")
+    for folder in ("ImageSets/Main", "JPEGImages", "Annotations"):
+        (root / folder).mkdir(parents=True)
+    for split in ("train", "test"):
+        (root / f"ImageSets/Main/{split}.txt").write_text("a\nb\n")
+    for name, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (96, 64), colour).save(root / f"JPEGImages/{name}.jpg")
+        (root / f"Annotations/{name}.xml").write_text(
+            "<annotation><size><width>96</width><height>64</height><depth>3</depth></size><object>"
+            "<name>cell</name><bndbox><xmin>8</xmin><ymin>9</ymin><xmax>50</xmax><ymax>44</ymax></bndbox>"
+            "</object></annotation>"
+        )
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(voc, tmp_path_factory):
+    out = tmp_path_factory.mktemp("train")
+    arguments = ["train", "--data", str(voc), "--out", str(out), "--epochs", "2", "--batch-size", "2"]
+    assert cli.main([*arguments, "--no-eval", *SMALL]) == 0
+    return out / "checkpoint.pt"
+
+
+def run(capsys, *arguments):
+    status = cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_train_writes_and_evaluates(capsys, tmp_path):
+    status, out, err = run(capsys, "train", "--out", tmp_path, "--epochs", 1, "--batch-size", 4, *SMALL)
+    assert status == 0, err
+    assert "epoch 1/1  loss" in out and "mAP 50-95" in out and "triangle" in out
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "loss.png"}
+
+
+def test_train_resumes_with_the_same_options(capsys, checkpoint, voc, tmp_path):
+    same = ["train", "--data", voc, "--out", tmp_path, "--batch-size", 2, "--resume", checkpoint, "--no-eval"]
+    assert run(capsys, *same, "--epochs", 2, *SMALL)[0] == 0
+    status, _, err = run(capsys, *same, "--epochs", 3, *SMALL)
+    assert status == 1 and "same recipe, got {'epochs': 2}" in err
+
+
+def test_eval_prints_a_table_and_writes_json(capsys, checkpoint, voc, tmp_path):
+    target = tmp_path / "deep" / "scores.json"
+    status, out, err = run(
+        capsys, "eval", checkpoint, "--data", voc, "--json", target, "--workers", 0, "--device", "cpu"
+    )
+    assert status == 0, err
+    assert out.splitlines()[0].split() == ["class", "objects", "AP50", "mAP", "50-95"]
+    assert out.splitlines()[1].split()[:2] == ["cell", "2"]
+    assert set(json.loads(target.read_text())) == {"ap50", "map", "voc", "coco"}
+
+
+def test_detect_writes_pictures_and_json(capsys, checkpoint, voc, tmp_path):
+    status, out, err = run(
+        capsys, "detect", checkpoint, voc / "JPEGImages", "--out", tmp_path / "found",
+        "--threshold", 0, "--json", tmp_path / "found.json", "--device", "cpu",
+    )  # fmt: skip
+    assert status == 0, err
+    assert {path.name for path in (tmp_path / "found").iterdir()} == {"a.png", "b.png"}
+    rows = json.loads((tmp_path / "found.json").read_text())
+    assert [Path(row["image"]).name for row in rows] == ["a.jpg", "b.jpg"]
+    for detection in rows[0]["detections"]:
+        x1, y1, x2, y2 = detection["box"]
+        assert 0 <= x1 <= x2 <= 96 and 0 <= y1 <= y2 <= 64
+        assert detection["class"] == "cell" and 0 <= detection["score"] <= 1
+    assert "wrote 2 pictures" in out
+
+
+def test_info_tells_every_fact(capsys):
+    status, out, _ = run(capsys, "info")
+    facts = ssd_cuda.build_info()
+    assert status == 0
+    for expected in (ssd_cuda.__version__, torch.__version__, "CUDA of the build", "cards", "architectures"):
+        assert expected in out
+    assert ("loaded" in out) and (facts["available"] != ("not loaded" in out))
+
+
+def test_bench_passes_its_arguments_on(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["bench", "--help"])
+    assert caught.value.code == 0 and "bench" in capsys.readouterr().out
+
+
+def test_bench_without_the_source_tree(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "ssd_cuda" / "cli.py"))
+    status, _, err = run(capsys, "bench")
+    assert status == 1 and "bench needs the folder benchmarks" in err
+
+
+def broken_voc(tmp_path, voc, name, content):
+    root = tmp_path / "broken"
+    for path in voc.rglob("*"):
+        if path.is_file():
+            copy = root / path.relative_to(voc)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    (root / name).write_bytes(content)
+    return root
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "content", "finding"),
+    [
+        ("Annotations/b.xml", b"<annotation><object>", "b.xml does not parse"),
+        ("JPEGImages/b.jpg", b"no image", "b.jpg cannot be read"),
+        ("ImageSets/Main/train.txt", b"a\nmissing\n", "missing.xml does not exist"),
+    ],
+)
+def test_a_broken_data_set_names_the_file(capsys, tmp_path, voc, name, content, finding, workers):
+    root = broken_voc(tmp_path, voc, name, content)
+    status, _, err = run(
+        capsys, "train", "--data", root, "--out", tmp_path / "out", "--size", 64, 96, "--workers", workers,
+        "--device", "cpu",
+    )  # fmt: skip
+    assert status == 1
+    assert err.strip().splitlines()[-1].startswith("ssd-cuda: error:") and finding in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "finding"),
+    [
+        (["train", "--data", "/no/such/folder"], "/no/such/folder"),
+        (["train", "--model", "yolo"], "--model must be one of ssd_small, ssd300_vgg16, ssd512_vgg16, got"),
+        (["train", "--model", "ssd300_vgg16", "--size", "64", "96"], "image_size of ssd300_vgg16 must be"),
+        (["train", "--size", "0", "96"], "--size must be at least 1 pixel a side, got 0 96"),
+        (["train", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["train", "--workers", "-1"], "--workers must be at least 0, got -1"),
+        (["train", "--lr", "0"], "lr must lie in"),
+        (["train", "--device", "tpu9"], "--device must be cpu, cuda or cuda:N, got 'tpu9'"),
+        (["train", "--device", "cuda:99"], "--device must name a card of this machine"),
+        (["train", "--resume", "/no/such.pt"], "checkpoint /no/such.pt does not exist"),
+        (["eval", "/no/such.pt"], "checkpoint /no/such.pt does not exist"),
+        (["eval", __file__], "must be a checkpoint of ssd_cuda"),
+        (["detect", "/no/such.pt", "/no/such.jpg"], "image /no/such.jpg does not exist"),
+        (["detect", "/no/such.pt", __file__, "--threshold", "2"], "--threshold must lie in [0, 1], got 2.0"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(capsys, tmp_path, arguments, finding):
+    where = ["--out", tmp_path] if arguments[0] == "train" else []
+    status, _, err = run(capsys, *arguments, *where)
+    assert status == 1
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("ssd-cuda: error:") and finding in lines[0]
+
+
+def test_detect_names_what_it_cannot_use(capsys, checkpoint, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    status, _, err = run(capsys, "detect", checkpoint, bad, "--out", tmp_path / "o", "--device", "cpu")
+    assert status == 1 and "bad.jpg cannot be read" in err
+    (tmp_path / "empty").mkdir()
+    status, _, err = run(capsys, "detect", checkpoint, tmp_path / "empty", "--device", "cpu")
+    assert status == 1 and "must hold images" in err
+
+
+def test_eval_refuses_data_of_other_classes(capsys, checkpoint):
+    status, _, err = run(capsys, "eval", checkpoint, "--data", "shapes", "--device", "cpu")
+    assert status == 1 and "--data must have the classes of the checkpoint, cell, got circle" in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--epochs", "many"], ["info", "--loud"]])
+def test_a_line_that_does_not_parse_exits_with_two(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2 and "usage: ssd-cuda" in capsys.readouterr().err
+
+
+def test_interrupt_and_foreign_errors():
+    def interrupt():
+        raise KeyboardInterrupt
+
+    def fail():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    assert cli.run_safely(interrupt) == 130
+    with pytest.raises(RuntimeError):  # a mistake of the program keeps its traceback
+        cli.run_safely(fail)
+
+
+def test_the_module_runs():
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "ssd_cuda", "--version"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and done.stdout.strip() == f"ssd_cuda {ssd_cuda.__version__}"
