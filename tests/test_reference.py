@@ -249,6 +249,8 @@ def test_number_of_negatives(device):
     assert selected(ratio=1.5, rounding="ceil") == [2, 3, 4, 5, 6]
     assert selected(ratio=0.0) == []
     assert selected(ratio=0.0, min_negatives=2) == [5, 6]
+    assert selected(ratio=INF) == list(range(7))
+    assert not select_hard_negatives(keys, positive & False, ratio=INF).any()
     assert selected(ratio=3.0) == list(range(7))  # 9 wanted, 7 there
     assert selected(ratio=3.0, cap="all") == list(range(9))  # two of the positives at -inf, lowest first
     assert selected(ratio=9.0, cap="all") == list(range(10))

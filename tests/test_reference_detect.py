@@ -125,6 +125,9 @@ def test_soft_nms_by_hand(device):
     index, _ = soft_nms(boxes, scores, 0.1, 0.05)
     assert index.tolist() == [0, 2]
     assert soft_nms(boxes[:0], scores[:0], 0.1, 0.05)[0].shape == (0,)
+    boxes[0] = NAN  # its IoU decays nothing
+    index, values = soft_nms(boxes, scores, 0.01, 0.5)
+    assert index.tolist() == [0, 1, 2] and torch.equal(values, scores)
 
 
 # ---------------------------------------------------------------- detect

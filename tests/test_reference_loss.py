@@ -62,6 +62,16 @@ def test_loss_by_hand(device):
     assert [x.item() for x in got] == pytest.approx([(0.375 + 1.875) / 4, math.log(2), 1])
 
 
+def test_a_positive_counted_twice_is_one_selected_prior(device):
+    """By hand: 4 priors, 1 positive, all rows taken as negatives: 5 times log 2 over 4 priors."""
+    priors = torch.tensor([[0.5, 0.5, 1, 1], [5, 5, 1, 1], [7, 7, 1, 1], [9, 9, 1, 1.0]], device=device)
+    args = torch.zeros(1, 4, 4, device=device), torch.zeros(1, 4, 2, device=device), to_xyxy(priors[:1])
+    mining = {"ratio": 9.0, "cap": "all", "count_positives_twice": True}
+    labels, offsets = torch.tensor([1], device=device), offsets_of([1], device)
+    got = multibox_loss(*args, labels, offsets, priors, mining=mining, normalizer="selected")
+    assert got[1].item() == pytest.approx(5 * math.log(2) / 4)
+
+
 def test_normalizers(device):
     loc, conf, boxes, labels, offsets, priors = batch(device)
     args = (loc, conf, boxes, labels, offsets, priors)

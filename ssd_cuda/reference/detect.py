@@ -129,14 +129,15 @@ def _suppress(
 def _best(
     found: list[tuple[Tensor, Tensor, Tensor]], limit: int | None, like: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Join the groups of an image and keep the first ``limit`` by (score desc, label asc, prior asc)."""
+    """Join the groups of an image and keep the first ``limit`` by (score desc, label asc, prior asc).
+
+    The groups come in the order of the labels and each is in that order already: a stable sort is enough.
+    """
     if not found:
         none = torch.zeros(0, dtype=torch.int64, device=like.device)
         return like.new_zeros(0), none, none
     score, label, prior = (torch.cat(parts) for parts in zip(*found, strict=True))
-    order = torch.argsort(prior, stable=True)
-    order = order[torch.argsort(label[order], stable=True)]
-    order = order[order_by_score(score[order])][:limit]
+    order = order_by_score(score)[:limit]
     return score[order], label[order], prior[order]
 
 

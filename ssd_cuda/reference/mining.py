@@ -60,9 +60,10 @@ def num_hard_negatives(
 ) -> Tensor:
     """k of each row. num_positives, num_candidates: [B] integer -> [B] int64.
 
-    ``ratio * n`` is one float32 product, as torch multiplies an integer tensor by a Python number.
+    ``ratio * n`` is one float32 product, as torch multiplies an integer tensor by a Python number. An
+    infinite ratio asks for every row of an image that has a positive.
     """
-    wanted = num_positives.float() * ratio
+    wanted = torch.where(num_positives > 0, num_positives.float() * ratio, 0).clamp(max=width)
     k = (wanted.ceil() if rounding == "ceil" else wanted.floor()).long().clamp(min=int(min_negatives))
     if cap == "negatives":
         return torch.minimum(k, num_candidates)
