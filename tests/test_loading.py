@@ -228,6 +228,18 @@ def test_the_loader_shuffles_by_seed_and_epoch(workers):
     assert torch.allclose(images, expected)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are kept between passes")
+def test_a_resumed_run_sees_the_augmentation_of_an_unbroken_one():
+    dataset = prepare(ShapesDataset("train", length=8, size=(64, 64)), (64, 64), "flip")
+    unbroken, resumed = (BatchLoader(dataset, 4, train=True) for _ in range(2))
+    for epoch in range(2):
+        unbroken.set_epoch(epoch)
+        before = torch.cat([images for images, _ in unbroken])
+    torch.rand(5)  # what else draws random numbers does not matter
+    resumed.set_epoch(1)
+    assert torch.equal(torch.cat([images for images, _ in resumed]), before)
+
+
 def test_fewer_images_than_a_batch_still_train():
     dataset = prepare(ShapesDataset("train", length=3, size=(64, 64)), (64, 64), "flip")
     assert [len(images) for images, _ in BatchLoader(dataset, 8, train=True, workers=0)] == [3]

@@ -1,6 +1,6 @@
 """Labelled shapes, drawn on the fly: a detection task that needs no download.
 
-Circles, squares, triangles, stars and crosses of any colour, size and rotation, over gradients with
+Circles, squares, triangles, stars and crosses of any colour and size, a little turned, over gradients with
 blotches and scratches, in noise, partly hidden by each other. Image ``i`` of a split depends on the seed,
 the split and ``i`` alone, whoever asks and in whatever order (under one version of numpy and pillow).
 """
@@ -111,8 +111,8 @@ class _Shape:
         self.kind = int(rng.integers(len(CLASSES)))
         side = min(height, width)
         # Log-uniform radius: as many small objects as large ones.
-        radius = side * math.exp(rng.uniform(math.log(0.05), math.log(0.22)))
-        angle = rng.uniform(0, 2 * math.pi)
+        radius = side * math.exp(rng.uniform(math.log(0.06), math.log(0.24)))
+        angle = rng.uniform(-0.5, 0.5)  # radians
         turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         stretch = np.array([1.0, rng.uniform(0.8, 1.0)])
         corners = (_OUTLINES[self.kind] * radius * stretch) @ turn.T
@@ -175,7 +175,7 @@ def _paint(rng: np.random.Generator, scene: list[_Shape], height: int, width: in
             draw.ellipse([x - w, y - h, x + w, y + h], fill=tone)
     for shape in scene:
         fill = _colour(rng)
-        while np.abs(fill - back).sum() < 110:  # seen against the background
+        while np.abs(fill - back).sum() < 140:  # seen against the background
             fill = _colour(rng)
         corners = [tuple(corner) for corner in shape.corners * scale]
         draw.polygon(corners, fill=tuple(int(v) for v in fill))
@@ -183,5 +183,5 @@ def _paint(rng: np.random.Generator, scene: list[_Shape], height: int, width: in
             edge = tuple(int(v) for v in fill * rng.uniform(0.3, 0.8))
             draw.line([*corners, corners[0]], fill=edge, width=2 * scale, joint="curve")
     small = np.asarray(canvas.reduce(scale), np.float32)
-    noise = rng.standard_normal(small.shape, np.float32) * np.float32(rng.uniform(3, 14))
+    noise = rng.standard_normal(small.shape, np.float32) * np.float32(rng.uniform(3, 12))
     return np.clip(small + noise, 0, 255).astype(np.uint8)
