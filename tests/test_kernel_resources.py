@@ -1,4 +1,4 @@
-"""What ptxas says of every shipped kernel: no spills, no local memory; the table in benchmarks/ is of today."""
+"""What ptxas says of every shipped kernel: no spills, no local memory; KERNELS.md is of today."""
 
 from __future__ import annotations
 

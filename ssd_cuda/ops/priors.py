@@ -67,16 +67,23 @@ def _cached(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Tensor
 
 
 def _generate(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
-    assert spec.feature_maps is not None
     output = torch.empty(spec.num_priors, 4, device=device, dtype=dtype)
     require("generate_priors", output)
+    torch.ops.ssd_cuda.fill_priors(output, *_arguments(spec))
+    return output
+
+
+def _arguments(
+    spec: PriorSpec,
+) -> tuple[list[int], list[float], list[float], list[float], int, bool, bool, bool]:
+    """What fill_priors takes after its output: csrc/priors/prior_table.h says what each is."""
+    assert spec.feature_maps is not None
     boxes = spec.cell_boxes()
     grid: list[int] = []
     for (rows, columns), row in zip(spec.feature_maps, boxes, strict=True):
         grid += [int(rows), int(columns), len(row)]
     height, width = spec.image_size if spec.pixels else (1.0, 1.0)
-    torch.ops.ssd_cuda.fill_priors(
-        output,
+    return (
         grid,
         [v for y, x in spec.divisors() for v in (x, y)],
         [v for row in boxes for pair in row for v in pair],
@@ -86,7 +93,6 @@ def _generate(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Tens
         spec.layout == "box_major",
         spec.arithmetic == "float32",
     )
-    return output
 
 
 @register_fake("fill_priors")
