@@ -91,16 +91,21 @@ def test_an_unknown_layout_says_what_was_expected(tmp_path, voc, coco):
 # Augmentation and batches
 
 
-def test_flip_moves_the_boxes_with_the_image(voc):
+@pytest.mark.parametrize(("preset", "expected"), [("flip", {(), (2,)}), ("flips", {(), (2,), (1,), (1, 2)})])
+def test_flips_move_the_boxes_with_the_image(voc, preset, expected):
     image, target = VocDataset(voc, "train")[0]
-    transform = make_transform("flip", (80, 120))
+    plain = make_transform("none", (80, 120))(image, target)[0]
+    transform = make_transform(preset, (80, 120))
     seen = set()
-    for _ in range(20):
+    for _ in range(40):
         out, changed = transform(image, target)
-        assert out.shape == (3, 80, 120) and out.dtype == torch.uint8
-        seen.add(tuple(changed["boxes"][0].tolist()))
+        x1, y1, x2, y2 = changed["boxes"][0].tolist()  # unflipped: 2, 4, 62, 44
+        assert x2 - x1 == 60 and y2 - y1 == 40
+        flipped = (1,) * (y1 == 36) + (2,) * (x1 == 58)  # dimensions of the image
+        assert torch.equal(out, plain.flip(flipped))
         assert changed["size"] == (40, 60) and changed["labels"].tolist() == [2, 1]
-    assert seen == {(2.0, 4.0, 62.0, 44.0), (58.0, 4.0, 118.0, 44.0)}
+        seen.add(flipped)
+    assert seen == expected
     assert target["boxes"].tolist()[0] == [1, 2, 31, 22]  # the original is left alone
 
 
