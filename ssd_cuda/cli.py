@@ -50,6 +50,8 @@ def run_safely(action: Callable[..., Any], *arguments: Any) -> int:
 
 
 def _complain(sentence: str) -> int:
+    if "Original Traceback" in sentence:  # torch's report of a loading process; the cause is its last line
+        sentence = sentence.strip().splitlines()[-1].partition(": ")[2]
     print(f"ssd-cuda: error: {' '.join(sentence.split())}", file=sys.stderr)
     return 1
 

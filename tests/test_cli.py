@@ -188,6 +188,14 @@ def test_detect_names_what_it_cannot_use(capsys, checkpoint, tmp_path):
     assert status == 1 and "must hold images" in err
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_eval_names_the_image_it_cannot_read(capsys, checkpoint, tmp_path, voc, workers):
+    root = broken_voc(tmp_path, voc, "JPEGImages/b.jpg", b"no image")
+    status, _, err = run(capsys, "eval", checkpoint, "--data", root, "--workers", workers, "--device", "cpu")
+    assert status == 1 and "b.jpg cannot be read" in err and "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_eval_refuses_data_of_other_classes(capsys, checkpoint):
     status, _, err = run(capsys, "eval", checkpoint, "--data", "shapes", "--device", "cpu")
     assert status == 1 and "--data must have the classes of the checkpoint, cell, got circle" in err

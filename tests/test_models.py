@@ -1,13 +1,14 @@
 """Models: shapes, the seed's classes as oracles, torchvision's SSD300 as an oracle of the network."""
 
 import itertools
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ssd_cuda import models
+from ssd_cuda import DetectConfig, models, ops, reference
 from ssd_cuda.config_priors import PriorSpec
 
 
@@ -228,3 +229,82 @@ def test_initial_scores_are_even():
     probabilities = conf.softmax(-1)
     spread = [abs(p - 0.25) for p in itertools.chain(*probabilities[0].tolist())]
     assert max(spread) < 0.2
+
+
+@pytest.fixture
+def batch(device):
+    """Four images, the second without objects, and a model with predictions that differ per prior."""
+    model = models.ssd_small(4, (64, 96)).to(device)
+    for head in model.heads:
+        nn.init.normal_(head.conf_conv.weight, std=0.2)
+    boxes = [torch.tensor([[0.1, 0.2, 0.4, 0.6], [0.5, 0.1, 0.9, 0.9]]), torch.zeros(0, 4)]
+    boxes += [torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[0.3, 0.3, 0.35, 0.36]])]
+    labels = [torch.tensor(row, dtype=torch.int64) for row in ([1, 3], [], [2], [1])]
+    images = torch.randint(0, 256, (4, 3, 64, 96), dtype=torch.uint8, device=device)
+    return model, images, ops.GroundTruth.from_list(boxes, labels, device=device)
+
+
+def test_loss_is_the_reference_on_the_raw_predictions(batch):
+    model, images, gt = batch
+    losses = model.loss(images, gt)
+    loc, conf = model(images)
+    rows = (gt.boxes, gt.labels, gt.offsets)
+    expected = reference.multibox.multibox_loss(loc, conf, *rows, model.priors, **asdict(model.loss_config))
+    for one, other in zip(losses, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert losses.num_positives >= 4  # every object is owed a prior
+
+
+def test_loss_reaches_every_parameter(batch):
+    model, images, gt = batch
+    losses = model.loss(images, gt)
+    (losses.localization + losses.classification).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        if name.startswith("backbone"):
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_detect_follows_its_config(batch):
+    model, images, _ = batch
+    model.eval()
+    found = model.detect(images)
+    assert found.boxes.shape == (4, 200, 4) and not found.boxes.requires_grad
+    assert found.counts.min() > 0
+    assert found.boxes.min() >= 0 and found.boxes.max() <= 1  # clipped to the image
+    few = model.detect(images, DetectConfig(detections_per_image=3, clip="before"))
+    assert few.boxes.shape == (4, 3, 4)
+    torch.testing.assert_close(few.scores, found.scores[:, :3])
+    none = model.detect(images, replace(model.detect_config, score_threshold=1.0))
+    assert none.counts.tolist() == [0, 0, 0, 0]
+
+
+def test_a_prior_without_offset_is_detected_where_it_lies(device):
+    """By hand: offsets 0 decode to the prior itself; one class of one prior stands out."""
+    model = models.ssd_small(3, (64, 64)).to(device).eval()
+    for head in model.heads:
+        for conv in (head.loc_conv, head.conf_conv):
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)
+            if conv is head.conf_conv:
+                conv.bias.data[0::3] = 9.0  # background
+    model.heads[3].conf_conv.bias.data[:3] = torch.tensor([0.0, 0.0, 9.0])  # first prior of the last cell
+    (found,) = model.detect(torch.zeros(1, 3, 64, 64, device=device)).to_list()
+    assert found["labels"].tolist() == [2]
+    cx, cy, w, h = model.priors[-4].tolist()
+    expected = torch.tensor([[cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]]).clamp(0, 1)
+    torch.testing.assert_close(found["boxes"].cpu(), expected)
+
+
+def test_one_step_of_descent_lowers_the_loss(batch):
+    model, images, gt = batch
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    values = []
+    for _ in range(3):
+        losses = model.loss(images, gt)
+        total = losses.localization + losses.classification
+        values.append(total.item())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    assert values[2] < values[0]
