@@ -1,126 +1,10 @@
 // nms and batched_nms on the CPU; the schemas of the family.
 #include "../common/torch_api.h"
-#include "nms_grid.h"
 #include "nms_sort.h"
+#include "nms_sweep.h"
 
 namespace ssd_cuda {
 namespace {
-
-using nms::Candidate;
-using nms::Kind;
-using nms::LaneInt;
-
-// Classes as lane integers that are equal exactly when idxs are.
-template <typename T>
-std::vector<LaneInt<T>> lane_classes(const int64_t* idxs, int64_t n) {
-  std::vector<LaneInt<T>> classes(n, 0);
-  if (idxs == nullptr || n == 0) return classes;
-  const auto [low, high] = std::minmax_element(idxs, idxs + n);
-  const uint64_t first = *low, span = static_cast<uint64_t>(*high) - first;
-  if (span <= static_cast<uint64_t>(std::numeric_limits<LaneInt<T>>::max())) {
-    for (int64_t i = 0; i < n; ++i) {
-      classes[i] = static_cast<LaneInt<T>>(static_cast<uint64_t>(idxs[i]) - first);
-    }
-    return classes;
-  }
-  std::vector<int64_t> values(idxs, idxs + n);
-  std::sort(values.begin(), values.end());
-  values.erase(std::unique(values.begin(), values.end()), values.end());
-  for (int64_t i = 0; i < n; ++i) {
-    const auto at = std::lower_bound(values.begin(), values.end(), idxs[i]);
-    classes[i] = static_cast<LaneInt<T>>(at - values.begin());
-  }
-  return classes;
-}
-
-// The boxes in score order and what has been kept of them.
-template <typename T>
-class Sweep {
- public:
-  template <typename Storage>
-  Sweep(const Storage* boxes, const int64_t* idxs, int64_t n, const uint32_t* order,
-        const SuppressRule<T>& rule)
-      : rule_(rule),
-        n_(n),
-        order_(order),
-        candidates_(new Candidate<T>[n]),
-        kinds_(n),
-        grid_(rule) {
-    const std::vector<LaneInt<T>> classes = lane_classes<T>(idxs, n);
-    for (int64_t k = 0; k < n; ++k) {
-      const Storage* b = boxes + 4 * static_cast<int64_t>(order[k]);
-      const Vec4<T> box{static_cast<T>(b[0]), static_cast<T>(b[1]), static_cast<T>(b[2]),
-                        static_cast<T>(b[3])};
-      candidates_[k] = {box, rule.area(box), classes[order[k]]};
-      kinds_[k] = nms::kind_of(box, candidates_[k].area, rule);
-    }
-  }
-
-  // Appends the kept indices to keep, at most max_output of them.
-  void run(int64_t max_output, std::vector<int64_t>& keep) {
-    if (rule_.any_pair()) return run_any_iou(max_output, keep);
-    all_.reserve(n_);
-    with_simd([&](auto bytes) SSD_SIMD_BODY {
-      using V = Pack<T, decltype(bytes)::value / static_cast<int>(sizeof(T))>;
-      for (int64_t k = 0; k < n_ && static_cast<int64_t>(keep.size()) < max_output; ++k) {
-        if (kinds_[k] != Kind::kInert) {
-          if (removed<V>(k)) continue;
-          add(k);
-        }
-        keep.push_back(order_[k]);
-      }
-    });
-  }
-
- private:
-  template <typename V>
-  SSD_SIMD_BODY bool removed(int64_t k) const {
-    const Candidate<T>& q = candidates_[k];
-    if (!grid_.built() || kinds_[k] == Kind::kOdd) return nms::any_removes<V>(all_, q, rule_);
-    if (odd_.size > 0 && nms::any_removes<V>(odd_, q, rule_)) return true;
-    return grid_.template removes<V>(q, all_);
-  }
-
-  __attribute__((noinline)) void add(int64_t k) {
-    const Candidate<T>& c = candidates_[k];
-    all_.push(c.box, c.area, c.cls);
-    if (kinds_[k] == Kind::kOdd) {
-      if (odd_.size == 0) odd_.reserve(n_);
-      odd_.push(c.box, c.area, c.cls);
-    } else if (grid_.built()) {
-      grid_.insert(k, c);
-    } else {
-      early_.push_back(k);
-    }
-    if (!grid_.built() && all_.size == nms::kGridFrom && n_ - k > nms::kGridFrom) {
-      grid_.build(candidates_.get(), kinds_.data(), n_);
-      for (int64_t kept : early_) grid_.insert(kept, candidates_[kept]);
-    }
-  }
-
-  // IoU >= 0: disjoint and empty boxes count too, so nearly everything goes after the first box.
-  void run_any_iou(int64_t max_output, std::vector<int64_t>& keep) {
-    std::vector<const Candidate<T>*> kept;
-    for (int64_t k = 0; k < n_ && static_cast<int64_t>(keep.size()) < max_output; ++k) {
-      const Candidate<T>& q = candidates_[k];
-      const bool removed = std::any_of(kept.begin(), kept.end(), [&](const Candidate<T>* c) {
-        return c->cls == q.cls && rule_(c->box, c->area, q.box, q.area);
-      });
-      if (removed) continue;
-      kept.push_back(&q);
-      keep.push_back(order_[k]);
-    }
-  }
-
-  SuppressRule<T> rule_;
-  int64_t n_;
-  const uint32_t* order_;
-  std::unique_ptr<Candidate<T>[]> candidates_;
-  std::vector<Kind> kinds_;
-  nms::KeptList<T> all_, odd_;
-  std::vector<int64_t> early_;  // kept before there was a grid
-  nms::Grid<T> grid_;
-};
 
 std::vector<int64_t> kept_indices(const Tensor& boxes, const Tensor& scores,
                                   const std::optional<Tensor>& idxs, double iou_threshold,
@@ -141,7 +25,7 @@ std::vector<int64_t> kept_indices(const Tensor& boxes, const Tensor& scores,
     using S = decltype(zero);
     using T = acc_t<S>;
     const auto rule = suppress_rule<T>(iou_threshold, inclusive, iou_eps, pixel_offset);
-    Sweep<T>(in<S>(box), in<int64_t>(idx), n, order.data(), rule).run(max_output, keep);
+    nms::Sweep<T>(in<S>(box), in<int64_t>(idx), n, order.data(), rule).run(max_output, keep);
   });
   return keep;
 }

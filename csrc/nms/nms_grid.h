@@ -1,7 +1,9 @@
 // The hashed grid of kept boxes: see nms_sweep.h for the argument.
 #pragma once
 
-#include "nms_sweep.h"
+#include <vector>
+
+#include "nms_kept.h"
 
 namespace ssd_cuda {
 namespace nms {

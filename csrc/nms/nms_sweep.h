@@ -14,124 +14,129 @@
 // finite area remove nothing and are never removed.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
-#include <limits>
+#include <algorithm>
 #include <memory>
-#include <type_traits>
+#include <optional>
 #include <vector>
 
-#include "../common/nms_math.h"
-#include "../common/simd.h"
+#include "nms_grid.h"
 
 namespace ssd_cuda {
 namespace nms {
 
 constexpr int64_t kGridFrom = 256;
-constexpr int64_t kPad = 16;  // lanes that a vector may read past the end of a list
 
-// The widths and classes of T's vector lanes.
+// Classes as lane integers that are equal exactly when idxs are.
 template <typename T>
-using LaneInt = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-
-// Kept boxes as a structure of arrays. A free slot has area NaN, which never passes the rule.
-template <typename T>
-struct KeptList {
-  std::unique_ptr<T[]> numbers;
-  std::unique_ptr<LaneInt<T>[]> classes;
-  T *x1, *y1, *x2, *y2, *area;
-  int64_t size = 0;
-
-  void reserve(int64_t n) {
-    n += kPad;
-    numbers.reset(new T[5 * n]);
-    classes.reset(new LaneInt<T>[n]);
-    x1 = numbers.get(), y1 = x1 + n, x2 = y1 + n, y2 = x2 + n, area = y2 + n;
-    for (int64_t i = 0; i < n; ++i) area[i] = std::numeric_limits<T>::quiet_NaN();
-  }
-  void set(int64_t slot, Vec4<T> box, T box_area, LaneInt<T> box_class) {
-    x1[slot] = box.x, y1[slot] = box.y, x2[slot] = box.z, y2[slot] = box.w;
-    area[slot] = box_area, classes[slot] = box_class;
-  }
-  void push(Vec4<T> box, T box_area, LaneInt<T> box_class) {
-    set(size++, box, box_area, box_class);
-  }
-};
-
-// One box under test, with its derived numbers.
-template <typename T>
-struct Candidate {
-  Vec4<T> box;
-  T area;
-  LaneInt<T> cls;
-};
-
-enum class Kind : uint8_t { kInert, kNormal, kOdd };
-
-// Which of the arguments above hold for a box.
-template <typename T>
-inline Kind kind_of(Vec4<T> box, T area, const SuppressRule<T>& rule) {
-  const T w = box.z - box.x + rule.pixel_offset, h = box.w - box.y + rule.pixel_offset;
-  if (!(w > 0 && h > 0)) return Kind::kInert;
-  if (!(area <= std::numeric_limits<T>::max()) || !(w <= std::numeric_limits<T>::max()) ||
-      !(h <= std::numeric_limits<T>::max())) {
-    return Kind::kInert;
-  }
-  const T small = std::numeric_limits<T>::min() * T(1 << 20),
-          large = std::numeric_limits<T>::max() / 16;
-  bool odd = area < small || area > large || w > large || h > large;
-  if (const T pixel = rule.pixel_offset; pixel > 0) {
-    // The size of an inverted box is a cancelled difference, and a far x2 swallows x2 + pixel.
-    const T far = pixel * T(int64_t{1} << 40);
-    odd = odd || w < pixel / 2 || h < pixel / 2 || std::abs(box.x) > far || std::abs(box.y) > far ||
-          std::abs(box.z) > far || std::abs(box.w) > far;
-  }
-  return odd ? Kind::kOdd : Kind::kNormal;
-}
-
-// Lanes of list[slot, slot + lanes) that remove q: -1, others 0. The arithmetic of iou() in box_math.h, lane by
-// lane; no NaN reaches it except the area of a free slot.
-template <typename V, typename T>
-SSD_SIMD_BODY inline auto removed_by(const KeptList<T>& list, int64_t slot, const Candidate<T>& q,
-                                     const SuppressRule<T>& rule) {
-  using M = decltype(V{} > V{});
-  const V zero = V{}, qx1 = zero + q.box.x, qy1 = zero + q.box.y, qx2 = zero + q.box.z,
-          qy2 = zero + q.box.w;
-  const V x1 = load_pack<V>(list.x1 + slot), y1 = load_pack<V>(list.y1 + slot),
-          x2 = load_pack<V>(list.x2 + slot), y2 = load_pack<V>(list.y2 + slot);
-  V w = ((x2 < qx2 ? x2 : qx2) - (x1 > qx1 ? x1 : qx1)) + rule.pixel_offset;
-  V h = ((y2 < qy2 ? y2 : qy2) - (y1 > qy1 ? y1 : qy1)) + rule.pixel_offset;
-  w = w > zero ? w : zero;
-  h = h > zero ? h : zero;
-  const V inter = w * h;
-  const V overlap = inter / (((load_pack<V>(list.area + slot) + q.area) - inter) + rule.eps);
-  const V limit = zero + rule.threshold;
-  const M strict = overlap > limit, inclusive = overlap >= limit;
-  const M same_class = load_pack<M>(list.classes.get() + slot) == q.cls;
-  return (rule.inclusive ? inclusive : strict) & same_class;
-}
-
-template <typename M>
-SSD_SIMD_BODY inline bool any_lane(M mask) {
-  uint64_t words[sizeof(M) / 8], all = 0;
-  std::memcpy(words, &mask, sizeof(M));
-  for (std::size_t i = 0; i < sizeof(M) / 8; ++i) all |= words[i];
-  return all != 0;
-}
-
-template <typename V, typename T>
-SSD_SIMD_BODY inline bool any_removes(const KeptList<T>& list, const Candidate<T>& q,
-                                      const SuppressRule<T>& rule) {
-  constexpr int64_t kLanes = sizeof(V) / sizeof(T), kStep = 4 * kLanes;
-  for (int64_t slot = 0; slot < list.size; slot += kStep) {
-    auto mask = removed_by<V>(list, slot, q, rule);
-    for (int64_t s = slot + kLanes; s < slot + kStep && s < list.size; s += kLanes) {
-      mask |= removed_by<V>(list, s, q, rule);
+inline std::vector<LaneInt<T>> lane_classes(const int64_t* idxs, int64_t n) {
+  std::vector<LaneInt<T>> classes(n, 0);
+  if (idxs == nullptr || n == 0) return classes;
+  const auto [low, high] = std::minmax_element(idxs, idxs + n);
+  const uint64_t first = *low, span = static_cast<uint64_t>(*high) - first;
+  if (span <= static_cast<uint64_t>(std::numeric_limits<LaneInt<T>>::max())) {
+    for (int64_t i = 0; i < n; ++i) {
+      classes[i] = static_cast<LaneInt<T>>(static_cast<uint64_t>(idxs[i]) - first);
     }
-    if (any_lane(mask)) return true;
+    return classes;
   }
-  return false;
+  std::vector<int64_t> values(idxs, idxs + n);
+  std::sort(values.begin(), values.end());
+  values.erase(std::unique(values.begin(), values.end()), values.end());
+  for (int64_t i = 0; i < n; ++i) {
+    const auto at = std::lower_bound(values.begin(), values.end(), idxs[i]);
+    classes[i] = static_cast<LaneInt<T>>(at - values.begin());
+  }
+  return classes;
 }
+
+// The boxes in score order and what has been kept of them.
+template <typename T>
+class Sweep {
+ public:
+  template <typename Storage>
+  Sweep(const Storage* boxes, const int64_t* idxs, int64_t n, const uint32_t* order,
+        const SuppressRule<T>& rule)
+      : rule_(rule),
+        n_(n),
+        order_(order),
+        candidates_(new Candidate<T>[n]),
+        kinds_(n),
+        grid_(rule) {
+    const std::vector<LaneInt<T>> classes = lane_classes<T>(idxs, n);
+    for (int64_t k = 0; k < n; ++k) {
+      const Storage* b = boxes + 4 * static_cast<int64_t>(order[k]);
+      const Vec4<T> box{static_cast<T>(b[0]), static_cast<T>(b[1]), static_cast<T>(b[2]),
+                        static_cast<T>(b[3])};
+      candidates_[k] = {box, rule.area(box), classes[order[k]]};
+      kinds_[k] = kind_of(box, candidates_[k].area, rule);
+    }
+  }
+
+  // Appends the kept indices to keep, at most max_output of them.
+  void run(int64_t max_output, std::vector<int64_t>& keep) {
+    if (rule_.any_pair()) return run_any_iou(max_output, keep);
+    all_.reserve(n_);
+    with_simd([&](auto bytes) SSD_SIMD_BODY {
+      using V = Pack<T, decltype(bytes)::value / static_cast<int>(sizeof(T))>;
+      for (int64_t k = 0; k < n_ && static_cast<int64_t>(keep.size()) < max_output; ++k) {
+        if (kinds_[k] != Kind::kInert) {
+          if (removed<V>(k)) continue;
+          add(k);
+        }
+        keep.push_back(order_[k]);
+      }
+    });
+  }
+
+ private:
+  template <typename V>
+  SSD_SIMD_BODY bool removed(int64_t k) const {
+    const Candidate<T>& q = candidates_[k];
+    if (!grid_.built() || kinds_[k] == Kind::kOdd) return any_removes<V>(all_, q, rule_);
+    if (odd_.size > 0 && any_removes<V>(odd_, q, rule_)) return true;
+    return grid_.template removes<V>(q, all_);
+  }
+
+  __attribute__((noinline)) void add(int64_t k) {
+    const Candidate<T>& c = candidates_[k];
+    all_.push(c.box, c.area, c.cls);
+    if (kinds_[k] == Kind::kOdd) {
+      if (odd_.size == 0) odd_.reserve(n_);
+      odd_.push(c.box, c.area, c.cls);
+    } else if (grid_.built()) {
+      grid_.insert(k, c);
+    } else {
+      early_.push_back(k);
+    }
+    if (!grid_.built() && all_.size == kGridFrom && n_ - k > kGridFrom) {
+      grid_.build(candidates_.get(), kinds_.data(), n_);
+      for (int64_t kept : early_) grid_.insert(kept, candidates_[kept]);
+    }
+  }
+
+  // IoU >= 0: disjoint and empty boxes count too, so nearly everything goes after the first box.
+  void run_any_iou(int64_t max_output, std::vector<int64_t>& keep) {
+    std::vector<const Candidate<T>*> kept;
+    for (int64_t k = 0; k < n_ && static_cast<int64_t>(keep.size()) < max_output; ++k) {
+      const Candidate<T>& q = candidates_[k];
+      const bool removed = std::any_of(kept.begin(), kept.end(), [&](const Candidate<T>* c) {
+        return c->cls == q.cls && rule_(c->box, c->area, q.box, q.area);
+      });
+      if (removed) continue;
+      kept.push_back(&q);
+      keep.push_back(order_[k]);
+    }
+  }
+
+  SuppressRule<T> rule_;
+  int64_t n_;
+  const uint32_t* order_;
+  std::unique_ptr<Candidate<T>[]> candidates_;
+  std::vector<Kind> kinds_;
+  KeptList<T> all_, odd_;
+  std::vector<int64_t> early_;  // kept before there was a grid
+  Grid<T> grid_;
+};
 
 }  // namespace nms
 }  // namespace ssd_cuda
