@@ -1,4 +1,4 @@
-"""Presets: the generic reference with a preset equals the transcription of that codebase."""
+"""Presets: the reference and the ops with a preset equal the transcription of that codebase."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from conftest import random_boxes, random_priors
 from torch import Tensor
 
-from ssd_cuda import DetectConfig, MultiBoxConfig, reference
+from ssd_cuda import DetectConfig, MultiBoxConfig, ops, reference
 
 LOSSES = [
     "amdegroot",
@@ -41,10 +41,8 @@ class Batch:
     labels: list[Tensor]
     priors: Tensor  # [P, 4] cx, cy, w, h, normalised
 
-    @property
-    def offsets(self) -> Tensor:
-        counts = torch.tensor([0] + [len(b) for b in self.boxes])
-        return counts.cumsum(0).int()
+    def ground_truth(self, device: torch.device) -> ops.GroundTruth:
+        return ops.GroundTruth.from_list(self.boxes, self.labels, degenerate="keep", device=device)
 
 
 def make_batch(kind: str, num_classes: int, dtype=torch.float32) -> Batch:
@@ -92,44 +90,68 @@ def in_dialect(name: str, batch: Batch) -> Batch:
     return batch
 
 
+def match(how: str, batch: Batch, config: MultiBoxConfig, device: torch.device) -> Tensor:
+    gt, priors = batch.ground_truth(device), batch.priors.to(device)
+    if how == "ops":
+        return ops.match(gt, priors, config=config.match).cpu()
+    return reference.matching.match(gt.boxes, gt.offsets, priors, **asdict(config.match)).cpu()
+
+
+def multibox_loss(how: str, loc, conf, batch: Batch, config: MultiBoxConfig, device: torch.device) -> Tensor:
+    """[2]: localisation, classification."""
+    gt, priors = batch.ground_truth(device), batch.priors.to(device)
+    loc, conf = loc.to(device), conf.to(device)
+    if how == "ops":
+        losses = ops.multibox_loss(loc, conf, gt, priors, config)
+    else:
+        targets = gt.boxes, gt.labels, gt.offsets, priors
+        losses = reference.multibox.multibox_loss(loc, conf, *targets, **asdict(config))
+    return torch.stack([losses[0], losses[1]]).cpu()
+
+
+def detect(how: str, loc, conf, priors, config: DetectConfig, device: torch.device) -> list[Tensor]:
+    """boxes, scores, labels, prior indices, counts."""
+    inputs = [x.to(device) for x in (loc, conf, priors)]
+    if how == "reference":
+        return [x.cpu() for x in reference.detect.detect(*inputs, **asdict(config))]
+    found = ops.detect(*inputs, config)
+    return [x.cpu() for x in (found.boxes, found.scores, found.labels, found.prior_indices, found.counts)]
+
+
 KINDS = ["random", "ties", "equal", "short", "empty", "small", "degenerate"]
+both = pytest.mark.parametrize("how", ["reference", "ops"])
 
 
+@both
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", LOSSES)
-def test_matching(name, kind):
+def test_matching(device, how, name, kind):
     num_classes = 2 if name == "retinaface" else 5
     for _ in range(3):
         batch = in_dialect(name, make_batch(kind, num_classes))
-        config = MultiBoxConfig.preset(name)
-        codes = reference.matching.match(
-            torch.cat(batch.boxes), batch.offsets, batch.priors, **asdict(config.match)
-        )
+        codes = match(how, batch, MultiBoxConfig.preset(name), device)
         extra = (num_classes - 1,) if name == "mmdet" else ()
         for b, (boxes, labels) in enumerate(zip(batch.boxes, batch.labels, strict=True)):
             owner, _ = dialect(name).assign(boxes, labels, batch.priors, *extra)
             assert torch.equal(codes[b].clamp(min=-1).long(), owner)
 
 
+@both
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", LOSSES)
-def test_loss_and_gradients(name, kind):
+def test_loss_and_gradients(device, how, name, kind):
     num_classes = 2 if name == "retinaface" else 5
     for _ in range(3):
         batch = in_dialect(name, make_batch(kind, num_classes, torch.float64))
         ours = [x.clone().requires_grad_() for x in (batch.loc, batch.conf)]
         theirs = [x.clone().requires_grad_() for x in (batch.loc, batch.conf)]
-        options = asdict(MultiBoxConfig.preset(name))
-        boxes, labels = torch.cat(batch.boxes), torch.cat(batch.labels)
-        got = reference.multibox.multibox_loss(*ours, boxes, labels, batch.offsets, batch.priors, **options)
-        want = dialect(name).loss(*theirs, batch.boxes, batch.labels, batch.priors)
-        torch.testing.assert_close(
-            torch.stack(got[:2]), torch.stack(want), rtol=1e-9, atol=1e-12, equal_nan=True
-        )
-        if not torch.stack(want).isfinite().all():
+        got = multibox_loss(how, *ours, batch, MultiBoxConfig.preset(name), device)
+        want = torch.stack(dialect(name).loss(*theirs, batch.boxes, batch.labels, batch.priors))
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12, equal_nan=True)
+        if not want.isfinite().all():
             continue  # a forced zero-area box, or nothing to divide by: that codebase's own nan or inf
-        (got[0] + got[1]).backward()
-        (want[0] + want[1]).backward()
+        got.sum().backward()
+        want.sum().backward()
         for mine, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(mine.grad, other.grad, rtol=1e-9, atol=1e-12)
 
@@ -141,19 +163,18 @@ def sorted_rows(score: Tensor, label: Tensor, prior: Tensor) -> Tensor:
     return order[torch.argsort(score[order], descending=True, stable=True)]
 
 
-def check_detections(name: str, config: DetectConfig, loc, conf, priors, detect) -> int:
-    boxes, scores, labels, indices, counts = reference.detect.detect(loc, conf, priors, **asdict(config))
+def check_detections(how, device, config: DetectConfig, loc, conf, priors, transcription) -> int:
+    boxes, scores, labels, indices, counts = detect(how, loc, conf, priors, config, device)
     for b in range(len(loc)):
-        box, score, label, prior = detect(loc[b], conf[b], priors)
+        box, score, label, prior = transcription(loc[b], conf[b], priors)
         order = sorted_rows(score, label, prior)
         n = int(counts[b])
         assert n == len(order)
         assert torch.equal(labels[b, :n], label[order])
         assert torch.equal(indices[b, :n], prior[order])
         torch.testing.assert_close(scores[b, :n], score[order])
-        torch.testing.assert_close(
-            boxes[b, :n], box[order], rtol=1e-5, atol=1e-4 if priors.max() > 2 else 1e-6
-        )
+        atol = 1e-4 if priors.max() > 2 else 1e-6
+        torch.testing.assert_close(boxes[b, :n], box[order], rtol=1e-5, atol=atol)
         assert (scores[b, n:] == 0).all() and (labels[b, n:] == -1).all() and (indices[b, n:] == -1).all()
     return int(counts.sum())
 
@@ -175,46 +196,58 @@ def detection_inputs(name: str, sharpness: float, batch: int = 2, num_priors: in
     return loc, conf, priors
 
 
+@both
 @pytest.mark.parametrize("sharpness", [1.0, 4.0])
 @pytest.mark.parametrize("name", DETECTIONS)
-def test_detection(name, sharpness):
+def test_detection(device, how, name, sharpness):
     inputs = detection_inputs(name, sharpness)
-    assert check_detections(name, DetectConfig.preset(name), *inputs, dialect(name).detect) > 20
+    assert check_detections(how, device, DetectConfig.preset(name), *inputs, dialect(name).detect) > 20
 
 
+@both
 @pytest.mark.parametrize("name", DETECTIONS)
-def test_detection_with_ties_and_duplicates(name):
+def test_detection_with_ties_and_duplicates(device, how, name):
     """Equal scores inside a class (different in different classes), and boxes that are there twice."""
     loc, conf, priors = detection_inputs(name, 2.0, num_priors=120)
     p = 2 if name == "nvidia" else 1
     twice = torch.arange(120) % 40
     loc, conf, priors = loc.index_select(p, twice) * 0.3, conf.index_select(p, twice), priors[twice]
-    assert check_detections(name, DetectConfig.preset(name), loc, conf, priors, dialect(name).detect) > 10
+    assert (
+        check_detections(how, device, DetectConfig.preset(name), loc, conf, priors, dialect(name).detect) > 10
+    )
 
 
+@both
 @pytest.mark.parametrize("name", DETECTIONS)
-def test_detection_at_the_threshold(name):
+def test_detection_at_the_threshold(device, how, name):
     """Boxes with whole coordinates: many IoUs are exactly 1/2 or 2/5."""
     loc, conf, _ = detection_inputs(name, 1.0)
     low = torch.randint(0, 6, (150, 2))
     corners = torch.cat([low, low + torch.randint(1, 5, (150, 2))], 1).float()
     priors = corners if name in PIXELS else reference.boxes.to_cxcywh(corners)
-    assert check_detections(name, DetectConfig.preset(name), loc * 0, conf, priors, dialect(name).detect) > 10
+    assert (
+        check_detections(how, device, DetectConfig.preset(name), loc * 0, conf, priors, dialect(name).detect)
+        > 10
+    )
 
 
+@both
 @pytest.mark.parametrize("name", DETECTIONS)
-def test_nothing_passes(name):
+def test_nothing_passes(device, how, name):
     loc, conf, priors = detection_inputs(name, 1.0)
     conf.zero_()
     conf.select(1 if name == "nvidia" else 2, -1 if name == "mmdet" else 0).fill_(40)
-    assert check_detections(name, DetectConfig.preset(name), loc, conf, priors, dialect(name).detect) == 0
+    assert (
+        check_detections(how, device, DetectConfig.preset(name), loc, conf, priors, dialect(name).detect) == 0
+    )
 
 
 LIMITS = {"caffe": 400, "torchvision": 400, "amdegroot": 200, "nvidia": 200, "qfgaohao": 200, "mmdet": 1000}
 
 
+@both
 @pytest.mark.parametrize("name", LIMITS)
-def test_top_k_cuts_before_nms(name):
+def test_top_k_cuts_before_nms(device, how, name):
     """As many copies of one box as pass, then boxes that stand apart with a lower score: only one stays."""
     loc, conf, priors = detection_inputs(name, 0.0, batch=1, num_priors=LIMITS[name] + 16)
     foreground = 0 if name == "mmdet" else 1
@@ -229,15 +262,16 @@ def test_top_k_cuts_before_nms(name):
     if name in PIXELS:
         priors = reference.boxes.to_xyxy(priors) * 300
     config = DetectConfig.preset(name)
-    assert check_detections(name, config, loc * 0, conf, priors, dialect(name).detect) == 1
+    assert check_detections(how, device, config, loc * 0, conf, priors, dialect(name).detect) == 1
     more = replace(config, top_k=None)
-    assert reference.detect.detect(loc * 0, conf, priors, **asdict(more))[4].sum() > 10
+    assert detect(how, loc * 0, conf, priors, more, device)[4].sum() > 10
 
 
-def test_soft_nms_is_qfgaohaos():
+@both
+def test_soft_nms_is_qfgaohaos(device, how):
     loc, conf, priors = detection_inputs("qfgaohao", 2.0)
     config = DetectConfig.preset("qfgaohao", soft_nms="gaussian", top_k=None)
-    assert check_detections("qfgaohao", config, loc, conf, priors, dialect("qfgaohao").detect_soft) > 100
+    assert check_detections(how, device, config, loc, conf, priors, dialect("qfgaohao").detect_soft) > 100
 
 
 def test_paper_is_caffe():
