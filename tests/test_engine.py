@@ -110,6 +110,12 @@ def test_resume_refuses_another_recipe_or_model(shapes, spec, finished, tmp_path
         train(loader(shapes), replace(spec, classes=tuple("abcde")), CONFIG, tmp_path / "x.pt", resume=first)
 
 
+def test_resume_refuses_another_number_of_images(spec, finished, tmp_path):
+    fewer = loader(data.ShapesDataset("train", length=8, size=SIZE))
+    with pytest.raises(CheckpointError, match="2 steps an epoch, got 3 steps in 1 epochs"):
+        train(fewer, spec, CONFIG, tmp_path / "x.pt", resume=finished[1] / "first.pt")
+
+
 def test_the_average_follows_the_weights(spec):
     """By hand: after one step the decay is min(decay, (1 + 0) / (10 + 0)) = .1."""
     torch.manual_seed(0)

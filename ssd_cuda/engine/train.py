@@ -205,7 +205,7 @@ def train(
         on_epoch: called after every epoch with the trainer and the mean loss.
 
     Raises:
-        CheckpointError: ``resume`` is no checkpoint, or one of another model or recipe.
+        CheckpointError: ``resume`` is no checkpoint, or one of another model, recipe or number of images.
         FloatingPointError: the loss is not finite.
     """
     torch.manual_seed(config.seed)
@@ -232,6 +232,12 @@ def _resume(trainer: Trainer, spec: ModelSpec, path: str | Path, device: torch.d
     other = {key: value for key, value in state["config"].items() if config.get(key) != value}
     if other:
         raise CheckpointError(f"{path} must have been made with the same recipe, got {other}")
+    steps = trainer.total_steps // trainer.config.epochs
+    if state["step"] != state["epoch"] * steps:
+        raise CheckpointError(
+            f"{path} must have been made with the same data, {steps} steps an epoch, "
+            f"got {state['step']} steps in {state['epoch']} epochs"
+        )
     trainer.load_state(state)
 
 
