@@ -128,15 +128,17 @@ def seed_inputs(device, num_priors=60, num_classes=5, positives=(4, 0, 9)):
 
 
 @pytest.mark.parametrize("ratio", [3.0, 0.0, 1.5, 100.0])
-@pytest.mark.parametrize("kind", ["random", "equal", "short", "certain", "none"])
+@pytest.mark.parametrize("kind", ["random", "equal", "short", "certain", "none", "ignored"])
 def test_ssd_loss_is_the_seeds(device, kind, ratio):
-    """short and certain reach the zeros of the positives: the seed counts those twice."""
+    """short, certain and ignored reach the zeros of the positives: the seed counts those twice."""
     positives = {"short": (30, 60, 1), "none": (0, 0, 0)}.get(kind, (4, 0, 9))
     loc, conf, loc_t, target = seed_inputs(device, positives=positives)
     if kind == "equal":
         conf.zero_()
     if kind == "certain":
         conf[:, 5:, 0] = 200.0  # a cross entropy of exactly 0 ties with the positives
+    if kind == "ignored":
+        target[torch.rand(target.shape, device=device) < 0.6] = -100
     seed, ours = ([x.clone().requires_grad_() for x in (loc, conf)] for _ in range(2))
     want = SSDLoss(5, ratio)(*seed, loc_t, target)
     got = ssd_loss(*ours, loc_t, target, ratio)

@@ -213,15 +213,17 @@ def ssd_loss(
 
     loc_pred, loc_target: [B, P, 4]; conf_pred: [B, P, C]; conf_target: [B, P] integer, 0 is background.
     Its two quirks are kept: positives take part in the mining with the key 0, and one that is selected
-    there counts twice in the classification loss. Equal keys are taken in the order of the priors.
+    there counts twice in the classification loss. Equal keys are taken in the order of the priors. A target
+    of -100, torch's ignored class, has no loss and no gradient, and takes part in the mining with that 0.
     """
     loc_pred, conf_pred = _arithmetic(loc_pred), _arithmetic(conf_pred)
-    target, positive = conf_target.long(), conf_target > 0
-    keys = cross_entropy(conf_pred.detach(), target)
+    ignored, positive = conf_target == -100, conf_target > 0
+    target = conf_target.long().masked_fill(ignored, 0)
+    keys = cross_entropy(conf_pred.detach(), target).masked_fill(ignored, 0)
     negative = select_hard_negatives(
         keys, positive, ratio=neg_pos_ratio, cap="all_but_one", positive_fill="zero"
     )
-    weights = _row_weights(positive, negative, count_positives_twice=True)
+    weights = _row_weights(positive, negative, count_positives_twice=True).masked_fill(ignored, 0)
     terms = localization_terms(loc_pred[positive], loc_target[positive].to(loc_pred.dtype), "smooth_l1", 1.0)
     total = positive.sum().clamp(min=1)
     return terms.sum() / total, _classification(conf_pred, target, weights).sum() / total
