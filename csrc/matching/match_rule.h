@@ -2,6 +2,8 @@
 // They are those of ssd_cuda/reference/matching.py.
 #pragma once
 
+#include <type_traits>
+
 #include "../common/box_math.h"
 
 namespace ssd_cuda {
@@ -54,11 +56,15 @@ struct MatchRule {
   }
 };
 
+// An index as wide as T: structures of both have no padding, and vector masks of T select it.
+template <typename T>
+using IndexOf = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
 // The best prior of a ground truth; prior -1: none seen yet.
 template <typename T>
 struct BestPrior {
   T overlap;
-  int32_t prior;
+  IndexOf<T> prior;
 
   // Takes the other if it is better: order-free, so any schedule gives the same result.
   SSD_HOST_DEVICE void merge(BestPrior other, bool tie_last) {
@@ -67,6 +73,24 @@ struct BestPrior {
     const bool equal = !above && !MatchRule<T>::above(overlap, other.overlap);
     const bool nearer = tie_last ? other.prior > prior : other.prior < prior;
     if (prior < 0 || above || (equal && nearer)) *this = other;
+  }
+};
+
+// A claim of a ground truth on a prior; truth -1: none.
+template <typename T>
+struct Pair {
+  BestPrior<T> top;
+  IndexOf<T> truth;
+
+  // Takes the other if its overlap is larger; of equals the one with the nearer prior, then truth.
+  SSD_HOST_DEVICE void merge(Pair other, bool tie_last) {
+    if (other.truth < 0) return;
+    const bool above = MatchRule<T>::above(other.top.overlap, top.overlap);
+    const bool below = MatchRule<T>::above(top.overlap, other.top.overlap);
+    const bool same = other.top.prior == top.prior;
+    const IndexOf<T> mine = same ? truth : top.prior, theirs = same ? other.truth : other.top.prior;
+    const bool nearer = tie_last ? theirs > mine : theirs < mine;
+    if (truth < 0 || above || (!below && nearer)) *this = other;
   }
 };
 

@@ -45,7 +45,7 @@ void force_bipartite(const MatchRule<T>& rule, const PriorTable<T>& table, int64
     for (int64_t p = 0; p < priors; ++p) {
       const T value = rule.overlap(truth.box, truth.area, table.corners(p), table.area[p]);
       if (taken[p] || value != value) continue;
-      top.merge({value, static_cast<int32_t>(p)}, rule.tie_last);
+      top.merge({value, static_cast<IndexOf<T>>(p)}, rule.tie_last);
     }
     return top;
   };
@@ -54,23 +54,17 @@ void force_bipartite(const MatchRule<T>& rule, const PriorTable<T>& table, int64
     if (top.overlap != top.overlap) top = search(truth);  // a NaN makes no pair
   }
   while (!truths.empty()) {
-    BestPrior<T> best{T(0), -1};
-    std::size_t winner = truths.size();
-    for (std::size_t i = 0; i < truths.size(); ++i) {
-      const BestPrior<T>& top = tops[truths[i].index];
-      if (!usable(top)) continue;
-      const BestPrior<T> before = best;
-      best.merge(top, rule.tie_last);
-      const bool moved = best.prior != before.prior || best.overlap != before.overlap;
-      const bool same = best.prior == top.prior && best.overlap == top.overlap;
-      if (moved || (same && rule.tie_last)) winner = i;
-    }
-    if (winner == truths.size()) return;
-    codes[best.prior] = truths[winner].index;
-    taken[best.prior] = 1;
-    truths.erase(truths.begin() + static_cast<std::ptrdiff_t>(winner));
+    Pair<T> best{{T(0), -1}, -1};
     for (const Truth<T>& truth : truths) {
-      if (tops[truth.index].prior == best.prior) tops[truth.index] = search(truth);
+      const BestPrior<T>& top = tops[truth.index];
+      if (usable(top)) best.merge({top, truth.index}, rule.tie_last);
+    }
+    if (best.truth < 0) return;
+    codes[best.top.prior] = static_cast<int32_t>(best.truth);
+    taken[best.top.prior] = 1;
+    std::erase_if(truths, [&](const Truth<T>& truth) { return truth.index == best.truth; });
+    for (const Truth<T>& truth : truths) {
+      if (tops[truth.index].prior == best.top.prior) tops[truth.index] = search(truth);
     }
   }
 }

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <limits>
-#include <type_traits>
 #include <vector>
 
 #include "../common/simd.h"
@@ -19,10 +18,6 @@ namespace ssd_cuda {
 
 template <typename T>
 constexpr int kGroup = 64 / sizeof(T);  // priors whose bounding box is tested at once
-
-// An integer lane as wide as T, so that masks of T select it.
-template <typename T>
-using Lane = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
 // Corners, areas and group bounds of the priors of one image, by coordinate.
 template <typename T>
@@ -90,9 +85,9 @@ bool gather_truths(const Vec4<T>* boxes, TruthRange range, const MatchRule<T>& r
 // One tile's scratch: best overlap and owner of each prior, and the groups a ground truth touches.
 template <typename T>
 struct TileScratch {
-  std::vector<T> best;           // [tile]
-  std::vector<Lane<T>> owner;    // [tile]
-  std::vector<int32_t> touched;  // [groups of the tile]
+  std::vector<T> best;            // [tile]
+  std::vector<IndexOf<T>> owner;  // [tile]
+  std::vector<int32_t> touched;   // [groups of the tile]
   std::vector<Truth<T>> truths;
 };
 
@@ -111,7 +106,7 @@ SSD_SIMD_BODY inline int touched_groups(const PriorTable<T>& table, Vec4<T> box,
                                         int64_t last, int32_t* list) {
   constexpr int kLanes = kBytes / sizeof(T);
   using V = Pack<T, kLanes>;
-  using I = Pack<Lane<T>, kLanes>;
+  using I = Pack<IndexOf<T>, kLanes>;
   int count = 0;
   int64_t g = first;
   for (; g + kLanes <= last; g += kLanes) {
@@ -138,15 +133,16 @@ SSD_SIMD_BODY inline int touched_groups(const PriorTable<T>& table, Vec4<T> box,
 template <typename T, int kBytes>
 SSD_SIMD_BODY inline BestPrior<T> match_touched(const PriorTable<T>& table, const Truth<T>& truth,
                                                 T eps, bool tie_last, const int32_t* list,
-                                                int count, int64_t base, T* best, Lane<T>* owner) {
+                                                int count, int64_t base, T* best,
+                                                IndexOf<T>* owner) {
   constexpr int kLanes = kBytes / sizeof(T);
   using V = Pack<T, kLanes>;
-  using I = Pack<Lane<T>, kLanes>;
+  using I = Pack<IndexOf<T>, kLanes>;
   I lane_index;
   for (int lane = 0; lane < kLanes; ++lane) lane_index[lane] = lane;
   const V zero{}, gx1 = zero + truth.box.x, gy1 = zero + truth.box.y, gx2 = zero + truth.box.z,
                   gy2 = zero + truth.box.w, garea = zero + truth.area, geps = zero + eps;
-  const I index = I{} + truth.index, ties = I{} - static_cast<Lane<T>>(tie_last);
+  const I index = I{} + truth.index, ties = I{} - static_cast<IndexOf<T>>(tie_last);
   V top{};
   I top_prior = I{} - 1;
   for (int i = 0; i < count; ++i) {
@@ -164,13 +160,13 @@ SSD_SIMD_BODY inline BestPrior<T> match_touched(const PriorTable<T>& table, cons
       store_pack(owner + (p - base), wins ? index : load_pack<I>(owner + (p - base)));
       const I tops = (value > top) | ((value == top) & ties);
       top = tops ? value : top;
-      top_prior = tops ? lane_index + static_cast<Lane<T>>(p) : top_prior;
+      top_prior = tops ? lane_index + static_cast<IndexOf<T>>(p) : top_prior;
     }
   }
   BestPrior<T> result{T(0), -1};
   for (int lane = 0; lane < kLanes; ++lane) {
     if (top[lane] > T(0)) {
-      result.merge({top[lane], static_cast<int32_t>(top_prior[lane])}, tie_last);
+      result.merge({top[lane], top_prior[lane]}, tie_last);
     }
   }
   return result;
@@ -213,7 +209,7 @@ class TileMatcher {
     const bool last = rule_.tie_last;
     const int64_t count = static_cast<int64_t>(truths.size());
     const int64_t edge = last ? end_ - 1 : begin_;  // the best prior of a truth that touches none
-    const Lane<T> untouched = last ? truths.back().index : truths.front().index;
+    const IndexOf<T> untouched = last ? truths.back().index : truths.front().index;
     std::fill(scratch_.best.begin(), scratch_.best.end(), T(0));
     std::fill(scratch_.owner.begin(), scratch_.owner.end(), untouched);
     with_simd([&](auto bytes) SSD_SIMD_BODY {
@@ -225,22 +221,22 @@ class TileMatcher {
         BestPrior<T> top =
             match_touched<T, kBytes>(table_, truth, rule_.eps, last, scratch_.touched.data(),
                                      touched, begin_, scratch_.best.data(), scratch_.owner.data());
-        if (top.prior < 0) top = {T(0), static_cast<int32_t>(edge)};
+        if (top.prior < 0) top = {T(0), static_cast<IndexOf<T>>(edge)};
         tops[truth.index] = top;
       }
     });
   }
 
   void match_plain(BestPrior<T>* tops) {
-    std::fill(scratch_.owner.begin(), scratch_.owner.end(), Lane<T>(-1));
+    std::fill(scratch_.owner.begin(), scratch_.owner.end(), IndexOf<T>(-1));
     for (const Truth<T>& truth : scratch_.truths) {
       BestPrior<T> top{T(0), -1};
       for (int64_t p = begin_; p < end_; ++p) {
         const T value = rule_.overlap(truth.box, truth.area, table_.corners(p), table_.area[p]);
         T& best = scratch_.best[p - begin_];
-        Lane<T>& owner = scratch_.owner[p - begin_];
+        IndexOf<T>& owner = scratch_.owner[p - begin_];
         if (owner < 0 || rule_.replaces(value, best)) best = value, owner = truth.index;
-        top.merge({value, static_cast<int32_t>(p)}, rule_.tie_last);
+        top.merge({value, static_cast<IndexOf<T>>(p)}, rule_.tie_last);
       }
       tops[truth.index] = top;
     }

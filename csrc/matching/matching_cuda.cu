@@ -1,0 +1,53 @@
+// Bindings of the matching family for CUDA tensors.
+#include "../common/torch_api.h"
+#include "force.cuh"
+
+namespace ssd_cuda {
+namespace {
+
+Tensor match(const Tensor& boxes, const Tensor& offsets, const Tensor& priors, double threshold,
+             bool inclusive, double eps, int64_t forced, double forced_min, bool relabel_unforced,
+             bool tie_last, double candidate_max, bool ignore_degenerate, bool xyxy) {
+  const CudaScope scope(priors);
+  const Tensor truth = dense(boxes), offset = dense(offsets), prior = dense(priors);
+  const int64_t rows = truth.size(0), batch = offset.numel() - 1;
+  const int64_t num_priors = prior.size(prior.dim() - 2);
+  Tensor result = empty_on(prior, {batch, num_priors}, ScalarType::Int);
+  if (batch * num_priors == 0) return result;
+  dispatch_real(prior.scalar_type(), "match", [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t scratch_rows = Forced(forced) == Forced::kNone ? 0 : rows;
+    // packed is only read where T is float, and must start at zero there
+    const Tensor packed = zeros_on(prior, {sizeof(T) == 4 ? scratch_rows : 0}, ScalarType::Long);
+    const Tensor tops = empty_on(prior, {scratch_rows, sizeof(BestPrior<T>)}, ScalarType::Byte);
+    const MatchArgs<T> args{.boxes = in<T>(truth),
+                            .offsets = in<int32_t>(offset),
+                            .priors = in<T>(prior),
+                            .rows = rows,
+                            .batch = batch,
+                            .num_priors = num_priors,
+                            .per_image = prior.dim() == 3,
+                            .rule = {.threshold = T(threshold),
+                                     .eps = T(eps),
+                                     .forced_min = T(forced_min),
+                                     .candidate_max = T(candidate_max),
+                                     .forced = Forced(forced),
+                                     .inclusive = inclusive,
+                                     .relabel_unforced = relabel_unforced,
+                                     .tie_last = tie_last,
+                                     .ignore_degenerate = ignore_degenerate,
+                                     .format = xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh},
+                            .packed = out<PackedTop>(packed),
+                            .tops = out<BestPrior<T>>(tops),
+                            .codes = out<int32_t>(result)};
+    check_cuda(launch_match(args, scope.stream()), "match");
+    check_cuda(launch_force(args, scope.stream()), "match");
+  });
+  return result;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CUDA, m) { m.impl("match", TORCH_BOX(&match)); }
+
+}  // namespace ssd_cuda
