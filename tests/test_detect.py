@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import subprocess
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import random_boxes, random_priors
+from conftest import random_priors
 
 from ssd_cuda import DetectConfig, ops, reference
-from ssd_cuda.nn.post_process import PostProcess
 
 PRESETS = [
     "paper",
@@ -166,33 +161,6 @@ def test_non_finite_boxes_suppress_nothing(device):
     torch.testing.assert_close(found.boxes.cpu(), expected[0], rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
-def torchvisions(loc, conf, priors, size=300):
-    """``SSD.postprocess_detections`` of torchvision with SSD300's options."""
-    ssd = pytest.importorskip("torchvision.models.detection.ssd")
-    coder = pytest.importorskip("torchvision.models.detection._utils").BoxCoder((10.0, 10.0, 5.0, 5.0))
-    self = SimpleNamespace(
-        box_coder=coder, score_thresh=0.01, topk_candidates=400, nms_thresh=0.45, detections_per_img=200
-    )
-    outputs = {"bbox_regression": loc, "cls_logits": conf}
-    images = len(loc)
-    return ssd.SSD.postprocess_detections(self, outputs, [priors] * images, [(size, size)] * images)
-
-
-@pytest.mark.parametrize("classes, scale, background", [(21, 3, 6), (91, 3, 8), (21, 0.5, 0), (91, 1, 0)])
-def test_is_torchvisions_post_process(device, classes, scale, background):
-    loc, conf, _ = (
-        t.to(device) if t is not None else None
-        for t in head(3, 2000, classes, scale=scale, background=background)
-    )
-    priors = random_boxes(2000, size=300).to(device)
-    found = ops.detect(loc, conf, priors, DetectConfig.preset("torchvision")).to_list()
-    for ours, theirs in zip(found, torchvisions(loc, conf, priors), strict=True):
-        assert ours.keys() == theirs.keys()
-        assert torch.equal(ours["labels"], theirs["labels"])
-        torch.testing.assert_close(ours["scores"], theirs["scores"], rtol=2e-6, atol=0)
-        torch.testing.assert_close(ours["boxes"], theirs["boxes"], rtol=1e-5, atol=1e-3)
-
-
 def test_strides_are_accepted(device):
     loc, conf, priors = (t.to(device) for t in head(2, 90, 7))
     joined = torch.cat([loc, conf], -1)  # one head for both: rows of 11 numbers
@@ -261,156 +229,3 @@ def test_iou_at_the_threshold(device):
     assert ops.detect(loc, given, priors, with_eps).counts.tolist() == [2]
     pixels = dataclasses.replace(config, pixel_offset=1.0)  # (2 * 2) / (3 * 2) = 2/3
     assert ops.detect(loc, given, priors, pixels).counts.tolist() == [1]
-
-
-def test_same_bits_for_any_number_of_threads():
-    loc, conf, priors = head(3, 9000, 21, scale=1.0, background=1)
-    threads = torch.get_num_threads()
-    configs = [
-        DetectConfig(),
-        DetectConfig(detections_per_image=None),
-        DetectConfig(soft_nms="gaussian", top_k=50),
-    ]
-    try:
-        for config in configs:
-            torch.set_num_threads(1)
-            one = ops.detect(loc, conf, priors, config)
-            torch.set_num_threads(3)
-            many = ops.detect(loc, conf, priors, config)
-            assert all(torch.equal(a, b) for a, b in zip(one[:5], many[:5], strict=True))
-    finally:
-        torch.set_num_threads(threads)
-
-
-_HASH = """
-import hashlib, torch
-from ssd_cuda import DetectConfig, ops
-torch.manual_seed(1)
-loc, conf, priors = torch.randn(2, 700, 4), torch.randn(2, 700, 23), torch.rand(700, 4)
-for options in ({}, {"scores": "sigmoid"}, {"soft_nms": "gaussian", "top_k": 40}, {"background": "none"}):
-    for t in ops.detect(loc, conf, priors, DetectConfig(**options))[:5]:
-        print(hashlib.sha256(t.numpy().tobytes()).hexdigest())
-"""
-
-
-def test_same_bits_for_every_instruction_set():
-    results = {
-        level: subprocess.run(
-            [sys.executable, "-c", _HASH],
-            env={**os.environ, "SSD_CUDA_SIMD": level},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for level in ("baseline", "avx2", "avx512")
-    }
-    assert results["baseline"] == results["avx2"] == results["avx512"]
-    assert len(results["baseline"].split()) == 20
-
-
-def test_module_detaches(device):
-    loc, conf, priors = (t.to(device) for t in head(2, 50, 4))
-    config = DetectConfig(top_k=20)
-    module = PostProcess(config)
-    found = module(loc.requires_grad_(), conf.requires_grad_(), priors)
-    expected = ops.detect(loc.detach(), conf.detach(), priors, config)
-    assert all(torch.equal(a, b) for a, b in zip(found[:5], expected[:5], strict=True))
-    assert not found.boxes.requires_grad
-    assert "top_k=20" in repr(module)
-
-
-def _raw(device):
-    loc, conf, priors = (t.to(device) for t in head(2, 40, 5))
-    variance = [0.1, 0.1, 0.2, 0.2]
-    numbers = (0, 0.01, 10, 0.45, False, 0.0, 0.0, 0.0, False, 1, 5, 7)
-    return (loc, conf, priors, *numbers, variance, math.inf, False, False, 0, [1.0, 1.0], False)
-
-
-def test_opcheck(device):
-    torch.library.opcheck(torch.ops.ssd_cuda.detect.default, _raw(device))
-
-
-def test_compiles_without_a_break(device):
-    loc, conf, priors = (t.to(device) for t in head(2, 50, 4))
-    extra = torch.rand(2, 50, 3, device=device)
-
-    @torch.compile(fullgraph=True, backend="aot_eager")
-    def step(loc, conf):
-        return ops.detect(loc, conf, priors, extra=extra)
-
-    expected = ops.detect(loc, conf, priors, extra=extra)
-    assert all(torch.equal(a, b) for a, b in zip(step(loc, conf), expected, strict=True))
-
-
-def test_exports_with_static_shapes(device):
-    loc, conf, priors = (t.to(device) for t in head(2, 50, 4))
-    program = torch.export.export(PostProcess(), (loc, conf, priors))
-    found = program.module()(loc, conf, priors)
-    expected = ops.detect(loc, conf, priors)
-    assert torch.equal(found.boxes, expected.boxes) and torch.equal(found.counts, expected.counts)
-
-
-LOC, CONF, PRIORS = torch.zeros(2, 3, 4), torch.zeros(2, 3, 5), torch.zeros(3, 4)
-
-
-@pytest.mark.parametrize(
-    "call, error, words",
-    [
-        (lambda: ops.detect([1], CONF, PRIORS), TypeError, "loc must be a tensor, got list"),
-        (
-            lambda: ops.detect(LOC, CONF[0], PRIORS),
-            ValueError,
-            r"conf must have shape \[B, P, C\], got \[3, 5\]",
-        ),
-        (
-            lambda: ops.detect(LOC[:1], CONF, PRIORS),
-            ValueError,
-            r"loc must have shape \[2, 3, 4\], got \[1, 3, 4\]",
-        ),
-        (
-            lambda: ops.detect(LOC, CONF, PRIORS[:2]),
-            ValueError,
-            r"priors must have shape \[3, 4\], got \[2, 4\]",
-        ),
-        (lambda: ops.detect(LOC, CONF, PRIORS[None]), ValueError, r"priors must have shape \[2, 3, 4\]"),
-        (lambda: ops.detect(LOC, CONF.int(), PRIORS), TypeError, "conf must be float32.*got int32"),
-        (lambda: ops.detect(LOC, CONF, PRIORS, "paper"), TypeError, "config must be a DetectConfig, got str"),
-        (
-            lambda: ops.detect(LOC, CONF, PRIORS, extra=LOC[:1]),
-            ValueError,
-            r"extra must have shape \[2, 3, E\]",
-        ),
-        (lambda: ops.detect(LOC, CONF, PRIORS, extra=3), TypeError, "extra must be a tensor, got int"),
-        (
-            lambda: ops.detect(LOC, CONF.clone().requires_grad_(), PRIORS),
-            ValueError,
-            "conf must not require a gradient",
-        ),
-        (
-            lambda: ops.detect(LOC, CONF.to("meta"), PRIORS),
-            ValueError,
-            "must be on one device, got cpu, meta",
-        ),
-        (lambda: DetectConfig(score_threshold=math.nan), ValueError, "score_threshold must lie in"),
-        (
-            lambda: DetectConfig(iou_threshold=1.5),
-            ValueError,
-            r"iou_threshold must lie in \[0.0, 1.0\], got 1.5",
-        ),
-        (lambda: DetectConfig(top_k=0), ValueError, r"top_k must lie in \[1, inf\], got 0"),
-        (lambda: DetectConfig(iou_eps=-1.0), ValueError, r"iou_eps must lie in \[0.0, inf\], got -1.0"),
-        (
-            lambda: DetectConfig(max_log_scale=-1.0),
-            ValueError,
-            r"max_log_scale must lie in \[0.0, inf\], got -1.0",
-        ),
-        (
-            lambda: DetectConfig(clip_size=(1.0,)),
-            ValueError,
-            r"clip_size must be two positive numbers, got \(1.0,\)",
-        ),
-    ],
-)
-def test_errors_name_argument_expectation_finding(call, error, words):
-    with pytest.raises(error, match=words):
-        call()

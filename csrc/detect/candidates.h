@@ -55,8 +55,8 @@ class CandidatePool {
   bool was_cut_ = false;
 };
 
-constexpr int64_t kScanLanes =
-    16;  // a row's sum has this many partial sums, whatever the register width
+// A row's sum has this many partial sums, whatever the register width: the lanes of a warp.
+constexpr int64_t kScanLanes = 32;
 constexpr int64_t kScanTile = 32;  // rows converted at a time
 
 inline int64_t padded_columns(int64_t columns) {
@@ -121,7 +121,7 @@ SSD_SIMD_BODY inline bool any_lane(M mask) {
 
 // Scores rows of logits and offers what may matter to a sink.
 //
-// softmax: score[c] = exp(x[c] - max) / sum, where the sum is taken over 16 partial sums (column c in sum c mod 16)
+// softmax: score[c] = exp(x[c] - max) / sum, where the sum is taken over 32 partial sums (column c in sum c mod 32)
 // joined in a fixed tree, so that it has the same bits at every register width and on a card. A row whose
 // foreground logits all lie below x[background] + log(threshold) has no candidate: no exp is taken for it.
 template <typename T, typename S>
@@ -138,10 +138,8 @@ class RowScanner {
     foreground_.assign(padded_, Mask(0));
     std::fill(foreground_.begin() + options.first_label, foreground_.begin() + options.last_label,
               Mask(-1));
-    const T threshold = options.score_threshold;
-    if (options.scores == ScoreKind::kSoftmax && threshold > 0) {
-      background_ = options.first_label > 0 ? 0 : options.last_label < columns_ ? columns_ - 1 : -1;
-      skip_below_ = std::log(threshold) - T(1e-3);
+    if (options.skip_below > -std::numeric_limits<T>::infinity()) {
+      background_ = options.first_label > 0 ? 0 : columns_ - 1;
     }
   }
 
@@ -177,7 +175,7 @@ class RowScanner {
   SSD_SIMD_BODY bool may_have_candidate(const T* x) const {
     constexpr int kWidth = sizeof(V) / sizeof(T);
     if (background_ < 0) return true;
-    const V limit = V{} + (x[background_] + skip_below_);
+    const V limit = V{} + (x[background_] + options_.skip_below);
     auto any = limit > limit;
     for (int64_t c = 0; c < padded_; c += kWidth) {
       const auto foreground = load_pack<decltype(any)>(foreground_.data() + c);
@@ -243,7 +241,6 @@ class RowScanner {
   const DetectInputs<T, S>& inputs_;
   int64_t columns_, padded_;
   int64_t background_ = -1;  // the column that lets a row be skipped, or -1
-  T skip_below_ = 0;
   const S* end_;
   std::vector<Mask> foreground_;  // [padded C], -1 or 0
 };

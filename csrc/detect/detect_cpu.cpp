@@ -4,7 +4,7 @@
 // classes together, go through NMS in score order until the rows are full: the scan then keeps only the best few
 // thousand, and in the rare case that they do not fill the rows it is repeated for the next ones. Where every
 // survivor is wanted, or scores decay (soft-NMS), each class has its pool of top_k and its own NMS.
-#include "../common/torch_api.h"
+#include "detect_binding.h"
 #include "image_detections.h"
 
 namespace ssd_cuda {
@@ -28,7 +28,7 @@ class CpuDetect {
 
   void run() {
     if (slices_ == 0 || options_.labels() <= 0) {
-      for (int64_t b = 0; b < inputs_.images; ++b) write_image(options_, 1, b, {}, outputs_);
+      for (int64_t b = 0; b < inputs_.images; ++b) write_image(options_, inputs_, b, {}, outputs_);
       return;
     }
     const int64_t keep = few_rows_ ? window() : options_.top_k;
@@ -84,7 +84,7 @@ class CpuDetect {
       found.sort();
       more = found.was_cut();
     }
-    write_image(options_, inputs_.num_priors, image, nms.detections, outputs_);
+    write_image(options_, inputs_, image, nms.detections, outputs_);
   }
 
   void every_list(std::vector<CandidateSink<T>>& sinks) const {
@@ -111,7 +111,7 @@ class CpuDetect {
         all.insert(all.end(), part.begin(), part.end());
       }
       std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.key < b.key; });
-      write_image(options_, inputs_.num_priors, image, all, outputs_);
+      write_image(options_, inputs_, image, all, outputs_);
     });
   }
 
@@ -123,59 +123,13 @@ class CpuDetect {
   bool few_rows_;
 };
 
-using Results = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-Results detect(const Tensor& loc, const Tensor& conf, const Tensor& priors, int64_t scores,
-               double score_threshold, int64_t top_k, double iou_threshold, bool inclusive,
-               double iou_eps, double pixel_offset, double soft_sigma, bool class_agnostic,
-               int64_t first_label, int64_t last_label, int64_t rows, const Doubles& variance,
-               double max_log, bool symmetric, bool xyxy, int64_t clip, const Doubles& clip_size,
-               bool channels_first) {
-  const int64_t images = conf.size(0), p = channels_first ? 2 : 1, c = 3 - p;
-  const Tensor prior = dense(priors);
-  const ScalarType wide =
-      conf.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Results results{empty_on(conf, {images, rows, 4}, wide), empty_on(conf, {images, rows}, wide),
-                  empty_on(conf, {images, rows}, ScalarType::Long),
-                  empty_on(conf, {images, rows}, ScalarType::Long),
-                  empty_on(conf, {images}, ScalarType::Long)};
-  auto& [boxes, kept_scores, labels, prior_indices, counts] = results;
-  dispatch_floating(conf.scalar_type(), "detect", [&](auto zero) {
-    using S = decltype(zero);
-    using T = acc_t<S>;
-    const DetectOptions<T> options{
-        .scores = static_cast<ScoreKind>(scores),
-        .score_threshold = static_cast<T>(score_threshold),
-        .top_k = top_k,
-        .rule = suppress_rule<T>(iou_threshold, inclusive, iou_eps, pixel_offset),
-        .soft_sigma = static_cast<T>(soft_sigma),
-        .class_agnostic = class_agnostic,
-        .first_label = first_label,
-        .last_label = last_label,
-        .rows = rows,
-        .variance = {T(variance[0]), T(variance[1]), T(variance[2]), T(variance[3])},
-        .clamp = {T(max_log), symmetric},
-        .format = xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh,
-        .clip = static_cast<ClipKind>(clip),
-        .clip_width = T(clip_size[0]),
-        .clip_height = T(clip_size[1])};
-    const DetectInputs<T, S> inputs{
-        .loc = {in<S>(loc), loc.stride(0), loc.stride(p), loc.stride(c)},
-        .conf = {in<S>(conf), conf.stride(0), conf.stride(p), conf.stride(c)},
-        .priors = in<Vec4<T>>(prior),
-        .prior_image_rows = prior.dim() == 3 ? prior.size(1) : 0,
-        .images = images,
-        .num_priors = conf.size(p),
-        .num_classes = conf.size(c)};
-    const DetectOutputs<T> outputs{.boxes = out<Vec4<T>>(boxes),
-                                   .scores = out<T>(kept_scores),
-                                   .labels = out<int64_t>(labels),
-                                   .prior_indices = out<int64_t>(prior_indices),
-                                   .counts = out<int64_t>(counts)};
+struct RunOnCpu {
+  template <typename T, typename S>
+  static void run(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs,
+                  const DetectOutputs<T>& outputs, const Tensor&) {
     CpuDetect<T, S>(options, inputs, outputs).run();
-  });
-  return results;
-}
+  }
+};
 
 }  // namespace
 
@@ -190,6 +144,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ssd_cuda, m) {
       "-> (Tensor boxes, Tensor scores, Tensor labels, Tensor prior_indices, Tensor counts)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CPU, m) { m.impl("detect", TORCH_BOX(&detect)); }
+STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CPU, m) { m.impl("detect", TORCH_BOX(&detect_op<RunOnCpu>)); }
 
 }  // namespace ssd_cuda

@@ -1,6 +1,7 @@
 // What the CPU and the CUDA kernels of detect share: the options, the views of the inputs and the box of a candidate.
 #pragma once
 
+#include <limits>
 #include <type_traits>
 
 #include "../common/nms_math.h"
@@ -15,6 +16,7 @@ template <typename T>
 struct DetectOptions {
   ScoreKind scores;
   T score_threshold;  // a candidate's score is > this
+  T skip_below;       // see make_skip_below
   int64_t top_k;      // candidates kept per list: a class, or the image when class_agnostic
   SuppressRule<T> rule;
   T soft_sigma;  // > 0: gaussian soft-NMS; 0: hard NMS
@@ -33,6 +35,17 @@ struct DetectOptions {
     return class_agnostic ? (labels() > 0 ? 1 : 0) : labels();
   }
 };
+
+// softmax: a row has no candidate when every foreground logit is < x[background] + skip_below; -inf: do not look. The
+// score of such a logit is at most exp(skip_below), which is below the threshold by far more than rounding.
+template <typename T>
+inline T make_skip_below(const DetectOptions<T>& options, int64_t num_classes) {
+  const bool background = options.first_label > 0 || options.last_label < num_classes;
+  const bool can_skip =
+      options.scores == ScoreKind::kSoftmax && background && options.score_threshold > 0;
+  return can_skip ? std::log(options.score_threshold) - T(1e-3)
+                  : -std::numeric_limits<T>::infinity();
+}
 
 // A strided view of [B, P, columns], in elements.
 template <typename S>
@@ -117,6 +130,28 @@ template <typename T>
 SSD_HOST_DEVICE Vec4<T> output_box(const DetectOptions<T>& options, Vec4<T> box) {
   return options.clip == ClipKind::kAfter ? clip_box(box, options.clip_width, options.clip_height)
                                           : box;
+}
+
+// Row k of an image's output.
+template <typename T, typename S>
+SSD_HOST_DEVICE void write_row(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs,
+                               const DetectOutputs<T>& outputs, int64_t image, int64_t k,
+                               CandidateKey<T> key, Vec4<T> box) {
+  const int64_t row = image * options.rows + k, index = candidate_index(key);
+  outputs.boxes[row] = output_box(options, box);
+  outputs.scores[row] = candidate_score(key);
+  outputs.labels[row] = index / inputs.num_priors;
+  outputs.prior_indices[row] = index % inputs.num_priors;
+}
+
+template <typename T>
+SSD_HOST_DEVICE void write_padding(const DetectOptions<T>& options, const DetectOutputs<T>& outputs,
+                                   int64_t image, int64_t k) {
+  const int64_t row = image * options.rows + k;
+  outputs.boxes[row] = Vec4<T>{};
+  outputs.scores[row] = 0;
+  outputs.labels[row] = -1;
+  outputs.prior_indices[row] = -1;
 }
 
 }  // namespace ssd_cuda

@@ -33,7 +33,7 @@ class ImageNms {
     const T area = options_.rule.area(box);
     if (list.kept.suppress(options_.rule, box, area)) return true;
     list.kept.add(box, area);
-    detections.push_back({key, output_box(options_, box)});
+    detections.push_back({key, box});
     return static_cast<int64_t>(detections.size()) < options_.rows;
   }
 
@@ -79,7 +79,7 @@ void soft_nms_list(const DetectOptions<T>& options, const DetectInputs<T, S>& in
     const auto best = std::max_element(
         items.begin(), items.end(), [](const Item& a, const Item& b) { return a.score < b.score; });
     const Item item = *best;
-    detections.push_back({candidate_key(item.score, item.index), output_box(options, item.box)});
+    detections.push_back({candidate_key(item.score, item.index), item.box});
     items.erase(best);
     auto left = items.begin();
     for (Item& other : items) {
@@ -95,20 +95,15 @@ void soft_nms_list(const DetectOptions<T>& options, const DetectInputs<T, S>& in
   }
 }
 
-template <typename T>
-void write_image(const DetectOptions<T>& options, int64_t num_priors, int64_t image,
+template <typename T, typename S>
+void write_image(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs, int64_t image,
                  const std::vector<Detection<T>>& detections, const DetectOutputs<T>& outputs) {
-  const int64_t first = image * options.rows;
-  const int64_t count = std::min<int64_t>(options.rows, static_cast<int64_t>(detections.size()));
-  for (int64_t k = 0; k < options.rows; ++k) {
-    const int64_t row = first + k;
-    const bool filled = k < count;
-    const int64_t index = filled ? candidate_index(detections[k].key) : 0;
-    outputs.boxes[row] = filled ? detections[k].box : Vec4<T>{};
-    outputs.scores[row] = filled ? candidate_score(detections[k].key) : T(0);
-    outputs.labels[row] = filled ? index / num_priors : -1;
-    outputs.prior_indices[row] = filled ? index % num_priors : -1;
+  const int64_t found = static_cast<int64_t>(detections.size());
+  const int64_t count = std::min<int64_t>(options.rows, found);
+  for (int64_t k = 0; k < count; ++k) {
+    write_row(options, inputs, outputs, image, k, detections[k].key, detections[k].box);
   }
+  for (int64_t k = count; k < options.rows; ++k) write_padding(options, outputs, image, k);
   outputs.counts[image] = count;
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,36 +94,8 @@ def detect(
     loc, conf, priors = _check(loc, conf, priors, config, extra)
     require("detect", loc, conf, priors, extra)
     class_dim = 1 if config.layout == "bcp" else 2
-    num_priors, num_classes = conf.shape[3 - class_dim], conf.shape[class_dim]
-    first = int(config.background == "first")
-    last = max(first, num_classes - int(config.background == "last"))
-    limit = math.inf if config.max_log_scale is None else float(config.max_log_scale)
-    found = Detections(
-        *torch.ops.ssd_cuda.detect(
-            loc,
-            conf,
-            priors,
-            _SCORES[config.scores],
-            config.score_threshold,
-            _NO_LIMIT if config.top_k is None else config.top_k,
-            config.iou_threshold,
-            config.inclusive,
-            config.iou_eps,
-            config.pixel_offset,
-            config.soft_nms_sigma if config.soft_nms else 0.0,
-            config.class_agnostic,
-            first,
-            last,
-            _output_rows(config, num_priors, last - first),
-            four_variances(config.variances),
-            limit,
-            config.symmetric_log_scale,
-            config.prior_format == "xyxy",
-            _CLIP[config.clip],
-            [float(side) for side in config.clip_size],
-            config.layout == "bcp",
-        )
-    )
+    options = op_arguments(config, conf.shape[3 - class_dim], conf.shape[class_dim])
+    found = Detections(*torch.ops.ssd_cuda.detect(loc, conf, priors, *options))
     return found if extra is None else found._replace(extra=_carry(extra, found.prior_indices))
 
 
@@ -155,6 +127,33 @@ def _check(
     if loc.dtype != conf.dtype:
         loc, conf = loc.to(wide), conf.to(wide)
     return loc, conf, priors.to(wide)
+
+
+def op_arguments(config: DetectConfig, num_priors: int, num_classes: int) -> tuple[Any, ...]:
+    """The arguments of ``torch.ops.ssd_cuda.detect`` after its tensors, in the order of the schema."""
+    first = int(config.background == "first")
+    last = max(first, num_classes - int(config.background == "last"))
+    return (
+        _SCORES[config.scores],
+        config.score_threshold,
+        _NO_LIMIT if config.top_k is None else config.top_k,
+        config.iou_threshold,
+        config.inclusive,
+        config.iou_eps,
+        config.pixel_offset,
+        config.soft_nms_sigma if config.soft_nms else 0.0,
+        config.class_agnostic,
+        first,
+        last,
+        _output_rows(config, num_priors, last - first),
+        four_variances(config.variances),
+        math.inf if config.max_log_scale is None else float(config.max_log_scale),
+        config.symmetric_log_scale,
+        config.prior_format == "xyxy",
+        _CLIP[config.clip],
+        [float(side) for side in config.clip_size],
+        config.layout == "bcp",
+    )
 
 
 def _output_rows(config: DetectConfig, num_priors: int, labels: int) -> int:

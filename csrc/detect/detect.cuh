@@ -1,0 +1,250 @@
+// The fused post-process: logits and offsets -> the best detections of every image, padded, without a host sync.
+//
+//   scan_kernel   grid B x slices, a warp a row: reads the logits once, writes the best candidates of each slice of the
+//                 priors as sortable keys (score, label, prior) to the workspace
+//   image_kernel  a CTA an image: merges the slices, sorts, and runs NMS over all classes in score order, kChunk
+//                 candidates at a time, until the rows are full. Only these candidates are decoded.
+//   soft_nms.cuh  takes their place for soft-NMS
+//
+// Greedy NMS decides a candidate from better ones only, so stopping early is exact. A slice keeps at least its
+// kSliceKeep best keys and image_kernel uses keys only up to the worst key of every slice that dropped some; in the rare
+// case that they do not fill the rows (they suppress each other, or nothing limits the rows) the CTA scans its image again
+// for the next ones, as often as needed: there is no limit on candidates.
+//
+// Reads B P C logits once, 32 B for a decoded candidate; writes 40 B a row. Workspace: kSliceCapacity keys of 8 B (16 B in
+// fp64) for each of at most kMaxSlices slices of an image: 8.4 MB at B = 32, whatever P and C; and 24 B a row where
+// more than kSharedRows are wanted, 4 B a class where top_k can bind.
+#pragma once
+
+#include <cstddef>
+
+#include "image_nms.cuh"
+#include "soft_nms.cuh"
+
+namespace ssd_cuda {
+
+constexpr int kScanThreads = 256;
+constexpr int kImageThreads = 512;
+constexpr int64_t kMaxSlices = 32;
+constexpr int64_t kSmallestSlice = 128;
+constexpr unsigned kSliceCapacity = 1024, kSliceKeep = 512;
+constexpr unsigned kImageCapacity = 2048, kImageKeep = 1024;
+constexpr int64_t kSharedRows = 512;
+static_assert(kImageThreads % kChunk == 0, "a candidate of a chunk has whole parts of the block");
+
+// Where everything is in the workspace. With a null workspace it only counts the bytes.
+template <typename T>
+struct DetectWorkspace {
+  int64_t slices, slice_rows;
+  CandidateKey<T>* slice_keys;   // [B, slices, kSliceCapacity]
+  CandidateKey<T>* slice_worst;  // [B, slices] ~0: the slice kept everything
+  unsigned* slice_counts;        // [B, slices]
+  KeptList<T> kept;              // [B, rows], when rows > kSharedRows
+  int* seen;                     // [B, lists], or null
+  SoftScratch<T> soft;
+  std::size_t bytes = 0;
+
+  DetectWorkspace(const DetectOptions<T>& options, int64_t images, int64_t num_priors,
+                  void* memory) {
+    const int64_t per_list = num_priors * (options.class_agnostic ? options.labels() : 1);
+    const int64_t lists = options.lists();
+    base_ = static_cast<unsigned char*>(memory);
+    if (options.soft_sigma > 0)
+      place_soft(options, images * lists, per_list);
+    else
+      place_hard(options, images, num_priors, options.top_k < per_list ? images * lists : 0);
+  }
+
+ private:
+  void place_hard(const DetectOptions<T>& options, int64_t images, int64_t num_priors,
+                  int64_t seen_lists) {
+    slices = ceil_div(num_priors, kSmallestSlice);
+    if (slices > kMaxSlices) slices = kMaxSlices;
+    slice_rows = slices > 0 ? ceil_div(num_priors, slices) : 0;
+    slice_keys = take<CandidateKey<T>>(images * slices * kSliceCapacity);
+    slice_worst = take<CandidateKey<T>>(images * slices);
+    slice_counts = take<unsigned>(images * slices);
+    const bool shared = options.rows <= kSharedRows;
+    kept.boxes = take<Vec4<T>>(shared ? 0 : images * options.rows);
+    kept.areas = take<T>(shared ? 0 : images * options.rows);
+    kept.lists = take<int>(shared ? 0 : images * options.rows);
+    seen = seen_lists > 0 ? take<int>(seen_lists) : nullptr;
+  }
+
+  void place_soft(const DetectOptions<T>& options, int64_t lists, int64_t per_list) {
+    soft.keep = options.top_k < per_list ? options.top_k : per_list;
+    if (soft.keep < 1) soft.keep = 1;
+    const int64_t wanted = (per_list < 2 * soft.keep ? per_list : 2 * soft.keep) + 32;
+    soft.capacity = 64;
+    while (soft.capacity < wanted) soft.capacity *= 2;
+    soft.pool = take<CandidateKey<T>>(lists * soft.capacity);
+    soft.chosen = take<CandidateKey<T>>(lists * soft.capacity);
+    soft.boxes = take<Vec4<T>>(lists * soft.keep);
+    soft.areas = take<T>(lists * soft.keep);
+    soft.scores = take<T>(lists * soft.keep);
+    soft.counts = take<int64_t>(lists);
+  }
+
+  template <typename E>
+  E* take(int64_t count) {
+    const std::size_t begin = (bytes + 31) / 32 * 32;
+    bytes = begin + static_cast<std::size_t>(count) * sizeof(E);
+    return base_ == nullptr ? nullptr : reinterpret_cast<E*>(base_ + begin);
+  }
+  unsigned char* base_;
+};
+
+template <typename T, typename S>
+__global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 2 : 5)
+    scan_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, DetectWorkspace<T> workspace) {
+  __shared__ CandidateKey<T> keys[kSliceCapacity];
+  __shared__ PoolState<T> state;
+  const Pool<T> pool{keys, kSliceCapacity, kSliceKeep, &state};
+  if (threadIdx.x == 0) pool.reset();
+  __syncthreads();
+  const int64_t slice = blockIdx.x % workspace.slices, begin = slice * workspace.slice_rows;
+  const int64_t end = begin + workspace.slice_rows;
+  const ScanRange<T> range{.image = blockIdx.x / workspace.slices,
+                           .first_row = begin,
+                           .last_row = end < inputs.num_priors ? end : inputs.num_priors,
+                           .first_label = options.first_label,
+                           .last_label = options.last_label,
+                           .after_any = false,
+                           .after = 0,
+                           .seen = nullptr};
+  RowScan<T, S>{options, inputs, range}.fill(pool);
+  const int64_t row = blockIdx.x;
+  for (unsigned i = threadIdx.x; i < state.count; i += kScanThreads) {
+    workspace.slice_keys[row * kSliceCapacity + i] = keys[i];
+  }
+  if (threadIdx.x == 0) {
+    workspace.slice_counts[row] = state.count;
+    workspace.slice_worst[row] = state.worst;
+  }
+}
+
+// The stored keys of an image in (after, bound].
+template <typename T>
+__device__ __forceinline__ void fill_from_slices(const DetectWorkspace<T>& workspace,
+                                                 const ScanRange<T>& range, CandidateKey<T> bound,
+                                                 const Pool<T>& pool) {
+  int64_t slice = threadIdx.x / 32;
+  unsigned done = 0;
+  pool.fill([&] {
+    for (; slice < workspace.slices; slice += kImageThreads / 32, done = 0) {
+      const int64_t row = range.image * workspace.slices + slice;
+      const unsigned count = workspace.slice_counts[row];
+      for (; done < count; done += 32) {
+        const unsigned i = done + threadIdx.x % 32;
+        const CandidateKey<T> key = i < count ? workspace.slice_keys[row * kSliceCapacity + i] : 0;
+        const bool wanted = i < count && key <= bound && (!range.after_any || key > range.after);
+        if (!pool.append(wanted, key)) return false;
+      }
+    }
+    return true;
+  });
+}
+
+template <typename T>
+constexpr std::size_t image_shared_bytes(int64_t rows) {
+  const std::size_t kept =
+      rows <= kSharedRows ? rows * (sizeof(Vec4<T>) + sizeof(T) + sizeof(int)) : 0;
+  return kImageCapacity * sizeof(CandidateKey<T>) + sizeof(ChunkState<T>) + kept;
+}
+
+template <typename T, typename S>
+__global__ void __launch_bounds__(kImageThreads, 1)
+    image_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, DetectOutputs<T> outputs,
+                 DetectWorkspace<T> workspace) {
+  using Key = CandidateKey<T>;
+  SSD_DYNAMIC_SHARED(unsigned char, memory);
+  __shared__ PoolState<T> state;
+  const int64_t image = blockIdx.x, rows = options.rows, lists = options.lists();
+  Key* keys = reinterpret_cast<Key*>(memory);
+  auto* chunk = reinterpret_cast<ChunkState<T>*>(keys + kImageCapacity);
+  KeptList<T> kept{workspace.kept.boxes + image * rows, workspace.kept.areas + image * rows,
+                   workspace.kept.lists + image * rows};
+  if (rows <= kSharedRows) {
+    kept.boxes = reinterpret_cast<Vec4<T>*>(chunk + 1);
+    kept.areas = reinterpret_cast<T*>(kept.boxes + rows);
+    kept.lists = reinterpret_cast<int*>(kept.areas + rows);
+  }
+  int* seen = workspace.seen ? workspace.seen + image * lists : nullptr;
+  if (seen) {
+    for (int64_t i = threadIdx.x; i < lists; i += kImageThreads) seen[i] = 0;
+  }
+  Key bound = ~Key{0};  // every candidate up to here is stored
+  for (int64_t s = 0; s < workspace.slices; ++s) {
+    const Key worst = workspace.slice_worst[image * workspace.slices + s];
+    bound = worst < bound ? worst : bound;
+  }
+  const Pool<T> pool{keys, kImageCapacity, kImageKeep, &state};
+  const ImageNms<T, S> nms{options, inputs, outputs, image, kept, seen, chunk};
+  ScanRange<T> range{.image = image,
+                     .first_row = 0,
+                     .last_row = inputs.num_priors,
+                     .first_label = options.first_label,
+                     .last_label = options.last_label,
+                     .after_any = false,
+                     .after = 0,
+                     .seen = seen};
+  int64_t num_kept = 0;
+  for (bool stored = true;;) {
+    if (threadIdx.x == 0) pool.reset();
+    __syncthreads();
+    if (stored)
+      fill_from_slices(workspace, range, bound, pool);
+    else
+      RowScan<T, S>{options, inputs, range}.fill(pool);
+    pool.sort();
+    const int count = static_cast<int>(state.count);
+    const bool cut = state.cut != 0;
+    const Key worst = state.worst;
+    for (int i = 0; i < count && num_kept < rows; i += kChunk) {
+      num_kept = nms.add(keys + i, count - i < kChunk ? count - i : kChunk, num_kept);
+    }
+    if (num_kept == rows || (!cut && (!stored || bound == ~Key{0}))) break;
+    range.after = cut ? worst : bound;
+    range.after_any = true;
+    stored = stored && cut;
+    __syncthreads();  // the state has been read
+  }
+  for (int64_t k = num_kept + threadIdx.x; k < rows; k += kImageThreads) {
+    write_padding(options, outputs, image, k);
+  }
+  if (threadIdx.x == 0) outputs.counts[image] = num_kept;
+}
+
+// workspace: detect_workspace_bytes() bytes, 32-byte aligned.
+template <typename T>
+inline std::size_t detect_workspace_bytes(const DetectOptions<T>& options, int64_t images,
+                                          int64_t num_priors) {
+  return DetectWorkspace<T>(options, images, num_priors, nullptr).bytes;
+}
+
+template <typename T, typename S>
+inline cudaError_t launch_detect(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs,
+                                 const DetectOutputs<T>& outputs, void* memory,
+                                 cudaStream_t stream) {
+  DetectWorkspace<T> workspace(options, inputs.images, inputs.num_priors, memory);
+  const auto blocks = [](int64_t n) { return dim3(static_cast<unsigned>(n)); };
+  if (options.soft_sigma > 0) {
+    const int64_t lists = options.lists(), items = lists * workspace.soft.keep;
+    const int64_t per_image =
+        ceil_div<int64_t>(items > options.rows ? items : options.rows, kRankBlock);
+    const cudaError_t error =
+        launch(soft_nms_kernel<T, S>, blocks(inputs.images * lists), dim3(kSoftThreads), 0, stream,
+               options, inputs, workspace.soft);
+    if (error != cudaSuccess) return error;
+    return launch(rank_kernel<T, S>, blocks(inputs.images * per_image), dim3(kRankBlock), 0, stream,
+                  options, inputs, outputs, workspace.soft, per_image);
+  }
+  if (options.labels() <= 0) workspace.slices = 0;
+  const cudaError_t error = launch(scan_kernel<T, S>, blocks(inputs.images * workspace.slices),
+                                   dim3(kScanThreads), 0, stream, options, inputs, workspace);
+  if (error != cudaSuccess) return error;
+  return launch(image_kernel<T, S>, blocks(inputs.images), dim3(kImageThreads),
+                image_shared_bytes<T>(options.rows), stream, options, inputs, outputs, workspace);
+}
+
+}  // namespace ssd_cuda

@@ -1,0 +1,113 @@
+// Scores of rows of logits, a warp a row, offered to a pool.
+//
+// softmax: score[c] = exp(x[c] - max) / sum. Lane l adds the columns c = l (mod 32) in order, then the lanes are
+// joined by a butterfly: the CPU kernel's order of summation, so the scores have the same bits. A row whose
+// foreground logits all lie below x[background] + log(threshold) has no candidate: it costs one load a column and
+// a vote. The passes that follow read the row again, from the first-level cache.
+#pragma once
+
+#include "../common/exp_math.h"
+#include "pool.cuh"
+
+namespace ssd_cuda {
+
+// Which candidates of an image are wanted.
+template <typename T>
+struct ScanRange {
+  int64_t image;
+  int64_t first_row, last_row;      // priors
+  int64_t first_label, last_label;  // columns
+  bool after_any;                   // only keys beyond `after`
+  CandidateKey<T> after;
+  const int*
+      seen;  // [lists] candidates that a list has had, or null: lists with top_k of them are closed
+};
+
+template <typename T, typename S>
+struct RowScan {
+  const DetectOptions<T>& options;
+  const DetectInputs<T, S>& inputs;
+  const ScanRange<T>& range;
+
+  __device__ __forceinline__ T logit(const S* x, int64_t c) const {
+    return static_cast<T>(x[c * inputs.conf.column_stride]);
+  }
+
+  __device__ __forceinline__ bool may_have_candidate(const S* x, unsigned lane) const {
+    const bool first = options.first_label > 0;
+    if (options.scores != ScoreKind::kSoftmax || !(options.skip_below > -INFINITY)) return true;
+    const T limit = add_rn(logit(x, first ? 0 : inputs.num_classes - 1), options.skip_below);
+    bool any = false;
+    for (int64_t c = range.first_label + lane; c < range.last_label; c += 32) {
+      any |= !(logit(x, c) < limit);
+    }
+    return __any_sync(kFullWarp, any) != 0;
+  }
+
+  // The row's maximum and sum of exponentials, the same in every lane.
+  __device__ __forceinline__ void normalizer(const S* x, unsigned lane, T& top, T& sum) const {
+    top = -INFINITY;
+    for (int64_t c = lane; c < inputs.num_classes; c += 32) {
+      const T v = logit(x, c);
+      top = v > top ? v : top;
+    }
+    for (int offset = 16; offset > 0; offset /= 2) {
+      const T other = __shfl_xor_sync(kFullWarp, top, offset);
+      top = other > top ? other : top;
+    }
+    sum = 0;
+    for (int64_t c = lane; c < inputs.num_classes; c += 32) {
+      sum = add_rn(sum, exp_fixed(sub_rn(logit(x, c), top)));
+    }
+    for (int offset = 16; offset > 0; offset /= 2) {
+      sum = add_rn(sum, __shfl_xor_sync(kFullWarp, sum, offset));
+    }
+  }
+
+  __device__ __forceinline__ T score(T x, T top, T sum) const {
+    if (options.scores == ScoreKind::kGiven) return x;
+    if (options.scores == ScoreKind::kSigmoid) return div_rn(T(1), add_rn(T(1), exp_fixed(-x)));
+    return div_rn(exp_fixed(sub_rn(x, top)), sum);
+  }
+
+  __device__ __forceinline__ bool is_open(int64_t label) const {
+    if (range.seen == nullptr) return true;
+    return range.seen[options.class_agnostic ? 0 : label - options.first_label] < options.top_k;
+  }
+
+  // Offers the row from its column `done` on; false, with `done` at the columns that found no room.
+  __device__ __forceinline__ bool row(int64_t prior, int64_t& done, const Pool<T>& pool) const {
+    const unsigned lane = threadIdx.x % 32;
+    const S* x = inputs.conf.row(range.image, prior);
+    if (!may_have_candidate(x, lane)) return true;
+    T top = 0, sum = 1;
+    if (options.scores == ScoreKind::kSoftmax) normalizer(x, lane, top, sum);
+    for (; done < range.last_label - range.first_label; done += 32) {
+      const int64_t c = range.first_label + done + lane;
+      bool wanted = c < range.last_label;
+      CandidateKey<T> key = 0;
+      if (wanted) {
+        const T s = score(logit(x, c), top, sum);
+        key = candidate_key(s, static_cast<uint32_t>(c * inputs.num_priors + prior));
+        wanted =
+            s > options.score_threshold && (!range.after_any || key > range.after) && is_open(c);
+      }
+      if (!pool.append(wanted, key)) return false;
+    }
+    done = 0;
+    return true;
+  }
+
+  // All threads: fills the pool with the candidates of the range.
+  __device__ __forceinline__ void fill(const Pool<T>& pool) const {
+    int64_t prior = range.first_row + threadIdx.x / 32, done = 0;
+    pool.fill([&] {
+      for (; prior < range.last_row; prior += blockDim.x / 32) {
+        if (!row(prior, done, pool)) return false;
+      }
+      return true;
+    });
+  }
+};
+
+}  // namespace ssd_cuda

@@ -1,0 +1,164 @@
+"""The detect kernels' device code on a CPU against the reference and, bit for bit, the CPU kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from conftest import random_priors
+from emulator.harness import fuzz_examples, kernels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssd_cuda import DetectConfig, is_available, reference
+from ssd_cuda.ops.detect import op_arguments
+
+
+def head(batch, num_priors, classes, *, scale=3.0, background=4.0, dtype=torch.float32, generator=None):
+    loc = torch.randn(batch, num_priors, 4, generator=generator)
+    conf = torch.randn(batch, num_priors, classes, generator=generator) * scale
+    conf[..., :1] += background
+    return loc.to(dtype), conf.to(dtype), random_priors(num_priors, generator=generator)
+
+
+def check(loc, conf, priors, config, seeds=(0, 3)):
+    num_priors, num_classes = conf.shape[1:]
+    if config.layout == "bcp":
+        loc, conf = loc.transpose(1, 2).contiguous(), conf.transpose(1, 2).contiguous()
+    options = op_arguments(config, num_priors, num_classes)
+    wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
+    arguments = (loc, conf, priors.to(wide), *options)
+    found = kernels("detect").with_seeds(*seeds).detect(*arguments)
+    found = [t.float() if t.dtype == torch.bfloat16 else t for t in found]
+    expected = reference.detect.detect(loc, conf, priors, **dataclasses.asdict(config))
+    names = ("boxes", "scores", "labels", "prior_indices", "counts")
+    boxes, scores, labels, prior_indices, counts = found
+    assert torch.equal(counts, expected[4])
+    assert torch.equal(labels, expected[2])
+    assert torch.equal(prior_indices, expected[3])
+    torch.testing.assert_close(boxes, expected[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scores, expected[1], rtol=2e-6, atol=1e-7)
+    if is_available():
+        for name, ours, theirs in zip(names, found, torch.ops.ssd_cuda.detect(*arguments), strict=True):
+            assert torch.equal(ours, theirs), name
+    return found
+
+
+@pytest.mark.parametrize("name", ["paper", "torchvision", "nvidia", "amdegroot", "retinaface", "mmdet"])
+def test_presets(name):
+    loc, conf, priors = head(2, 150, 12)
+    found = check(loc, conf, priors, DetectConfig.preset(name))
+    assert found[4].min() > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"class_agnostic": True},
+        {"class_agnostic": True, "detections_per_image": None, "top_k": 20},
+        {"scores": "sigmoid", "background": "none"},
+        {"scores": "given", "score_threshold": -1.0},
+        {"clip": "after", "clip_size": (0.8, 0.6)},
+        {"score_threshold": 0.0, "detections_per_image": 1},
+        {"top_k": 1},
+        {"top_k": 3, "detections_per_image": 600},
+        {"top_k": None, "detections_per_image": None, "iou_threshold": 0.0},
+        {"soft_nms": "gaussian"},
+        {"soft_nms": "gaussian", "class_agnostic": True, "top_k": 40, "detections_per_image": 30},
+        {"soft_nms": "gaussian", "top_k": None, "layout": "bcp"},
+    ],
+    ids=str,
+)
+def test_options(options):
+    config = dataclasses.replace(DetectConfig(), **options)
+    check(*head(2, 70, 5), config)
+    check(*head(1, 40, 40, scale=0.5, background=0), config)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"soft_nms": "gaussian", "top_k": 20}], ids=str)
+def test_dtypes(dtype, options):
+    config = dataclasses.replace(DetectConfig(), **options)
+    num_priors, classes = 90, 7
+    loc, conf, priors = head(2, num_priors, classes, dtype=dtype)
+    if dtype != torch.float64:
+        check(loc, conf, priors, config)
+        return
+    found = kernels("detect").with_seeds(0).detect(loc, conf, priors.double(), *op_arguments(config, 90, 7))
+    expected = reference.detect.detect(loc, conf, priors.double(), **dataclasses.asdict(config))
+    assert torch.equal(found[3], expected[3]) and torch.equal(found[4], expected[4])
+    torch.testing.assert_close(found[1], expected[1])
+    torch.testing.assert_close(found[0], expected[0])
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (2, 5, 1), (1, 1, 2), (1, 128, 33), (1, 129, 2)])
+@pytest.mark.parametrize("options", [{}, {"soft_nms": "gaussian"}, {"top_k": 2}], ids=str)
+def test_sizes(shape, options):
+    check(*head(*shape), dataclasses.replace(DetectConfig(), **options))
+
+
+def test_slices_that_overflow_stay_exact():
+    """Every class of every prior passes: slices drop candidates, and windows are scanned again."""
+    loc, conf, priors = head(1, 180, 41, scale=0.3, background=0)
+    config = DetectConfig(score_threshold=0.001, detections_per_image=1500, top_k=None)
+    found = check(loc, conf, priors, config, seeds=(0,))
+    assert found[4].item() == 1500
+    same = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(180, 4).contiguous()
+    for top_k in (60, None):
+        config = DetectConfig(score_threshold=0.001, top_k=top_k)
+        found = check(torch.zeros_like(loc), conf, same, config, seeds=(0,))
+        assert found[4].item() == 40
+
+
+def test_equal_logits():
+    loc, conf, priors = torch.zeros(1, 100, 4), torch.zeros(1, 100, 33), random_priors(100)
+    check(loc, conf, priors, DetectConfig(detections_per_image=300))
+
+
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid", "given"])
+def test_non_finite_numbers(scores):
+    loc, conf, priors = head(1, 80, 6)
+    bad = torch.tensor([math.nan, math.inf, -math.inf, 200.0, -200.0])
+    for k in range(40):
+        conf[0, (7 * k) % 80, k % 6] = bad[k % 5]
+    if scores == "given":
+        conf = conf.nan_to_num(math.nan, 1.0, 0.0)
+    check(loc, conf, priors, DetectConfig(scores=scores))
+
+
+def test_priors_of_each_image():
+    loc, conf, _ = head(3, 40, 5)
+    priors = torch.stack([random_priors(40) for _ in range(3)])
+    check(loc, conf, priors, DetectConfig())
+
+
+@settings(max_examples=fuzz_examples(), deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    batch=st.integers(1, 2),
+    num_priors=st.integers(1, 90),
+    classes=st.integers(2, 40),
+    scores=st.sampled_from(["sigmoid", "given", "softmax"]),
+    ties=st.booleans(),
+    agnostic=st.booleans(),
+    top_k=st.sampled_from([1, 5, 50, None]),
+    rows=st.sampled_from([1, 7, 200, None]),
+    threshold=st.sampled_from([0.0, 0.01, 0.3]),
+    soft=st.sampled_from([None, None, "gaussian"]),
+)
+def test_fuzz(seed, batch, num_priors, classes, scores, ties, agnostic, top_k, rows, threshold, soft):
+    generator = torch.Generator().manual_seed(seed)
+    loc, conf, priors = head(batch, num_priors, classes, generator=generator)
+    if ties and scores != "softmax" and soft is None:  # torch's exp depends on the place in a tensor
+        conf = conf.clamp(-1, 1).round() / 2 + 0.5
+    config = DetectConfig(
+        scores=scores,
+        class_agnostic=agnostic,
+        top_k=top_k,
+        detections_per_image=rows,
+        score_threshold=threshold,
+        soft_nms=soft,
+    )
+    check(loc, conf, priors, config, seeds=(seed % 5,))
