@@ -9,7 +9,7 @@ PYTHON := $(shell python3 -c 'import torch' 2>/dev/null && echo python3 || echo 
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.cpp') setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help env build test demo lint format fuzz bench measure results emulator-coverage gpu-check clean
+.PHONY: help env build test demo lint format fuzz bench measure results emulator-coverage emulator-asan gpu-check clean
 
 help:
 	@sed -n 1,2p Makefile
@@ -67,6 +67,14 @@ fuzz: build
 # Needs a card; STAGE=build|contract|tests|sanitizer|bench runs one stage alone.
 gpu-check: build/env
 	$(PYTHON) -m benchmarks.gpu_check $(if $(STAGE),--stage $(STAGE)) $(if $(STUB),--stub-gpu)
+
+# Fails where the emulated suite takes less than 95% of the lines of a .cuh.
+emulator-coverage: build
+	$(PYTHON) tests/emulator/coverage.py
+
+# The emulated suite once more, with AddressSanitizer and UndefinedBehaviorSanitizer in the kernels.
+emulator-asan: build
+	$(PYTHON) tests/emulator/asan.py
 
 bench: build
 	$(PYTHON) -m ssd_cuda bench

@@ -8,6 +8,7 @@ chooses the variant where none is named; SSD_EMULATOR_CACHE the folder (default:
 """
 
 import fcntl
+import functools
 import hashlib
 import importlib.util
 import json
@@ -56,6 +57,15 @@ def default_variant() -> str:
     return os.environ.get("SSD_EMULATOR_VARIANT", "checked")
 
 
+@functools.cache
+def _versions() -> str:
+    """Of what is included but not hashed: the compiler with its headers, pybind11, Python."""
+    import pybind11
+
+    version = subprocess.run([compiler(), "-v"], capture_output=True, text=True).stderr
+    return f"{version}{pybind11.__version__}{sys.version}"
+
+
 def _digest(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
@@ -64,17 +74,20 @@ def _compile(source: Path, target: Path, flags: list[str]) -> None:
     """Compiles source to target unless the note beside it says that no file it read has changed."""
     note = target.with_suffix(".json")
     depends = target.with_suffix(".d")
-    command = [compiler(), *flags, "-c", str(source), "-o", str(target), "-MD", "-MF", str(depends)]
+    command = [compiler(), *flags, "-c", str(source), "-o", str(target), "-MMD", "-MF", str(depends)]
     try:
         known = json.loads(note.read_text())
-        if known["command"] == command and all(_digest(f) == d for f, d in known["files"].items()):
+        same = known["command"] == command and known["versions"] == _versions()
+        if same and all(_digest(f) == d for f, d in known["files"].items()):
             return
     except (OSError, ValueError, KeyError):
         pass
     note.unlink(missing_ok=True)
     _run(command)
     files = depends.read_text().replace("\\\n", " ").split(":", 1)[1].split()
-    note.write_text(json.dumps({"command": command, "files": {f: _digest(f) for f in files}}))
+    note.write_text(
+        json.dumps({"command": command, "versions": _versions(), "files": {f: _digest(f) for f in files}})
+    )
 
 
 def _run(command: list[str]) -> None:
@@ -85,35 +98,46 @@ def _run(command: list[str]) -> None:
         print(done.stderr, file=sys.stderr)
 
 
-def build(family: str, variant: str | None = None) -> Path:
-    """The path of the module of bind_<family>.cpp, built if need be."""
-    variant = variant or default_variant()
-    kernel_flags, runtime_flags, link_flags = VARIANTS[variant]
+def _make(source: Path, target: Path, variant: str, flags: list[str], link: list[str]) -> Path:
+    """Links target from source and the runtime, all compiled for the variant, if anything has changed."""
     if not shutil.which(compiler()):
         raise RuntimeError(
             f"the emulator needs a C++20 compiler: install g++ or name one in CXX (now {compiler()})"
         )
-    import pybind11
-
-    folder = cache_folder() / variant
+    kernel_flags, runtime_flags, link_flags = VARIANTS[variant]
+    folder = target.parent
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"emulated_{family}_{variant}"  # CPython keeps one module per name
-    include = ["-I", str(TESTS), "-I", str(ROOT / "csrc"), "-isystem", pybind11.get_include()]
-    include += ["-isystem", sysconfig.get_paths()["include"]]
-    module = folder / f"{name}.so"
+    include = ["-I", str(TESTS), "-I", str(ROOT / "csrc")]
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         jobs = [(HERE / f"{part}.cpp", folder / f"{part}.o", [*COMMON, *runtime_flags]) for part in RUNTIME]
-        flags = [*COMMON, *kernel_flags, *include, f"-DEMULATOR_MODULE_NAME={name}"]
-        jobs.append((HERE / f"bind_{family}.cpp", folder / f"{name}.o", flags))
+        jobs.append((source, folder / f"{target.stem}.o", [*COMMON, *kernel_flags, *include, *flags]))
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda job: _compile(*job), jobs))
-        objects = [target for _, target, _ in jobs]
-        if not module.exists() or any(o.stat().st_mtime_ns > module.stat().st_mtime_ns for o in objects):
-            fresh = module.with_suffix(".new")
-            _run([compiler(), "-shared", *link_flags, *map(str, objects), "-o", str(fresh)])
-            fresh.rename(module)
-    return module
+            list(pool.map(lambda job: _compile(*job), reversed(jobs)))
+        objects = [job[1] for job in jobs]
+        if not target.exists() or any(o.stat().st_mtime_ns > target.stat().st_mtime_ns for o in objects):
+            fresh = target.with_suffix(".new")
+            _run([compiler(), *link, *link_flags, *map(str, objects), "-o", str(fresh)])
+            fresh.rename(target)
+    return target
+
+
+def build(family: str, variant: str | None = None) -> Path:
+    """The path of the module of bind_<family>.cpp, built if need be."""
+    import pybind11
+
+    variant = variant or default_variant()
+    name = f"emulated_{family}_{variant}"  # CPython keeps one module per name
+    flags = ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_paths()["include"]]
+    flags.append(f"-DEMULATOR_MODULE_NAME={name}")
+    target = cache_folder() / variant / f"{name}.so"
+    return _make(HERE / f"bind_{family}.cpp", target, variant, flags, ["-shared"])
+
+
+def build_program(name: str, variant: str | None = None) -> Path:
+    """The path of the program of <name>.cpp, which has a main of its own."""
+    variant = variant or default_variant()
+    return _make(HERE / f"{name}.cpp", cache_folder() / variant / f"{name}.bin", variant, [], [])
 
 
 def load(family: str, variant: str | None = None) -> ModuleType:

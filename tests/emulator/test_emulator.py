@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import numpy as np
 import pytest
 import torch
 
-from .build import load
+from .build import build_program, load
 from .harness import Kernels
 
 SEEDS = tuple(range(8))
@@ -206,6 +207,38 @@ def test_checker_accepts_the_last_block_pattern(kernels):
 def test_checker_wants_the_fence_of_the_last_block_pattern(checked):
     with pytest.raises(RuntimeError, match=r"a race: reads .* of another block"):
         checked.last_block_sum(np.arange(1, 321, dtype=np.int32), False)
+
+
+# ---- The same under AddressSanitizer and UndefinedBehaviorSanitizer, in a program that may die of it.
+
+
+@pytest.fixture(scope="module")
+def memory_defects():
+    return build_program("memory_defects", "asan")
+
+
+SANITIZER_REPORTS = {
+    ("write", 1): "use-after-poison|heap-buffer-overflow",
+    ("write", -1): "use-after-poison|heap-buffer-overflow",
+    ("read", 1): "use-after-poison|heap-buffer-overflow",
+    ("dynamic_shared", 1): "use-after-poison|heap-buffer-overflow",
+    ("static_shared", 1): "index 32 out of bounds",
+    ("stack", 9): "insufficient space|stack-buffer-overflow",
+    ("misaligned", 1): "misaligned address",
+    ("shift", 1): "shift exponent 32",
+    ("overflow", 1): "signed integer overflow",
+}
+
+
+@pytest.mark.parametrize("name, distance", SANITIZER_REPORTS)
+def test_sanitizers_report(memory_defects, name, distance):
+    def run(by: int) -> subprocess.CompletedProcess:
+        return subprocess.run([str(memory_defects), name, str(by)], capture_output=True, text=True)
+
+    right, wrong = run(0), run(distance)
+    assert right.returncode == 0 and right.stdout == "done\n", right.stderr
+    assert wrong.returncode != 0
+    assert re.search(SANITIZER_REPORTS[name, distance], wrong.stderr), wrong.stderr
 
 
 def test_a_report_leaves_the_emulator_usable(checked):
