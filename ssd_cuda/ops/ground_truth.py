@@ -21,6 +21,20 @@ def _check_float_boxes(name: str, boxes: Tensor) -> None:
         raise TypeError(f"{name} must be a floating-point tensor, got {boxes.dtype}")
 
 
+def _check_integers(name: str, values: Tensor) -> None:
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(values).__name__}")
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise TypeError(f"{name} must be an integer tensor, got {values.dtype}")
+
+
+def _check_one_device(**tensors: Tensor) -> None:
+    (first, reference), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.device != reference.device:
+            raise ValueError(f"{name} must be on {reference.device} like {first}, got {tensor.device}")
+
+
 def _check_valid(boxes: Sequence[Tensor]) -> None:
     """Raise for the first box that is not finite or has no area. Reads the values: one sync in all."""
     flat = torch.cat(list(boxes)) if boxes else torch.empty(0, 4)
@@ -68,20 +82,17 @@ class GroundTruth:
         _check_float_boxes("boxes", self.boxes)
         if self.boxes.dim() != 2 or self.boxes.shape[1] != 4:
             raise ValueError(f"boxes must have shape [G, 4], got {list(self.boxes.shape)}")
+        _check_integers("labels", self.labels)
+        _check_integers("offsets", self.offsets)
         if self.labels.shape != self.boxes.shape[:1]:
             raise ValueError(
                 f"labels must have shape [{self.boxes.shape[0]}] like boxes, got {list(self.labels.shape)}"
             )
-        if self.labels.is_floating_point() or self.labels.dtype == torch.bool:
-            raise TypeError(f"labels must be an integer tensor, got {self.labels.dtype}")
         if self.offsets.dim() != 1 or self.offsets.shape[0] < 1:
             raise ValueError(f"offsets must have shape [B + 1], got {list(self.offsets.shape)}")
         if self.offsets.dtype != torch.int32:
             raise TypeError(f"offsets must be int32, got {self.offsets.dtype}")
-        for name in ("labels", "offsets"):
-            device = getattr(self, name).device
-            if device != self.boxes.device:
-                raise ValueError(f"{name} must be on {self.boxes.device} like boxes, got {device}")
+        _check_one_device(boxes=self.boxes, labels=self.labels, offsets=self.offsets)
 
     @property
     def batch_size(self) -> int:
@@ -131,10 +142,12 @@ class GroundTruth:
                 b = b.reshape(0, 4)
             if b.dim() != 2 or b.shape[1] != 4:
                 raise ValueError(f"boxes[{i}] must have shape [n, 4], got {list(b.shape)}")
+            if not isinstance(n, Tensor) or n.numel():  # torch.tensor([]) is a float: no labels
+                _check_integers(f"labels[{i}]", n)
             if n.shape != b.shape[:1]:
                 raise ValueError(f"labels[{i}] must have shape [{b.shape[0]}], got {list(n.shape)}")
-            if n.numel() and (n.is_floating_point() or n.dtype == torch.bool):
-                raise TypeError(f"labels[{i}] must be an integer tensor, got {n.dtype}")
+            _check_one_device(**{"boxes[0]": boxes[0], f"boxes[{i}]": b})
+            _check_one_device(**{"labels[0]": labels[0], f"labels[{i}]": n})
             rows.append(b if b.dtype == torch.float64 else b.float())
             names.append(n.long())
         if degenerate == "error":
@@ -175,14 +188,15 @@ class GroundTruth:
         call captures in a CUDA graph whatever the counts become; counts are cut at ``[0, G]``.
         """
         _check_float_boxes("boxes", boxes)
+        _check_integers("labels", labels)
+        _check_integers("counts", counts)
+        _check_one_device(boxes=boxes, labels=labels, counts=counts)
         if boxes.dim() != 3 or boxes.shape[2] != 4:
             raise ValueError(f"boxes must have shape [B, G, 4], got {list(boxes.shape)}")
         if labels.shape != boxes.shape[:2]:
             raise ValueError(f"labels must have shape {list(boxes.shape[:2])}, got {list(labels.shape)}")
         if counts.shape != boxes.shape[:1]:
             raise ValueError(f"counts must have shape [{boxes.shape[0]}], got {list(counts.shape)}")
-        if counts.is_floating_point():
-            raise TypeError(f"counts must be an integer tensor, got {counts.dtype}")
         batch, width = labels.shape
         counts = counts.clamp(0, width)
         offsets = torch.zeros(batch + 1, dtype=torch.int32, device=boxes.device)
