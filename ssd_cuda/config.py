@@ -8,38 +8,14 @@ The options are plain data: the kernels, the references and the tests all read t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ._options import check_choice, check_integer, check_range, check_variances, make_preset
 
 __all__ = ["DetectConfig", "MatchConfig", "MiningConfig", "MultiBoxConfig", "check_choice"]
 
 BoxFormat = Literal["cxcywh", "xyxy"]
-C = TypeVar("C")
-
-
-def check_choice(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        names = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{argument} must be one of {names}, got {value!r}")
-
-
-def check_range(argument: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Raise unless ``value`` is a number with ``low <= value <= high``."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{argument} must be a number, got {type(value).__name__}")
-    if not low <= value <= high:
-        raise ValueError(f"{argument} must lie in [{low}, {high}], got {value}")
-
-
-def _preset(cls: type[C], presets: dict[str, dict[str, Any]], name: str, changes: dict) -> C:
-    if name not in presets:
-        raise ValueError(f"preset must be one of {', '.join(sorted(presets))}, got {name!r}")
-    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-    for key in changes:
-        if key not in known:
-            raise TypeError(f"{cls.__name__} has no option {key!r}; it has {', '.join(sorted(known))}")
-    return cls(**{**presets[name], **changes})
 
 
 @dataclass(frozen=True)
@@ -118,7 +94,7 @@ class MiningConfig:
 
     def __post_init__(self) -> None:
         check_range("ratio", self.ratio, 0.0)
-        check_range("min_negatives", self.min_negatives, 0)
+        check_integer("min_negatives", self.min_negatives, 0)
         check_choice("rounding", self.rounding, ("floor", "ceil"))
         check_choice("cap", self.cap, ("all", "all_but_one", "negatives"))
         check_choice("key", self.key, ("ce", "background"))
@@ -172,9 +148,12 @@ class MultiBoxConfig:
     layout: Literal["bpc", "bcp"] = "bpc"
 
     def __post_init__(self) -> None:
-        if len(self.variances) not in (2, 4) or not all(v > 0 for v in self.variances):
-            raise ValueError(f"variances must be 2 or 4 positive numbers, got {self.variances}")
+        check_variances(self.variances)
         check_range("beta", self.beta, 0.0)
+        check_range("loc_weight", self.loc_weight, 0.0)
+        check_integer("label_offset", self.label_offset)
+        if self.ignore_label is not None:
+            check_integer("ignore_label", self.ignore_label)
         check_choice("loc_loss", self.loc_loss, ("smooth_l1", "l1"))
         check_choice("loc_reduction", self.loc_reduction, ("sum", "mean4"))
         check_choice(
@@ -195,7 +174,7 @@ class MultiBoxConfig:
         Names: ``paper`` (= ``caffe``), ``torchvision``, ``amdegroot``, ``nvidia``, ``lufficc``,
         ``qfgaohao``, ``retinaface``, ``sgrvinod``, ``mmdet``, ``mxnet``, ``gluon``, ``seed``.
         """
-        return _preset(MultiBoxConfig, _MULTIBOX_PRESETS, name, changes)
+        return make_preset(MultiBoxConfig, _MULTIBOX_PRESETS, name, changes)
 
 
 @dataclass(frozen=True)
@@ -264,13 +243,12 @@ class DetectConfig:
         for name in ("top_k", "detections_per_image"):
             value = getattr(self, name)
             if value is not None:
-                check_range(name, value, 1)
+                check_integer(name, value, 1)
         if self.max_log_scale is not None:
             check_range("max_log_scale", self.max_log_scale, 0.0)
         if len(self.clip_size) != 2 or not all(side > 0 for side in self.clip_size):
             raise ValueError(f"clip_size must be two positive numbers, got {self.clip_size}")
-        if len(self.variances) not in (2, 4) or not all(v > 0 for v in self.variances):
-            raise ValueError(f"variances must be 2 or 4 positive numbers, got {self.variances}")
+        check_variances(self.variances)
 
     @staticmethod
     def preset(name: str, **changes: Any) -> DetectConfig:
@@ -279,7 +257,7 @@ class DetectConfig:
         Names: ``paper`` (= ``caffe``), ``torchvision``, ``amdegroot``, ``nvidia``, ``lufficc``,
         ``qfgaohao``, ``retinaface``, ``sgrvinod``, ``mmdet``.
         """
-        return _preset(DetectConfig, _DETECT_PRESETS, name, changes)
+        return make_preset(DetectConfig, _DETECT_PRESETS, name, changes)
 
 
 def _match(**changes: Any) -> MatchConfig:

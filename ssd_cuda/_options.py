@@ -1,0 +1,50 @@
+"""Checks of single options, and presets by name: each failure is one sentence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from typing import Any, TypeVar
+
+C = TypeVar("C")
+
+
+def check_choice(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        names = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{argument} must be one of {names}, got {value!r}")
+
+
+def check_range(argument: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raise unless ``value`` is a number with ``low <= value <= high``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be a number, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{argument} must lie in [{low}, {high}], got {value}")
+
+
+def check_integer(argument: str, value: Any, low: float = -math.inf) -> None:
+    """Raise unless ``value`` is an integer ``>= low``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument} must be an integer, got {value!r}")
+    if value < low:
+        raise ValueError(f"{argument} must be at least {low}, got {value}")
+
+
+def check_variances(value: Any) -> None:
+    """Raise unless ``value`` is two or four positive finite numbers."""
+    numbers = list(value) if isinstance(value, (tuple, list)) else []
+    valid = all(isinstance(v, (int, float)) and 0 < v < math.inf for v in numbers)
+    if len(numbers) not in (2, 4) or not valid:
+        raise ValueError(f"variances must be 2 or 4 positive numbers, got {value!r}")
+
+
+def make_preset(cls: type[C], presets: dict[str, dict[str, Any]], name: str, changes: dict) -> C:
+    if name not in presets:
+        raise ValueError(f"preset must be one of {', '.join(sorted(presets))}, got {name!r}")
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    for key in changes:
+        if key not in known:
+            raise TypeError(f"{cls.__name__} has no option {key!r}; it has {', '.join(sorted(known))}")
+    return cls(**{**presets[name], **changes})
