@@ -88,43 +88,128 @@ def test_l2_norm_gives_every_position_the_length_of_its_scale():
     assert models.L2Norm(16)(torch.zeros(1, 16, 1, 1)).abs().max() == 0
 
 
-def torchvision_state(state, num_classes):
-    """Our state dict under the names of torchvision's SSD300."""
-    renamed = {}
-    for key, value in state.items():
-        part, _, rest = key.removeprefix("backbone.").partition(".")
-        index, _, kind = rest.partition(".")
-        if part == "vgg":
-            i = int(index)
-            place = f"features.{i}" if i < 23 else f"extra.0.{i - 23}" if i < 30 else f"extra.0.7.{i - 30}"
-            renamed[f"backbone.{place}.{kind}"] = value
-        elif part == "norm":
-            renamed["backbone.scale_weight"] = value
-        elif part == "extras":
-            number, _, half = index.removeprefix("conv").partition("_")
-            renamed[f"backbone.extra.{int(number) - 7}.{0 if half == '1' else 2}.{kind}"] = value
-        else:
-            conv, _, kind = kind.partition(".")
-            head = "classification_head" if conv == "conf_conv" else "regression_head"
-            renamed[f"head.{head}.module_list.{index}.{kind}"] = value
-    return renamed
-
-
-def test_ssd300_is_torchvisions_network():
+@pytest.fixture(scope="module")
+def torchvision_model():
     detection = pytest.importorskip("torchvision.models.detection")
     torch.manual_seed(0)
-    ours = models.ssd300_vgg16(5).eval()
-    theirs = detection.ssd300_vgg16(weights=None, weights_backbone=None, num_classes=5).eval()
-    theirs.load_state_dict(torchvision_state(ours.state_dict(), 5))
+    return detection.ssd300_vgg16(weights=None, weights_backbone=None, num_classes=5).eval()
+
+
+def test_torchvisions_weights_give_torchvisions_logits_and_detections(torchvision_model, tmp_path):
+    theirs = torchvision_model
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    ours = models.ssd300_vgg16(weights=tmp_path / "weights.pth").eval()
+    assert ours.num_classes == 5
     image = torch.rand(1, 3, 300, 300)
     with torch.no_grad():
         loc, conf = ours(image)
         features = theirs.backbone(theirs.transform([image[0]])[0].tensors)
         expected = theirs.head(list(features.values()))
+        (found,) = theirs([image[0]])
     assert loc.shape == (1, 8732, 4) and conf.shape == (1, 8732, 5)
     torch.testing.assert_close(loc, expected["bbox_regression"])
     torch.testing.assert_close(conf, expected["cls_logits"])
-    assert ours.priors.shape == (8732, 4)
+    (mine,) = ours.detect(image).to_list()
+    assert len(found["scores"]) > 0
+    torch.testing.assert_close(mine["scores"], found["scores"], rtol=1e-5, atol=1e-6)
+    # The last bit of a softmax may swap two rows of nearly equal score: each row has its twin.
+    distance = (mine["boxes"][:, None] * 300 - found["boxes"]).abs().amax(2)
+    distance[mine["labels"][:, None] != found["labels"]] = 300
+    assert distance.amin(1).max() < 1e-3 and distance.amin(0).max() < 1e-3
+
+
+def test_torchvisions_weights_give_torchvisions_loss(torchvision_model):
+    ours = models.ssd300_vgg16(weights=torchvision_model.state_dict()).eval()
+    image = torch.rand(1, 3, 300, 300)
+    boxes, labels = torch.tensor([[30.0, 40.0, 200.0, 250.0]]), torch.tensor([3])
+    torchvision_model.train()
+    with torch.no_grad():
+        expected = torchvision_model([image[0]], [{"boxes": boxes, "labels": labels}])
+        found = ours.loss(image, ops.GroundTruth.from_list([boxes / 300], [labels]))
+    torchvision_model.eval()
+    torch.testing.assert_close(found.localization, expected["bbox_regression"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.classification, expected["classification"], rtol=1e-4, atol=1e-5)
+
+
+class WeightEnum:
+    """Has the one method of torchvision's weight enum that is used."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def get_state_dict(self, progress, check_hash):
+        return self.state
+
+
+def amdegroot_state(num_classes):
+    """A state dict with the names and shapes of amdegroot/ssd.pytorch, from its published configuration."""
+    state = {}
+
+    def conv(name, out, inside, kernel):
+        state[f"{name}.weight"] = torch.randn(out, inside, kernel, kernel) * 0.02
+        state[f"{name}.bias"] = torch.randn(out) * 0.02
+
+    channels = 3
+    widths = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256}
+    widths |= dict.fromkeys((17, 19, 21, 24, 26, 28), 512)
+    for index, width in widths.items():
+        conv(f"vgg.{index}", width, channels, 3)
+        channels = width
+    conv("vgg.31", 1024, 512, 3)
+    conv("vgg.33", 1024, 1024, 1)
+    state["L2Norm.weight"] = torch.rand(512) + 20
+    channels = 1024
+    for index, width in enumerate((256, 512, 128, 256, 128, 256, 128, 256)):
+        conv(f"extras.{index}", width, channels, 3 if index % 2 else 1)
+        channels = width
+    for index, (width, boxes) in enumerate(
+        zip((512, 1024, 512, 256, 256, 256), (4, 6, 6, 6, 4, 4), strict=True)
+    ):
+        conv(f"loc.{index}", boxes * 4, width, 3)
+        conv(f"conf.{index}", boxes * num_classes, width, 3)
+    return state
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_amdegroots_weights_land_where_they_belong(prefix):
+    state = amdegroot_state(3)
+    wrapped = WeightEnum({prefix + key: value for key, value in state.items()})
+    model = models.ssd300_vgg16(3, weights=wrapped)
+    assert torch.equal(model.backbone.vgg[31].weight, state["vgg.31.weight"])
+    assert torch.equal(model.backbone.norm.weight, state["L2Norm.weight"])
+    assert torch.equal(model.backbone.extras.conv8_1.weight, state["extras.0.weight"])
+    assert torch.equal(model.backbone.extras.conv11_2.bias, state["extras.7.bias"])
+    assert torch.equal(model.heads[5].conf_conv.bias, state["conf.5.bias"])
+    assert torch.equal(model.heads[1].loc_conv.weight, state["loc.1.weight"])
+    assert model.detect_config.top_k == 200
+    total = sum(value.numel() for value in state.values())
+    assert sum(value.numel() for value in model.state_dict().values()) == total
+
+
+def test_own_weights_come_back(tmp_path):
+    model = models.ssd300_vgg16(2)
+    torch.save({"model": model.state_dict()}, tmp_path / "own.pt")
+    again = models.ssd300_vgg16(weights=tmp_path / "own.pt")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_weights_that_cannot_be_used_are_named(tmp_path):
+    (tmp_path / "text.pt").write_text("no weights")
+    state = amdegroot_state(3)
+    cases = [
+        (tmp_path / "none.pt", ValueError, "weights file .*none.pt does not exist"),
+        (tmp_path / "text.pt", ValueError, "text.pt must load with weights_only=True, got UnpicklingError"),
+        (17, TypeError, "weights must be a file, a weight enum or a state dict, got int"),
+        ({"layer1.0.weight": torch.zeros(1)}, ValueError, "got names like layer1.0.weight"),
+        ({"vgg.0.weight": torch.zeros(1)}, ValueError, "weights must hold the heads, got none"),
+        ({**state, "vgg.0.weight": torch.zeros(1)}, ValueError, "weights must fit SSD300, got others"),
+    ]
+    for weights, error, message in cases:
+        with pytest.raises(error, match=message) as caught:
+            models.ssd300_vgg16(weights=weights)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"num_classes must be that of the weights \(3\), got 21"):
+        models.ssd300_vgg16(21, weights=state)
 
 
 def test_ssd512_has_the_papers_maps():

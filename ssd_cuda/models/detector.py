@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -100,12 +101,14 @@ class SSD(nn.Module):
 
         Args:
             images: as :meth:`forward` takes them.
-            gt: boxes in the units of the priors, fractions of the image; labels from 1, 0 is background.
+            gt: boxes in fractions of the image, whatever the priors are in; labels from 1, 0 is background.
 
         Returns:
             ``(localization, classification, num_positives)``; train on the sum of the first two.
         """
         loc, conf = self(images)
+        if self.spec.pixels:
+            gt = replace(gt, boxes=gt.boxes * self._pixels(gt.boxes))
         return ops.multibox_loss(loc, conf, gt, self.priors, self.loss_config)
 
     @torch.no_grad()
@@ -117,7 +120,15 @@ class SSD(nn.Module):
             config: rule of the post-process; None: the model's own ``detect_config``.
         """
         loc, conf = self(images)
-        return ops.detect(loc, conf, self.priors, config or self.detect_config)
+        found = ops.detect(loc, conf, self.priors, config or self.detect_config)
+        if self.spec.pixels:
+            found = found._replace(boxes=found.boxes / self._pixels(found.boxes))
+        return found
+
+    def _pixels(self, like: Tensor) -> Tensor:
+        """[4] from fractions of the image to pixels."""
+        height, width = self.image_size
+        return like.new_tensor([width, height, width, height])
 
     def _check_images(self, images: Tensor) -> None:
         if not isinstance(images, Tensor):

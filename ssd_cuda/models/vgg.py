@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
 from ..config import DetectConfig, MultiBoxConfig
 from ..config_priors import PriorSpec
 from .detector import SSD
 from .layers import L2Norm, SSD512ExtraLayers, SSDExtraLayers
+from .weights import read_weights, recognise, rename
 
 __all__ = ["VGGBackbone", "ssd300_vgg16", "ssd512_vgg16"]
 
@@ -76,13 +80,50 @@ def _initialise(model: SSD) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def ssd300_vgg16(num_classes: int = 21) -> SSD:
+def ssd300_vgg16(num_classes: int | None = None, *, weights: Any = None) -> SSD:
     """SSD300: 300x300 images, six maps of 38, 19, 10, 5, 3 and 1 cells a side, 8732 priors.
 
     Args:
-        num_classes: background included; 21 is Pascal VOC.
+        num_classes: background included. None: that of the weights, or else 21, Pascal VOC.
+        weights: a file, a state dict, or torchvision's ``SSD300_VGG16_Weights``; of this model, of
+            torchvision's or in amdegroot's layout (:mod:`ssd_cuda.models.weights`). With torchvision's
+            come its priors and its rules of loss and detection, with amdegroot's those of amdegroot.
+            None: new weights.
+
+    Raises:
+        ValueError: weights of something else, or of another number of classes.
     """
-    return _vgg_ssd(VGGBackbone(SSDExtraLayers()), PriorSpec.preset("amdegroot"), num_classes)
+    dialect, state = "paper", None
+    if weights is not None:
+        state = read_weights(weights)
+        layout = recognise(state)
+        state = rename(state, layout)
+        dialect = "paper" if layout == "own" else layout
+        num_classes = _check_classes(state, num_classes)
+    spec = PriorSpec.preset("torchvision" if dialect == "torchvision" else "amdegroot")
+    classes = 21 if num_classes is None else num_classes
+    model = _vgg_ssd(VGGBackbone(SSDExtraLayers()), spec, classes, dialect)
+    if state is not None:
+        _load(model, state)
+    return model
+
+
+def _check_classes(state: Mapping[str, Tensor], num_classes: int | None) -> int:
+    bias = state.get("heads.0.conf_conv.bias")
+    if bias is None:
+        raise ValueError("weights must hold the heads, got none")
+    found = len(bias) // 4  # conv4_3 has four priors a cell
+    if num_classes not in (None, found):
+        raise ValueError(f"num_classes must be that of the weights ({found}), got {num_classes}")
+    return found
+
+
+def _load(model: SSD, state: Mapping[str, Tensor]) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise ValueError(f"weights must fit SSD300, got others: {detail}") from error
 
 
 def ssd512_vgg16(num_classes: int = 21) -> SSD:
@@ -96,15 +137,15 @@ def ssd512_vgg16(num_classes: int = 21) -> SSD:
     return _vgg_ssd(VGGBackbone(SSD512ExtraLayers()), spec, num_classes)
 
 
-def _vgg_ssd(backbone: VGGBackbone, spec: PriorSpec, num_classes: int) -> SSD:
+def _vgg_ssd(backbone: VGGBackbone, spec: PriorSpec, num_classes: int, dialect: str = "paper") -> SSD:
     model = SSD(
         backbone,
         spec,
         num_classes,
         mean=_MEAN,
         std=_STD,
-        loss_config=MultiBoxConfig.preset("paper"),
-        detect_config=DetectConfig.preset("paper"),
+        loss_config=MultiBoxConfig.preset(dialect, label_offset=0),
+        detect_config=DetectConfig.preset(dialect),
     )
     _initialise(model)
     return model

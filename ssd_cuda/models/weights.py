@@ -1,0 +1,137 @@
+"""Trained weights of other codebases under this package's names.
+
+The layers of :class:`~ssd_cuda.models.vgg.VGGBackbone` stand in the order that both sources use, so that
+renaming is all there is to do:
+
+================================= ====================== ==================================
+here                              amdegroot/ssd.pytorch  torchvision ssd300_vgg16
+================================= ====================== ==================================
+``backbone.vgg.<0..22>``          ``vgg.<same>``         ``backbone.features.<same>``
+``backbone.vgg.<23..29>``         ``vgg.<same>``         ``backbone.extra.0.<less 23>``
+``backbone.vgg.<30..34>``         ``vgg.<same>``         ``backbone.extra.0.7.<less 30>``
+``backbone.norm.weight``          ``L2Norm.weight``      ``backbone.scale_weight``
+``backbone.extras.conv<k>_1``     ``extras.<2(k-8)>``    ``backbone.extra.<k-7>.0``
+``backbone.extras.conv<k>_2``     ``extras.<2(k-8)+1>``  ``backbone.extra.<k-7>.2``
+``heads.<n>.loc_conv``            ``loc.<n>``            ``head.regression_head.module_list.<n>``
+``heads.<n>.conf_conv``           ``conf.<n>``           ``head.classification_head.module_list.<n>``
+================================= ====================== ==================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["read_weights", "recognise", "rename"]
+
+_HEADS = {
+    "loc": "loc_conv",
+    "conf": "conf_conv",
+    "regression_head": "loc_conv",
+    "classification_head": "conf_conv",
+}
+
+
+def _extra(index: int) -> str:
+    """conv8_1, conv8_2, conv9_1 ... counted from 0."""
+    return f"backbone.extras.conv{8 + index // 2}_{1 + index % 2}"
+
+
+# layout -> (pattern, our name for its groups), tried in order; a name that none fits stays as it is
+_RULES: dict[str, list[tuple[str, Callable[..., str]]]] = {
+    "amdegroot": [
+        (r"vgg\.(\d+)\.(\w+)", lambda n, kind: f"backbone.vgg.{n}.{kind}"),
+        (r"L2Norm\.weight", lambda: "backbone.norm.weight"),
+        (r"extras\.(\d+)\.(\w+)", lambda n, kind: f"{_extra(int(n))}.{kind}"),
+        (r"(loc|conf)\.(\d+)\.(\w+)", lambda part, n, kind: f"heads.{n}.{_HEADS[part]}.{kind}"),
+    ],
+    "torchvision": [
+        (r"backbone\.features\.(\d+)\.(\w+)", lambda n, kind: f"backbone.vgg.{n}.{kind}"),
+        (r"backbone\.extra\.0\.7\.(\d+)\.(\w+)", lambda n, kind: f"backbone.vgg.{int(n) + 30}.{kind}"),
+        (r"backbone\.extra\.0\.(\d+)\.(\w+)", lambda n, kind: f"backbone.vgg.{int(n) + 23}.{kind}"),
+        (
+            r"backbone\.extra\.(\d+)\.([02])\.(\w+)",
+            lambda k, half, kind: f"{_extra(2 * int(k) - 2 + int(half) // 2)}.{kind}",
+        ),
+        (r"backbone\.scale_weight", lambda: "backbone.norm.weight"),
+        (
+            r"head\.(\w+_head)\.module_list\.(\d+)\.(\w+)",
+            lambda part, n, kind: f"heads.{n}.{_HEADS[part]}.{kind}",
+        ),
+    ],
+}
+_SIGNS = {
+    "own": "backbone.vgg.0.weight",
+    "amdegroot": "vgg.0.weight",
+    "torchvision": "backbone.features.0.weight",
+}
+
+
+def recognise(state: Mapping[str, Any]) -> str:
+    """``"own"``, ``"amdegroot"`` or ``"torchvision"``, by the name of the first convolution.
+
+    Raises:
+        ValueError: none of them.
+    """
+    for layout, sign in _SIGNS.items():
+        if sign in state:
+            return layout
+    raise ValueError(
+        "weights must be a VGG-16 SSD of this package, of torchvision or in amdegroot's layout, "
+        f"got names like {', '.join(list(state)[:3]) or 'none'}"
+    )
+
+
+def rename(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
+    """The same tensors under our names."""
+    return {_our_name(key, layout): value for key, value in state.items()}
+
+
+def _our_name(key: str, layout: str) -> str:
+    for pattern, name in _RULES.get(layout, []):
+        match = re.fullmatch(pattern, key)
+        if match:
+            return name(*match.groups())
+    return key
+
+
+def read_weights(weights: Any) -> dict[str, Tensor]:
+    """The state dict behind a file, torchvision's weight enum or a mapping.
+
+    A file is read with ``weights_only=True``; DataParallel's prefix ``module.`` and the wrappers
+    ``state_dict``, ``model`` and ``average`` (this package's checkpoints) are taken off. torchvision's enum
+    downloads its file if torchvision has not done so before.
+
+    Raises:
+        ValueError: a file that is missing or not a state dict. TypeError: something else altogether.
+    """
+    if hasattr(weights, "get_state_dict"):
+        state: Any = weights.get_state_dict(progress=True, check_hash=True)
+    elif isinstance(weights, (str, Path)):
+        state = _read_file(Path(weights))
+    else:
+        state = weights
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"weights must be a file, a weight enum or a state dict, got {type(weights).__name__}"
+        )
+    for wrapper in ("average", "model", "state_dict"):
+        if isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _read_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"weights file {path} does not exist")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its readers do: pickle, zip, runtime, EOF errors
+        raise ValueError(
+            f"weights file {path} must load with weights_only=True, got {type(error).__name__}"
+        ) from error
