@@ -94,9 +94,11 @@ def _row_weights(positive: Tensor, negative: Tensor, count_positives_twice: bool
 
 def _classification(conf: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """The sum over the rows of each image that count: [B]. Only those rows enter autograd."""
-    counts = weights > 0
-    terms = cross_entropy(conf[counts], target[counts]) * weights[counts]
-    return conf.new_zeros(len(conf)).index_add(0, counts.nonzero()[:, 0], terms)
+    sums = []
+    for logits, label, weight in zip(conf, target, weights, strict=True):
+        rows = weight > 0
+        sums.append((cross_entropy(logits[rows], label[rows]) * weight[rows]).sum())
+    return torch.stack(sums) if sums else conf.sum((1, 2))
 
 
 def _localization(
