@@ -105,7 +105,8 @@ def cases() -> list[Case]:
 
 def cpu_medians(runs: list[Run], seconds: float = 0.5) -> list[float]:
     """Median CPU seconds of a call of each, in turns. CPU time, so that a busy machine does not decide."""
-    calls, samples = [], [[] for _ in runs]
+    calls: list[int] = []
+    samples: list[list[float]] = [[] for _ in runs]
     for run in runs:
         run()
         start = time.thread_time()

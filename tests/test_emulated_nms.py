@@ -62,6 +62,7 @@ def scene(n, size=30.0, extent=300.0):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 257])
 def test_is_the_reference(emulated, n, dtype):
+    emulated = emulated if n < 100 else emulated.with_seeds(0, 1)
     boxes, scores = scene(n, extent=80.0).to(dtype), torch.rand(n).to(dtype)
     for threshold in (0.0, 0.3, 1.0):
         same(emulated, boxes, scores, threshold)
@@ -124,12 +125,19 @@ def test_keys_sort_as_torch_does(emulated, dtype):
     assert torch.equal(result, torch.sort(scores, descending=True, stable=True).indices)
 
 
-def test_fewer_rows_than_kept(emulated):
-    boxes, scores = scene(1500, extent=3000.0), torch.rand(1500)
-    expected = reference.nms.nms(boxes, scores, 0.5)
-    for rows in (0, 1, 1025, 1600):
-        keep, count = run(emulated.with_seeds(0, 2), boxes, scores, 0.5, rows=rows)
-        assert count == min(rows, len(expected)) and torch.equal(keep[:count], expected[:rows])
+@pytest.mark.parametrize("n", [0, 1, 8191, 8192, 8193, 20_000])
+def test_compact(emulated, n):
+    """Kept boxes by rank, more of them than a block takes at a time, fewer or more rows than are kept."""
+    removed, order = (torch.rand(n) < 0.4).to(torch.uint8), torch.randperm(n)
+    place_of = torch.randperm(n).int()
+    for places in (None, place_of):
+        by_rank = removed if places is None else removed[places.long()]
+        expected = order[by_rank == 0]
+        for rows in {0, 1, len(expected) // 2, len(expected), n + 3}:
+            keep, count = emulated.with_seeds(0, 3).compact(removed, order, places, rows)
+            kept = min(rows, len(expected))
+            assert int(count) == kept and torch.equal(keep[:kept], expected[:kept])
+            assert bool((keep[kept:] == -1).all())
 
 
 @settings(deadline=None, max_examples=fuzz_examples())

@@ -6,10 +6,9 @@
 //             the last of the blocks that hold panel s resolves it, while the others go on clearing
 //   compact   kept indices in score order, their number, -1 in the rows after them
 //
-// A panel is resolved in rounds: a box with a kept remover goes, a box whose removers are all gone stays. The
-// first open box is decided in every round, so there are at most as many rounds as boxes, and in practice as
-// many as the longest chain of overlapping boxes. Every decision is the greedy one, whatever the order of
-// threads and blocks.
+// A panel is resolved in rounds: a box with a kept remover goes, a box whose removers are all gone stays. Every
+// round settles at least the first 32 open boxes, so there are at most 64 rounds, and in practice a few. Every
+// decision is the greedy one, whatever the order of threads and blocks.
 //
 // Bytes: mask writes and reads N * 256 at most, step s reads 16 (N - 2048 s), so O(N) memory and O(N^2 / 2048)
 // reads, which L2 serves to 10^6 boxes. A launch a panel, their number known on the host: no synchronisation.
@@ -161,48 +160,66 @@ struct PanelBits {
   uint32_t removed[kNmsWords], kept[kNmsWords], carried[kNmsWords];
 };
 
-// Decides every box of the panel whose removers among earlier panels have been applied. open, on entry: not
-// removed yet. Called by a whole block; thread t has the boxes t, t + kNmsBlock.
+// The open boxes of one word of 32, a lane each, decided as far as the other words are known.
+struct WordState {
+  uint32_t removed, kept;  // the same in every lane
+  bool open;
+};
+__device__ __forceinline__ WordState decide_word(WordState word, uint32_t removers, bool dead,
+                                                 bool blocked) {
+  while (true) {
+    const bool goes = word.open && (dead || (removers & word.kept) != 0);
+    const bool stays = word.open && !goes && !blocked && (removers & ~word.removed) == 0;
+    const uint32_t gone = __ballot_sync(0xffffffffu, goes),
+                   kept = __ballot_sync(0xffffffffu, stays);
+    if ((gone | kept) == 0) return word;
+    word.removed |= gone, word.kept |= kept;
+    word.open = word.open && !goes && !stays;
+  }
+}
+
+// Decides every box of the panel, given what earlier panels removed. candidate: not removed by them. Called by
+// a whole block; thread t has the boxes t, t + kNmsBlock, a warp 32 boxes of one word at a time. In a round every
+// warp settles its words as far as the words before them allow, so the first open word is settled in full.
 template <typename T>
 __device__ void decide_panel(const NmsArgs<T>& args, int64_t panel,
                              const bool (&candidate)[kNmsPerThread], PanelBits& bits) {
   const uint32_t* mask = args.mask + panel * kNmsWords * kNmsPanel;
   const int t = static_cast<int>(threadIdx.x), lane = t % 32;
-  bool open[kNmsPerThread];
-  uint64_t needed[kNmsPerThread];  // words of the mask with removers that are not known to be gone
+  uint64_t needed[kNmsPerThread];  // earlier words with removers that are not known to be gone
+  uint32_t own[kNmsPerThread];     // removers in the word of the box
+  WordState state[kNmsPerThread];
   for (int r = 0; r < kNmsPerThread; ++r) {
     const int i = t + r * kNmsBlock, word = i / 32;
-    open[r] = candidate[r];
     needed[r] = 0;
-    for (int w = 0; open[r] && w <= word; ++w) {
+    for (int w = 0; candidate[r] && w < word; ++w) {
       if (mask[w * kNmsPanel + i] != 0) needed[r] |= uint64_t{1} << w;
     }
-    const uint32_t gone = ~__ballot_sync(0xffffffffu, open[r]);
-    if (lane == 0) bits.removed[word] = gone, bits.kept[word] = 0;
+    own[r] = candidate[r] ? mask[word * kNmsPanel + i] : 0;
+    state[r] = {~__ballot_sync(0xffffffffu, candidate[r]), 0, candidate[r]};
+    if (lane == 0) bits.removed[word] = state[r].removed, bits.kept[word] = 0;
   }
   __syncthreads();
   bool any_open = true;
   while (any_open) {
-    bool dead[kNmsPerThread], stays[kNmsPerThread];
     bool still_open = false;
     for (int r = 0; r < kNmsPerThread; ++r) {
-      dead[r] = false;
-      for (uint64_t rest = open[r] ? needed[r] : 0; rest != 0 && !dead[r]; rest &= rest - 1) {
+      bool dead = false, blocked = false;
+      for (uint64_t rest = state[r].open ? needed[r] : 0; rest != 0 && !dead; rest &= rest - 1) {
         const int w = __ffsll(static_cast<long long>(rest)) - 1;
         const uint32_t removers = mask[w * kNmsPanel + t + r * kNmsBlock];
-        dead[r] = (removers & bits.kept[w]) != 0;
-        if ((removers & ~bits.removed[w]) == 0) needed[r] &= ~(uint64_t{1} << w);
+        dead = (removers & bits.kept[w]) != 0;
+        const bool known = (removers & ~bits.removed[w]) == 0;
+        if (known) needed[r] &= ~(uint64_t{1} << w);
+        blocked = blocked || !known;
       }
-      stays[r] = open[r] && !dead[r] && needed[r] == 0;
-      open[r] = open[r] && !dead[r] && !stays[r];
-      still_open = still_open || open[r];
+      state[r] = decide_word(state[r], own[r], dead, blocked);
+      still_open = still_open || state[r].open;
     }
     any_open = __syncthreads_or(still_open);  // everybody has read the bits
     for (int r = 0; r < kNmsPerThread; ++r) {
-      const int word = (t + r * kNmsBlock) / 32;  // of this warp alone
-      const uint32_t gone = __ballot_sync(0xffffffffu, dead[r]);
-      const uint32_t kept = __ballot_sync(0xffffffffu, stays[r]);
-      if (lane == 0) bits.removed[word] |= gone, bits.kept[word] |= kept;
+      const int word = (t + r * kNmsBlock) / 32;
+      if (lane == 0) bits.removed[word] = state[r].removed, bits.kept[word] = state[r].kept;
     }
     __syncthreads();
   }
@@ -243,7 +260,7 @@ __device__ void resolve_panel(const NmsArgs<T>& args, int64_t panel) {
 
 // Grid: over the boxes from the panel's first on, kNmsBlock each; one block for panel 0.
 template <typename T>
-__global__ void __launch_bounds__(kNmsBlock) nms_step_kernel(NmsArgs<T> args, int64_t panel) {
+__global__ void __launch_bounds__(kNmsBlock, 1) nms_step_kernel(NmsArgs<T> args, int64_t panel) {
   __shared__ bool last;
   if (panel > 0) {
     clear_box(args, panel,
@@ -270,27 +287,38 @@ struct NmsOutput {
   int64_t n, rows;
 };
 
-// One block: kept boxes in score order, a chunk of kNmsBlock ranks at a time.
-static __global__ void __launch_bounds__(kNmsBlock) nms_compact_kernel(NmsOutput o) {
-  __shared__ uint32_t words[kNmsBlock / 32];
+// One block: kept boxes in score order. A warp takes 8 rows of 32 ranks at a time, the block 8192 ranks.
+static __global__ void __launch_bounds__(kNmsBlock, 1) nms_compact_kernel(NmsOutput o) {
+  constexpr int kWarps = kNmsBlock / 32, kRows = 8;
+  __shared__ int totals[kWarps];
   const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
   int64_t written = 0;
-  for (int64_t begin = 0; begin < o.n && written < o.rows; begin += kNmsBlock) {
-    const int64_t rank = begin + t;
-    bool kept = false;
-    if (rank < o.n) kept = o.removed[o.place_of ? o.place_of[rank] : rank] == 0;
-    const uint32_t word = __ballot_sync(0xffffffffu, kept);
-    if (lane == 0) words[warp] = word;
-    __syncthreads();
-    int before = __popc(word & ((1u << lane) - 1)), total = 0;
-    for (int w = 0; w < kNmsBlock / 32; ++w) {
-      const int ones = __popc(words[w]);
-      before += w < warp ? ones : 0;
-      total += ones;
+  for (int64_t begin = 0; begin < o.n && written < o.rows; begin += kNmsBlock * kRows) {
+    const int64_t first = begin + warp * (32 * kRows) + lane;
+    uint32_t words[kRows];
+    int in_warp = 0;
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      const int64_t rank = first + row * 32;
+      bool kept = false;
+      if (rank < o.n) kept = o.removed[o.place_of ? o.place_of[rank] : rank] == 0;
+      words[row] = __ballot_sync(0xffffffffu, kept);
+      in_warp += __popc(words[row]);
     }
-    if (kept && written + before < o.rows) o.keep[written + before] = o.order[rank];
-    written += total;
-    __syncthreads();  // before words is overwritten
+    if (lane == 0) totals[warp] = in_warp;
+    __syncthreads();
+    int64_t at = written;
+    for (int w = 0; w < kWarps; ++w) {
+      at += w < warp ? totals[w] : 0;
+      written += totals[w];
+    }
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      const int64_t place = at + __popc(words[row] & ((1u << lane) - 1));
+      if (((words[row] >> lane) & 1) && place < o.rows) o.keep[place] = o.order[first + row * 32];
+      at += __popc(words[row]);
+    }
+    __syncthreads();  // before totals is overwritten
   }
   written = min(written, o.rows);
   for (int64_t row = written + t; row < o.rows; row += kNmsBlock) o.keep[row] = -1;

@@ -56,6 +56,16 @@ py::tuple nms(Array<S> boxes, Array<int64_t> order, std::optional<Array<int64_t>
   return py::make_tuple(keep.numpy(), count.numpy());
 }
 
+// removed: [N] by place, order: [N], place_of: [N] or None -> keep [rows], count []
+py::tuple compact(Array<uint8_t> removed, Array<int64_t> order,
+                  std::optional<Array<int32_t>> place_of, int64_t rows) {
+  Array<int64_t> keep({rows}), count({1});
+  const NmsOutput output{removed, emulator::pointer(place_of), order, keep, count, order.shape(0),
+                         rows};
+  emulator::check(launch_nms_compact(output, nullptr));
+  return py::make_tuple(keep.numpy(), count.numpy());
+}
+
 }  // namespace
 
 EMULATOR_MODULE(m) {
@@ -64,6 +74,7 @@ EMULATOR_MODULE(m) {
   m.def("keys", &keys<__half, float, int32_t>);
   m.def("keys", &keys<__nv_bfloat16, float, int32_t>);
   m.def("classes", &classes);
+  m.def("compact", &compact);
   m.def("nms", &nms<float, float>);
   m.def("nms", &nms<double, double>);
   m.def("nms", &nms<__half, float>);
