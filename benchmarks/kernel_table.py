@@ -28,6 +28,18 @@ BYTES = {
     "iou_kernel": "4 T (N + M) read, T N M written",
     "coder_kernel": "8 T a row read (12 T with variances or backward), 4 T written",
     "priors_kernel": "4 T a prior written",
+    "match_kernel": "4 T a prior, 4 T a truth and block read; 4 B a prior written",
+    "force_kernel": "8 B a truth read, 4 B written; a bipartite search reads 4 T P",
+    "scan_kernel": "T B P C read; keys of the slices written (8 B, 16 B in fp64)",
+    "image_kernel": "keys of the slices, 8 T a decoded candidate read; 40 B a row written",
+    "soft_nms_kernel": "2 T a prior and list read where nothing passes, else a column; 40 B a candidate written",
+    "rank_kernel": "keys of an image's lists read; 40 B a row written",
+    "nms_key_kernel": "T N read, 4 N written (8 N in fp64)",
+    "nms_class_kernel": "16 N read, 8 N written",
+    "nms_gather_kernel": "(4 T + 24) N read, (4 T + 13) N written",
+    "nms_mask_kernel": "4 T N read, at most 256 N written",
+    "nms_step_kernel": "4 T (N - 2048 s) and 256 B a box of panel s read",
+    "nms_compact_kernel": "9 N read, 8 B a row written",
 }
 
 

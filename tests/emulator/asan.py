@@ -2,7 +2,7 @@
 
     python tests/emulator/asan.py [pytest arguments]
 
-Python itself is not built so: the sanitizer's runtime is preloaded. A defect ends the process with its report.
+Python itself is not built so: the runtime is preloaded. A defect ends the process with its report.
 """
 
 import os
