@@ -142,12 +142,12 @@ class WeightEnum:
 
 
 def amdegroot_state(num_classes):
-    """A state dict with the names and shapes of amdegroot/ssd.pytorch, from its published configuration."""
+    """Names and shapes of amdegroot/ssd.pytorch, from its published configuration; a number per tensor."""
     state = {}
 
     def conv(name, out, inside, kernel):
-        state[f"{name}.weight"] = torch.randn(out, inside, kernel, kernel) * 0.02
-        state[f"{name}.bias"] = torch.randn(out) * 0.02
+        state[f"{name}.weight"] = torch.full((out, inside, kernel, kernel), float(len(state)))
+        state[f"{name}.bias"] = torch.full((out,), float(len(state)))
 
     channels = 3
     widths = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256}
@@ -157,7 +157,7 @@ def amdegroot_state(num_classes):
         channels = width
     conv("vgg.31", 1024, 512, 3)
     conv("vgg.33", 1024, 1024, 1)
-    state["L2Norm.weight"] = torch.rand(512) + 20
+    state["L2Norm.weight"] = torch.full((512,), 20.5)
     channels = 1024
     for index, width in enumerate((256, 512, 128, 256, 128, 256, 128, 256)):
         conv(f"extras.{index}", width, channels, 3 if index % 2 else 1)
