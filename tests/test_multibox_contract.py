@@ -191,7 +191,7 @@ BAD = ops.GroundTruth.from_list([torch.tensor([[0.0, 0, 1, 1]])], [torch.tensor(
         (
             lambda: ops.ssd_loss(LOC, CONF, LOC, torch.tensor([[0, 1, 2]])),
             ValueError,
-            r"conf_target of ssd_loss must lie in \[0, 2\), got 2",
+            r"conf_target must lie in \[0, 2\), got 2",
         ),
         (
             lambda: ops.ssd_loss(LOC, CONF, LOC, torch.zeros(1, 3)),

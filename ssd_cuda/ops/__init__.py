@@ -5,7 +5,7 @@ from .detect import Detections, detect
 from .ground_truth import GroundTruth
 from .matching import BACKGROUND, IGNORED, match
 from .mining import TopK, select_hard_negatives, top_k_threshold
-from .multibox import MultiBoxLosses, multibox_loss, ssd_loss
+from .multibox import MultiBoxLosses, multibox_loss, multibox_loss_on_targets, ssd_loss
 from .nms import batched_nms, nms, nms_padded
 from .priors import generate_priors, prior_variances
 
@@ -24,6 +24,7 @@ __all__ = [
     "generate_priors",
     "match",
     "multibox_loss",
+    "multibox_loss_on_targets",
     "nms",
     "nms_padded",
     "prior_variances",

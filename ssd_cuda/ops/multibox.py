@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -177,12 +178,18 @@ def multibox_loss(
         rules,
         numbers,
     )
-    if config.normalizer == "global":
-        total = _total_over_processes(num_positives, process_group).to(wide)
-        if config.clamp_normalizer:
-            total = total.clamp(min=1)
-        localization, classification = localization / total, classification / total
-    return MultiBoxLosses(localization, classification, num_positives)
+    losses = MultiBoxLosses(localization, classification, num_positives)
+    return _over_processes(losses, config, process_group) if config.normalizer == "global" else losses
+
+
+def _over_processes(
+    sums: MultiBoxLosses, config: MultiBoxConfig, group: torch.distributed.ProcessGroup | None
+) -> MultiBoxLosses:
+    """The sums of this process over the positives of all."""
+    total = _total_over_processes(sums.num_positives, group).to(sums.localization.dtype)
+    if config.clamp_normalizer:
+        total = total.clamp(min=1)
+    return MultiBoxLosses(sums.localization / total, sums.classification / total, sums.num_positives)
 
 
 def _total_over_processes(count: Tensor, group: torch.distributed.ProcessGroup | None) -> Tensor:
@@ -225,27 +232,61 @@ def ssd_loss(
     Raises:
         ValueError, TypeError: wrong shapes, dtypes or devices; a class out of range.
     """
-    loc_pred, conf_pred = _predictions(loc_pred, conf_pred, "bpc")
-    batch, width, num_classes = conf_pred.shape
-    check_tensor("loc_target", loc_target, (batch, width, 4), FLOATING)
+    check_range("neg_pos_ratio", neg_pos_ratio, 0.0)
+    mining = replace(_SEED.mining, ratio=float(neg_pos_ratio))
+    config = replace(_SEED, mining=mining, ignore_label=_TORCH_IGNORE)
+    losses = multibox_loss_on_targets(loc_pred, conf_pred, loc_target, conf_target, config, check=check)
+    return losses.localization, losses.classification
+
+
+def multibox_loss_on_targets(
+    loc: Tensor,
+    conf: Tensor,
+    loc_target: Tensor,
+    conf_target: Tensor,
+    config: MultiBoxConfig | None = None,
+    *,
+    process_group: torch.distributed.ProcessGroup | None = None,
+    check: bool = False,
+) -> MultiBoxLosses:
+    """:func:`multibox_loss` where matching and coding are done already, as in codebases whose data loader
+    or encoder hands over one target a prior.
+
+    Args:
+        loc: as in :func:`multibox_loss`. Differentiable.
+        conf: as in :func:`multibox_loss`. Differentiable.
+        loc_target: box codes of the shape of ``loc``; read at positives only.
+        conf_target: integer ``[B, P]`` classes; what is no background and not ``config.ignore_label`` is
+            positive. ``label_offset`` is added here too.
+        config: the options of mining and loss; those of matching are not used.
+        process_group: as in :func:`multibox_loss`.
+        check: also look at ``conf_target`` where that waits for the device (always on the CPU in eager mode).
+
+    Returns:
+        As :func:`multibox_loss`.
+
+    Raises:
+        ValueError, TypeError: wrong shapes, dtypes, devices or options; a class out of range.
+    """
+    config = config if config is not None else MultiBoxConfig()
+    loc, conf = _predictions(loc, conf, config.layout)
+    batch, width, num_classes = conf.shape
+    if config.layout == "bcp":
+        check_tensor("loc_target", loc_target, (batch, 4, width), FLOATING)
+        loc_target = loc_target.transpose(1, 2)
+    else:
+        check_tensor("loc_target", loc_target, (batch, width, 4), FLOATING)
     check_tensor("conf_target", conf_target, (batch, width), _INTEGERS)
     check_no_grad("loc_target", loc_target, "only the predictions are differentiated")
-    check_range("neg_pos_ratio", neg_pos_ratio, 0.0)
-    require("ssd_loss", loc_pred, conf_pred, loc_target, conf_target)
-    if _should_check(check, conf_target):
-        bad = ((conf_target < 0) | (conf_target >= num_classes)) & (conf_target != _TORCH_IGNORE)
-        if bad.any():
-            raise ValueError(
-                f"conf_target of ssd_loss must lie in [0, {num_classes}), got {int(conf_target[bad][0])}"
-            )
-    rules, numbers = _rules(_SEED)
-    rules[2], rules[3] = _TORCH_IGNORE, 1
-    numbers[0] = float(neg_pos_ratio)
-    localization, classification, *_ = torch.ops.ssd_cuda.multibox_loss(
-        loc_pred,
-        conf_pred,
+    require("multibox_loss_on_targets", loc, conf, loc_target, conf_target)
+    if _should_check(check, conf_target) and not config.single_class:
+        _check_classes(conf_target, config, num_classes)
+    rules, numbers = _rules(config)
+    localization, classification, num_positives, *_ = torch.ops.ssd_cuda.multibox_loss(
+        loc,
+        conf,
         conf_target.long(),
-        loc_target.to(torch.float64 if conf_pred.dtype == torch.float64 else torch.float32),
+        loc_target.to(torch.float64 if conf.dtype == torch.float64 else torch.float32),
         None,
         None,
         None,
@@ -255,7 +296,18 @@ def ssd_loss(
         rules,
         numbers,
     )
-    return localization, classification
+    losses = MultiBoxLosses(localization, classification, num_positives)
+    return _over_processes(losses, config, process_group) if config.normalizer == "global" else losses
+
+
+def _check_classes(conf_target: Tensor, config: MultiBoxConfig, num_classes: int) -> None:
+    """Raise for the first ready target that is no class. Reads the values: one sync on CUDA."""
+    low, high = -config.label_offset, num_classes - config.label_offset
+    bad = (conf_target < low) | (conf_target >= high)
+    if config.ignore_label is not None:
+        bad &= conf_target != config.ignore_label
+    if bad.any():
+        raise ValueError(f"conf_target must lie in [{low}, {high}), got {int(conf_target[bad][0])}")
 
 
 @register_fake("multibox_loss")
