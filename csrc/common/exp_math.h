@@ -1,5 +1,5 @@
-// exp in fp32 with the same bits on every CPU, every vector width and every card, so that a score near the
-// threshold falls on the same side everywhere. Library exps differ from each other in the last bits.
+// exp and log in fp32 with the same bits on every CPU, every vector width and every card, so that a score near the
+// threshold falls on the same side everywhere. Library functions differ from each other in the last bits.
 #pragma once
 
 #include <cstring>
@@ -65,5 +65,35 @@ SSD_HOST_DEVICE float exp_fixed(float x) {
   return x < kExpLowest ? 0.0f : x > kExpHighest ? detail::bits_to_float(0x7f800000u) : y;
 }
 SSD_HOST_DEVICE double exp_fixed(double x) { return std::exp(x); }
+
+// log(1 + x) for 1 + x in [sqrt(1/2), sqrt(2)): x - x^2 / 2 + x^3 * a polynomial of degree 8; plus n * ln 2 in two
+// parts, for log(2^n * (1 + x)). log of 1 is exactly 0. At most 2 units in the last place.
+template <typename V, typename Ops>
+SSD_HOST_DEVICE V log_reduced(V x, V n) {
+  const V z = Ops::mul(x, x);
+  V p = Ops::add(Ops::mul(x, 7.0376836292e-2f), -1.1514610310e-1f);
+  p = Ops::add(Ops::mul(p, x), 1.1676998740e-1f);
+  p = Ops::add(Ops::mul(p, x), -1.2420140846e-1f);
+  p = Ops::add(Ops::mul(p, x), 1.4249322787e-1f);
+  p = Ops::add(Ops::mul(p, x), -1.6668057665e-1f);
+  p = Ops::add(Ops::mul(p, x), 2.0000714765e-1f);
+  p = Ops::add(Ops::mul(p, x), -2.4999993993e-1f);
+  p = Ops::add(Ops::mul(p, x), 3.3333331174e-1f);
+  p = Ops::mul(Ops::mul(p, x), z);
+  p = Ops::add(p, Ops::mul(n, -2.12194440e-4f));
+  p = Ops::add(p, Ops::mul(z, -0.5f));
+  return Ops::add(Ops::add(x, p), Ops::mul(n, 0.693359375f));
+}
+constexpr uint32_t kFloatRootHalf = 0x3f3504f3u;  // sqrt(1/2)
+
+// log(x) for a normal x > 0; +inf and NaN stay.
+SSD_HOST_DEVICE float log_fixed(float x) {
+  const uint32_t bits = detail::float_to_bits(x);
+  const int32_t n = static_cast<int32_t>(bits - kFloatRootHalf) >> 23;
+  const float m = detail::bits_to_float(bits - (static_cast<uint32_t>(n) << 23));
+  const float y = log_reduced<float, ScalarOps>(add_rn(m, -1.0f), static_cast<float>(n));
+  return x < detail::bits_to_float(0x7f800000u) ? y : x;
+}
+SSD_HOST_DEVICE double log_fixed(double x) { return std::log(x); }
 
 }  // namespace ssd_cuda

@@ -2,7 +2,7 @@
 // T is the arithmetic type, float or double.
 #pragma once
 
-#include "host_device.h"
+#include "exp_math.h"
 
 namespace ssd_cuda {
 
@@ -10,7 +10,7 @@ namespace ssd_cuda {
 // sum >= 1 and x <= largest, so the result is never negative; a logit of NaN or +inf gives NaN.
 template <typename T>
 SSD_HOST_DEVICE T cross_entropy(T sum, T x, T largest) {
-  return std::log(sum) - (x - largest);
+  return sub_rn(log_fixed(sum), sub_rn(x, largest));
 }
 
 // d(cross entropy of class label)/d(logit c) = softmax(c) - [c == label], with probability = softmax(c).

@@ -71,6 +71,7 @@ inline Tensor dense(const Tensor& t, std::size_t alignment = 32) {
 }
 
 inline Tensor packed(const Tensor& t) { return torch::stable::contiguous(t); }
+inline Tensor swap_last(const Tensor& t) { return torch::stable::transpose(t, -2, -1); }
 
 inline Tensor empty_on(const Tensor& like, std::initializer_list<int64_t> size, ScalarType dtype) {
   return torch::stable::new_empty(like, size, dtype);

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstring>
-#include <limits>
 #include <type_traits>
 
 #include "../common/host_device.h"
@@ -85,8 +84,7 @@ SSD_HOST_DEVICE int64_t num_hard_negatives(const MiningRule& rule, int64_t posit
 
 template <typename T>
 SSD_HOST_DEVICE Ordered<T> positive_key(const MiningRule& rule) {
-  const T minus_infinity = -std::numeric_limits<T>::infinity();
-  return ordered_key<T>(rule.zero_fill ? T(0) : minus_infinity);
+  return ordered_key<T>(rule.zero_fill ? T(0) : T(-INFINITY));
 }
 
 }  // namespace ssd_cuda

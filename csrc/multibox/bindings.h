@@ -8,30 +8,11 @@ namespace ssd_cuda {
 
 using Ints = std::vector<int64_t>;
 
-// rules and numbers as ssd_cuda/ops/multibox.py lists them.
 inline MultiBoxRule parse_rule(const Ints& rules, const Doubles& numbers, int64_t num_classes) {
-  STD_TORCH_CHECK(rules.size() == 13 && numbers.size() == 3,
+  STD_TORCH_CHECK(rules.size() == kNumRules && numbers.size() == kNumNumbers,
                   "multibox_loss: expected 13 rules and 3 numbers, got ", rules.size(), " and ",
                   numbers.size());
-  MultiBoxRule rule;
-  rule.label = {.num_classes = num_classes,
-                .background = rules[0] != 0 ? num_classes - 1 : 0,
-                .offset = rules[1],
-                .ignore = rules[2],
-                .has_ignore = rules[3] != 0,
-                .single_class = rules[4] != 0,
-                .zero_label = static_cast<ZeroLabel>(rules[5])};
-  rule.mining = {.ratio = static_cast<float>(numbers[0]),
-                 .round_up = rules[6] != 0,
-                 .min_negatives = rules[7],
-                 .cap = static_cast<MiningRule::Cap>(rules[8]),
-                 .zero_fill = rules[9] != 0};
-  rule.loss = {.beta = numbers[1],
-               .loc_factor = numbers[2],
-               .normalizer = static_cast<Normalizer>(rules[11]),
-               .clamp = rules[12] != 0,
-               .positives_twice = rules[10] != 0};
-  return rule;
+  return make_rule(rules.data(), numbers.data(), num_classes);
 }
 
 // The target tensors, dense, with the types the kernels read.

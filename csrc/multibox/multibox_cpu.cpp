@@ -133,15 +133,6 @@ void run_forward(const Batch<S>& batch, Ordered<acc_t<S>>* keys, int64_t* cuts,
   });
 }
 
-// How often the cross entropy of a row counts.
-template <typename U>
-int row_weight(const Row& row, U key, int64_t p, RowCut<U> cut, bool positives_twice) {
-  if (row.kind == RowKind::kIgnored) return 0;
-  const bool selected = is_selected(key, p, cut);
-  if (row.kind == RowKind::kPositive) return 1 + (positives_twice && selected);
-  return selected;
-}
-
 template <typename S>
 void run_backward(const Batch<S>& batch, const Ordered<acc_t<S>>* keys, const int64_t* cuts,
                   const acc_t<S>* scales, acc_t<S> grad_loc, acc_t<S> grad_conf,
@@ -158,8 +149,8 @@ void run_backward(const Batch<S>& batch, const Ordered<acc_t<S>>* keys, const in
       const T loc_scale = static_cast<T>(grad_loc * batch.rule.loss.loc_factor * scales[image]);
       for (int64_t p = begin; p < end; ++p) {
         const Row row = batch.targets.row(image, p, batch.rule.label);
-        const int weight =
-            row_weight(row, keys[image * batch.width + p], p, cut, batch.rule.loss.positives_twice);
+        const int weight = row_weight(row.kind, keys[image * batch.width + p], p, cut,
+                                      batch.rule.loss.positives_twice);
         if (weight > 0 && scales[image] != T(0)) {
           cross_entropy_row_backward(batch.conf.row(image, p), batch.conf.class_stride,
                                      batch.conf.num_classes, row.label,
@@ -235,7 +226,7 @@ Tensor zeros_like_rows(const Tensor& t) {
   const bool first = is_channels_first(t);
   const std::vector<int64_t> size = {t.size(0), t.size(first ? 2 : 1), t.size(first ? 1 : 2)};
   const Tensor zeros = zero_pages(t, size, t.scalar_type(), sizeof(S));
-  return first ? torch::stable::transpose(zeros, 1, 2) : zeros;
+  return first ? swap_last(zeros) : zeros;
 }
 
 std::tuple<Tensor, Tensor> multibox_loss_backward(

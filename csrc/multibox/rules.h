@@ -1,8 +1,6 @@
 // The options of the MultiBox loss and what they make of one prior, for the CPU and the CUDA kernels.
 #pragma once
 
-#include <limits>
-
 #include "../common/box_math.h"
 #include "../common/loss_math.h"
 #include "../mining/ordered_key.h"
@@ -56,6 +54,30 @@ struct MultiBoxRule {
   LossRule loss;
 };
 
+// The options as flat lists, in the order of _rules in ssd_cuda/ops/multibox.py.
+constexpr int kNumRules = 13, kNumNumbers = 3;
+inline MultiBoxRule make_rule(const int64_t* rules, const double* numbers, int64_t num_classes) {
+  MultiBoxRule rule;
+  rule.label = {.num_classes = num_classes,
+                .background = rules[0] != 0 ? num_classes - 1 : 0,
+                .offset = rules[1],
+                .ignore = rules[2],
+                .has_ignore = rules[3] != 0,
+                .single_class = rules[4] != 0,
+                .zero_label = static_cast<ZeroLabel>(rules[5])};
+  rule.mining = {.ratio = static_cast<float>(numbers[0]),
+                 .round_up = rules[6] != 0,
+                 .min_negatives = rules[7],
+                 .cap = static_cast<MiningRule::Cap>(rules[8]),
+                 .zero_fill = rules[9] != 0};
+  rule.loss = {.beta = numbers[1],
+               .loc_factor = numbers[2],
+               .normalizer = static_cast<Normalizer>(rules[11]),
+               .clamp = rules[12] != 0,
+               .positives_twice = rules[10] != 0};
+  return rule;
+}
+
 // A prior as the cross entropy sees it. label is -1 where the given one is out of range: its loss is NaN.
 struct Row {
   RowKind kind;
@@ -105,7 +127,7 @@ struct Targets {
   SSD_HOST_DEVICE Vec4<T> loc_target(int64_t image, int64_t p) const {
     if (codes == nullptr) return boxes[image * width + p];
     const int64_t g = ground_truth(image, p);
-    const T nan = std::numeric_limits<T>::quiet_NaN();
+    const T nan = T(NAN);
     if (g < 0) return {nan, nan, nan, nan};
     const int64_t prior = own_priors ? image * width + p : p;
     return encode_box(boxes[g], prior_center(priors[prior], format),
@@ -124,6 +146,16 @@ struct Targets {
     return {label > 0 ? RowKind::kPositive : RowKind::kNegative, in_range(label, rule)};
   }
 };
+
+// How often the cross entropy of row p counts.
+template <typename U>
+SSD_HOST_DEVICE int row_weight(RowKind kind, U key, int64_t p, RowCut<U> cut,
+                               bool positives_twice) {
+  if (kind == RowKind::kIgnored) return 0;
+  const bool selected = is_selected(key, p, cut);
+  if (kind == RowKind::kPositive) return positives_twice && selected ? 2 : 1;
+  return selected ? 1 : 0;
+}
 
 // Sums over one image, or a tile of it: added in double, in a fixed order.
 struct ImageSums {

@@ -29,7 +29,7 @@ T row_cross_entropy(const S* row, int64_t stride, int64_t classes, int64_t label
   }
   T sum = 0;
   for (int64_t c = 0; c < classes; ++c) {
-    sum += std::exp(static_cast<T>(row[c * stride]) - largest);
+    sum += exp_fixed(static_cast<T>(row[c * stride]) - largest);
   }
   return cross_entropy(sum, static_cast<T>(row[label * stride]), largest);
 }
@@ -57,10 +57,10 @@ void cross_entropy_row_backward(const S* row, int64_t stride, int64_t classes, i
   }
   T sum = 0;
   for (int64_t c = 0; c < classes; ++c) {
-    sum += std::exp(static_cast<T>(row[c * stride]) - largest);
+    sum += exp_fixed(static_cast<T>(row[c * stride]) - largest);
   }
   for (int64_t c = 0; c < classes; ++c) {
-    const T probability = std::exp(static_cast<T>(row[c * stride]) - largest) / sum;
+    const T probability = exp_fixed(static_cast<T>(row[c * stride]) - largest) / sum;
     grad[c * grad_stride] =
         static_cast<S>(scale * (label < 0 ? std::numeric_limits<T>::quiet_NaN()
                                           : cross_entropy_gradient(probability, c == label)));

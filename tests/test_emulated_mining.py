@@ -1,0 +1,86 @@
+"""The mining kernels' device code on the CPU against the reference: every key, k and width."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from emulator.harness import fuzz_examples, kernels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_mining import DTYPES, key_rows
+
+from ssd_cuda.ops.mining import CAPS
+from ssd_cuda.reference import mining as reference
+
+WIDTHS = [1, 31, 1023, 1025, 9 * 1024 + 1, 12 * 1024 + 1]  # about a block, and each way to hold the keys
+
+
+@pytest.fixture(scope="module")
+def mining():
+    return kernels("mining").with_seeds(0, 3)
+
+
+def assert_same_top_k(mining, keys, k):
+    threshold, tie_index, count, total, mask = mining.top_k(keys, k)
+    expected = reference.threshold_per_row(keys, k)
+    assert torch.equal(mask, reference.top_k_per_row(keys, k))
+    assert torch.equal(tie_index, expected[1])
+    assert torch.equal(count, expected[2])
+    torch.testing.assert_close(threshold, expected[0], rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(total, expected[3], rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "equal", "close", "special"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_top_k(mining, kind, width):
+    if width > 2000 and kind in ("normal", "special"):
+        pytest.skip("long rows: the others tell as much")
+    keys = key_rows(kind, 3, width, torch.float32)
+    assert_same_top_k(mining, keys, torch.tensor([0, max(width // 3, 1), width + 5]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes(mining, dtype):
+    for kind in ("normal", "special"):
+        assert_same_top_k(mining, key_rows(kind, 3, 300, dtype), torch.tensor([1, 100, 299]))
+
+
+@settings(max_examples=fuzz_examples(), deadline=None)
+@given(st.integers(1, 3), st.integers(0, 70), st.integers(0, 2**31), st.integers(1, 6))
+def test_fuzz_ties(batch, width, seed, values):
+    generator = torch.Generator().manual_seed(seed)
+    keys = torch.randint(-values, values, (batch, width), generator=generator).float()
+    k = torch.randint(-1, width + 2, (batch,), generator=generator)
+    assert_same_top_k(kernels("mining").with_seeds(0), keys, k)
+
+
+@pytest.mark.parametrize("cap", CAPS)
+@pytest.mark.parametrize("positive_fill", ["zero", "-inf"])
+@pytest.mark.parametrize("rounding, ratio", [("floor", 3.0), ("ceil", 2.3)])
+def test_hard_negatives(mining, cap, positive_fill, rounding, ratio):
+    zero_fill = positive_fill == "zero"
+    for kind, excluded, least in (("normal", None, 0), ("ties", 0.3, 5), ("special", 1.0, 3)):
+        keys = key_rows(kind, 4, 257, torch.float32)
+        positive = torch.rand(4, 257) < torch.tensor([0.0, 0.02, 0.4, 1.0])[:, None]
+        candidates = None if excluded is None else torch.rand(4, 257) >= excluded
+        result = mining.hard_negatives(
+            keys,
+            positive,
+            candidates,
+            ratio,
+            rounding == "ceil",
+            least,
+            CAPS.index(cap),
+            zero_fill,
+        )
+        expected = reference.select_hard_negatives(
+            keys,
+            positive,
+            candidates=candidates,
+            ratio=ratio,
+            rounding=rounding,
+            min_negatives=least,
+            cap=cap,
+            positive_fill=positive_fill,
+        )
+        assert torch.equal(result, expected)

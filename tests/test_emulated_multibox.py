@@ -1,0 +1,148 @@
+"""The MultiBox kernels' device code on the CPU: the reference's values, the bits of the CPU kernels' keys."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from emulator.harness import fuzz_examples, kernels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from multibox_cases import batch_of, gradients, reference_loss
+from test_multibox import CHANGES, DTYPES, PRESETS
+
+from ssd_cuda import MultiBoxConfig, ops
+from ssd_cuda.ops._checks import four_variances
+from ssd_cuda.ops.multibox import _rules
+
+
+@pytest.fixture(scope="module")
+def multibox():
+    return kernels("multibox").with_seeds(0, 3)
+
+
+def emulated(multibox, loc, conf, gt, priors, config, weights=(1.5, 0.7)):
+    """(localization, classification, num_positives, keys, d_loc, d_conf) of the emulated kernels."""
+    wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
+    codes = ops.match(gt, priors, config=config.match)
+    own = priors if config.match.prior_format == "cxcywh" else priors_as_centers(priors)
+    variances = None  # the binding has the usual ones
+    if config.variances != (0.1, 0.2):
+        variances = torch.tensor(four_variances(config.variances), dtype=wide).expand_as(own)
+    rules, numbers = _rules(config)
+    return multibox.loss(
+        loc.detach(),
+        conf.detach(),
+        config.layout == "bcp",
+        gt.boxes.to(wide),
+        gt.labels,
+        codes,
+        gt.offsets,
+        own.to(wide),
+        variances,
+        rules,
+        numbers,
+        *weights,
+    )
+
+
+def priors_as_centers(priors):
+    size = priors[..., 2:] - priors[..., :2]
+    return torch.cat([priors[..., :2] + 0.5 * size, size], -1)
+
+
+def assert_is_reference(multibox, loc, conf, gt, priors, config):
+    loc.requires_grad_(), conf.requires_grad_()
+    result = emulated(multibox, loc, conf, gt, priors, config)
+    expected = reference_loss(loc, conf, gt, priors, config)
+    assert result[2].item() == expected[2].item()
+    counts = expected[2] if config.normalizer == "global" else 1  # the kernels leave that sum undivided
+    divisor = max(int(counts), 1)
+    for mine, theirs in zip(result[:2], expected[:2], strict=True):
+        torch.testing.assert_close(mine[0] / divisor, theirs.detach(), rtol=1e-5, atol=1e-5, equal_nan=True)
+    if not (expected[0].isfinite() and expected[1].isfinite()):
+        return
+    half = loc.dtype in (torch.float16, torch.bfloat16)
+    for mine, theirs in zip(result[4:], gradients(expected, loc, conf), strict=True):
+        tolerance = dict(rtol=1e-2, atol=1e-5) if half else dict(rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(mine / divisor, theirs, **tolerance)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets(multibox, preset):
+    config = MultiBoxConfig.preset(preset)
+    assert_is_reference(multibox, *batch_of(config, (3, 0, 5), width=131), config)
+    assert_is_reference(multibox, *batch_of(config, (30, 1), width=20, ties=True), config)
+    assert_is_reference(multibox, *batch_of(config, (0,), width=1), config)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["bpc", "bcp"])
+@pytest.mark.parametrize("classes", [1, 2, 3, 20, 21, 81, 6200])  # each pitch; rows too long to be staged
+def test_classes_and_layouts(multibox, dtype, layout, classes):
+    config = MultiBoxConfig(layout=layout, zero_label="localize")
+    width = 9 if classes > 1000 else 140
+    loc, conf, gt, priors = batch_of(config, (2, 1), width=width, classes=max(classes, 2), dtype=dtype)
+    if classes == 1:
+        conf = conf.narrow(1 if layout == "bcp" else 2, 0, 1).contiguous()
+        gt = dataclasses.replace(gt, labels=torch.zeros_like(gt.labels))
+    assert_is_reference(multibox, loc, conf, gt, priors, config)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: ", ".join(change))
+def test_options(multibox, change):
+    config = MultiBoxConfig(**change)
+    loc, conf, gt, priors = batch_of(config, (4, 0, 2, 1))
+    if "zero_label" in change:
+        gt = dataclasses.replace(gt, labels=torch.tensor([0, 1, 5, 2, 0, 5, 3]))
+    assert_is_reference(multibox, loc, conf, gt, priors, config)
+    own = priors[None] + 0.05 * torch.rand(4, 1, 1)
+    assert_is_reference(multibox, loc.detach(), conf.detach(), gt, own, config)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("classes", [2, 6, 21])
+@pytest.mark.parametrize("layout", ["bpc", "bcp"])
+def test_keys_have_the_bits_of_the_cpu_kernels(multibox, dtype, classes, layout):
+    config = MultiBoxConfig(layout=layout)
+    loc, conf, gt, priors = batch_of(config, (3, 2), width=1100, classes=classes, dtype=dtype)
+    keys = emulated(multibox, loc, conf, gt, priors, config)[3]
+    if layout == "bcp":
+        loc, conf = loc.transpose(1, 2), conf.transpose(1, 2)
+    rules, numbers = _rules(config)
+    codes = ops.match(gt, priors)
+    options = ([0.1, 0.1, 0.2, 0.2], False, rules, numbers)
+    cpu = torch.ops.ssd_cuda.multibox_loss(
+        loc, conf, codes, gt.boxes, gt.labels, gt.offsets, priors, None, *options
+    )
+    assert torch.equal(keys, cpu[3])
+
+
+@settings(max_examples=fuzz_examples(15), deadline=None)
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=3),
+    st.integers(1, 140),
+    st.integers(2, 30),
+    st.sampled_from(PRESETS),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_fuzz(counts, width, classes, preset, ties, seed):
+    torch.manual_seed(seed)
+    config = MultiBoxConfig.preset(preset)
+    case = batch_of(config, counts, width=width, classes=classes, ties=ties)
+    assert_is_reference(kernels("multibox").with_seeds(0), *case, config)
+
+
+def test_ready_targets(multibox):
+    loc, loc_target = torch.randn(2, 2, 70, 4)
+    conf = torch.randn(2, 70, 5)
+    target = torch.randint(0, 5, (2, 70)) * (torch.rand(2, 70) < 0.2)
+    rules, numbers = _rules(MultiBoxConfig.preset("seed"))
+    result = multibox.loss(
+        loc, conf, False, loc_target, target, None, None, None, None, rules, numbers, 1.0, 1.0
+    )
+    expected = ops.ssd_loss(loc, conf, loc_target, target)
+    torch.testing.assert_close(result[0][0], expected[0])
+    torch.testing.assert_close(result[1][0], expected[1])
