@@ -1,6 +1,6 @@
 """ssd_cuda: the detection core of SSD as fused, deterministic CUDA and CPU kernels for PyTorch."""
 
-from . import nn, ops, reference
+from . import models, nn, ops, reference
 from ._extension import build_info, is_available
 from .compat import accelerate, restore
 from .config import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig
@@ -17,6 +17,7 @@ __all__ = [
     "accelerate",
     "build_info",
     "is_available",
+    "models",
     "nn",
     "ops",
     "reference",

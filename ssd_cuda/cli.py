@@ -302,10 +302,12 @@ def _detect(options: argparse.Namespace) -> None:
     model, spec = load_model(options.checkpoint, _device(options.device))
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
+    names = _picture_names(files)
     found: list[dict[str, Any]] = []
     starts = range(0, len(files), options.batch_size)
     for start in _progress()(starts, desc="detect"):
-        found += _detect_batch(model, spec, files[start : start + options.batch_size], out, options.threshold)
+        batch = files[start : start + options.batch_size]
+        found += _detect_batch(model, spec, batch, out, names, options.threshold)
     for row in found:
         print(f"{row['image']}: {len(row['detections'])} detections")
     print(f"wrote {len(files)} picture{'s' * (len(files) != 1)} to {out}")
@@ -313,8 +315,21 @@ def _detect(options: argparse.Namespace) -> None:
         _write_json(options.json, found)
 
 
+def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
+    """One name per file: its stem, with a number where several files share it."""
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path in dict.fromkeys(files):
+        name, number = path.stem, 2
+        while name in taken:
+            name, number = f"{path.stem}-{number}", number + 1
+        names[path] = name
+        taken.add(name)
+    return names
+
+
 def _detect_batch(
-    model: Any, spec: ModelSpec, files: list[Path], out: Path, threshold: float
+    model: Any, spec: ModelSpec, files: list[Path], out: Path, names: dict[Path, str], threshold: float
 ) -> list[dict[str, Any]]:
     """Detect on a few files, write their pictures, return what was found in pixels of each."""
     from .data import read_image
@@ -329,7 +344,7 @@ def _detect_batch(
     for path, image, fractions in zip(files, images, detections, strict=True):
         result = to_pixels(fractions, (image.shape[1], image.shape[2]))
         picture = draw_detections(image, result, spec.classes, min_score=threshold)
-        picture.save(out / f"{path.stem}.png")
+        picture.save(out / f"{names[path]}.png")
         boxes, scores, labels = (result[key].tolist() for key in ("boxes", "scores", "labels"))
         chosen = [
             {"box": [round(v, 2) for v in box], "score": round(score, 4), "class": spec.classes[label - 1]}

@@ -99,6 +99,12 @@ def test_detect_writes_pictures_and_json(capsys, checkpoint, voc, tmp_path):
     assert "wrote 2 pictures" in out
 
 
+def test_pictures_of_files_with_one_stem_do_not_overwrite_each_other():
+    files = [Path("a/x.jpg"), Path("b/x.jpg"), Path("b/x.png"), Path("b/y.png"), Path("a/x.jpg")]
+    names = cli._picture_names(files)
+    assert list(names.values()) == ["x", "x-2", "x-3", "y"]
+
+
 def test_info_tells_every_fact(capsys):
     status, out, _ = run(capsys, "info")
     facts = ssd_cuda.build_info()
