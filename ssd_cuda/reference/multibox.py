@@ -125,12 +125,13 @@ def _localization(
 
 
 def _normalize(per_image: Tensor, counts: Tensor, normalizer: str, clamp: bool) -> Tensor:
-    """per_image: [B] sums, counts: [B] what they are divided by -> scalar."""
+    """per_image: [B] sums, counts: [B] what they are divided by -> scalar; 0 for a batch of no image."""
+    if len(counts) == 0:
+        return per_image.sum()
     if normalizer == "per_image":
-        shares = torch.where(counts > 0, per_image / counts.clamp(min=1), 0)
-        return shares.sum() / max(len(counts), 1)
+        return torch.where(counts > 0, per_image / counts.clamp(min=1), 0).sum() / len(counts)
     if normalizer == "batch_min_one":
-        return per_image.sum() / counts.clamp(min=1).sum().clamp(min=1)
+        return per_image.sum() / counts.clamp(min=1).sum()
     total = counts.sum()
     return per_image.sum() / (total.clamp(min=1) if clamp else total)
 
