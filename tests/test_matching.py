@@ -260,21 +260,12 @@ def test_torchvisions_matcher(device):
     assert torch.equal(ops.match(nan, priors, config=config)[0], torch.zeros_like(codes[0]))
 
 
-def test_rows_beyond_the_offsets_are_spare(device):
-    gt = ragged([3, 2], device=device)
-    priors = priors_of(200, device=device)
-    spare = GroundTruth(
-        torch.cat([gt.boxes, torch.full((4, 4), math.nan, device=device)]),
-        torch.cat([gt.labels, torch.full((4,), -7, device=device)]),
-        gt.offsets,
-    )
+def test_offsets_that_leave_rows_spare_or_lie_outside_the_boxes(device):
+    gt, priors = ragged([3, 2], device=device), priors_of(200, device=device)
+    boxes = torch.cat([gt.boxes, torch.full((4, 4), math.nan, device=device)])
+    spare = GroundTruth(boxes, torch.full((9,), -7, device=device), gt.offsets)
     assert torch.equal(ops.match(spare, priors), ops.match(gt, priors))
-
-
-def test_offsets_that_lie_outside_the_boxes_are_cut(device):
-    gt = ragged([3, 2], device=device)
     wild = GroundTruth(gt.boxes, gt.labels, torch.tensor([-9, 3, 2**30], dtype=torch.int32, device=device))
-    priors = priors_of(200, device=device)
     assert torch.equal(ops.match(wild, priors), ops.match(gt, priors))
 
 
