@@ -1,0 +1,131 @@
+"""Drop-ins for code in the style of amdegroot/ssd.pytorch.
+
+# from layers.modules import MultiBoxLoss
+from ssd_cuda.compat.amdegroot import MultiBoxLoss
+criterion = MultiBoxLoss(num_classes, 0.5, True, 0, True, 3, 0.5, False)
+loss_l, loss_c = criterion(net(images), targets)   # targets: a list of [n, 5]
+
+# from layers.functions import Detect
+from ssd_cuda.compat.amdegroot import Detect
+output = Detect(num_classes, 0, 200, 0.01, 0.45)(loc, softmax(conf), priors)   # [B, C, 200, 5]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..config import DetectConfig, MultiBoxConfig
+
+__all__ = ["Detect", "MultiBoxLoss"]
+
+
+class MultiBoxLoss(nn.Module):
+    """The loss, with that codebase's constructor; values of the preset ``amdegroot``.
+
+    An image without boxes, which raises there, is background here; a batch without any gives nan, as the
+    unclamped division there would.
+
+    Args:
+        num_classes: background included; only documents, the logits say it.
+        overlap_thresh: IoU from which a prior is positive.
+        neg_pos: negatives per positive.
+        prior_for_matching, bkg_label, neg_mining, neg_overlap, encode_target, use_gpu: accepted and, as
+            there, without effect.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        overlap_thresh: float = 0.5,
+        prior_for_matching: bool = True,
+        bkg_label: int = 0,
+        neg_mining: bool = True,
+        neg_pos: float = 3,
+        neg_overlap: float = 0.5,
+        encode_target: bool = False,
+        use_gpu: bool = True,
+    ) -> None:
+        super().__init__()
+        preset = MultiBoxConfig.preset("amdegroot")
+        self.num_classes = num_classes
+        self.config = replace(
+            preset,
+            match=replace(preset.match, iou_threshold=overlap_thresh),
+            mining=replace(preset.mining, ratio=float(neg_pos)),
+        )
+
+    def forward(
+        self, predictions: tuple[Tensor, Tensor, Tensor], targets: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """``(loc [B, P, 4], conf [B, P, C], priors [P, 4])`` and per image ``[n, 5]``: box, label from 0."""
+        loc, conf, priors = predictions
+        gt = ops.GroundTruth.from_list(
+            [target[:, :4] for target in targets],
+            [target[:, 4].long() for target in targets],
+            degenerate="keep",
+            device=loc.device,
+        )
+        losses = ops.multibox_loss(loc, conf, gt, priors[: loc.shape[1]].detach(), self.config)
+        return losses.localization, losses.classification
+
+
+class Detect:
+    """The post-process, ``[B, C, top_k, 5]`` of (score, x1, y1, x2, y2), zero-padded per class.
+
+    Call it, or use ``forward`` or ``apply`` as the versions of that codebase do.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        bkg_label: int = 0,
+        top_k: int = 200,
+        conf_thresh: float = 0.01,
+        nms_thresh: float = 0.45,
+    ) -> None:
+        if bkg_label != 0:
+            raise ValueError(f"bkg_label must be 0, as that codebase assumes throughout, got {bkg_label}")
+        self.num_classes, self.top_k = num_classes, top_k
+        self.config = DetectConfig.preset(
+            "amdegroot",
+            scores="given",
+            top_k=top_k,
+            score_threshold=conf_thresh,
+            iou_threshold=nms_thresh,
+        )
+
+    def __call__(self, loc: Tensor, conf: Tensor, priors: Tensor) -> Tensor:
+        """loc ``[B, P, 4]``, conf ``[B, P, C]`` after softmax, priors ``[P, 4]``."""
+        batch = loc.shape[0]
+        conf = conf.reshape(batch, -1, self.num_classes)
+        found = ops.detect(loc.detach(), conf.detach(), priors.detach(), self.config)
+        filled = found.labels >= 0
+        label = found.labels.clamp(min=0)
+        per_class = torch.nn.functional.one_hot(label, self.num_classes) * filled[..., None]
+        rank = per_class.cumsum(1).gather(2, label[..., None])[..., 0] - 1  # within its class, best first
+        slot = torch.where(filled, label * self.top_k + rank, self.num_classes * self.top_k)
+        rows = torch.cat([found.scores[..., None], found.boxes], 2)
+        output = rows.new_zeros(batch, self.num_classes * self.top_k + 1, 5)
+        output.scatter_(1, slot[..., None].expand(-1, -1, 5), rows)
+        return output[:, :-1].reshape(batch, self.num_classes, self.top_k, 5)
+
+    forward = __call__
+
+    @staticmethod
+    def apply(
+        num_classes: int,
+        bkg_label: int,
+        top_k: int,
+        conf_thresh: float,
+        nms_thresh: float,
+        loc: Tensor,
+        conf: Tensor,
+        priors: Tensor,
+    ) -> Tensor:
+        """The form of the versions in which Detect is an autograd function."""
+        return Detect(num_classes, bkg_label, top_k, conf_thresh, nms_thresh)(loc, conf, priors)

@@ -1,0 +1,56 @@
+"""Drop-ins for code in the style of qfgaohao/pytorch-ssd.
+
+# from vision.nn.multibox_loss import MultiboxLoss
+from ssd_cuda.compat.qfgaohao import MultiboxLoss
+criterion = MultiboxLoss(config.priors, iou_threshold=0.5, neg_pos_ratio=3,
+                         center_variance=0.1, size_variance=0.2, device=DEVICE)
+regression_loss, classification_loss = criterion(confidence, locations, labels, boxes)
+
+# from vision.utils.box_utils import hard_nms
+from ssd_cuda.compat.qfgaohao import hard_nms
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .lufficc import MultiBoxLoss as _EncodedTargetsLoss
+
+__all__ = ["MultiboxLoss", "hard_nms"]
+
+
+class MultiboxLoss(_EncodedTargetsLoss):
+    """(localisation, classification) on encoded targets: the rule of lufficc, which comes from here.
+
+    ``priors``, ``iou_threshold`` and the variances are its matcher's business; accepted, not used, as there.
+    """
+
+    def __init__(
+        self,
+        priors: Tensor | None = None,
+        iou_threshold: float = 0.5,
+        neg_pos_ratio: float = 3,
+        center_variance: float = 0.1,
+        size_variance: float = 0.2,
+        device: Any = None,
+    ) -> None:
+        super().__init__(neg_pos_ratio)
+
+
+def hard_nms(box_scores: Tensor, iou_threshold: float, top_k: int = -1, candidate_size: int = 200) -> Tensor:
+    """Kept rows of ``box_scores`` ``[N, 5]`` (box, score), best first; IoU with 1e-5 in the union, as there.
+
+    Args:
+        box_scores: ``[N, 5]``.
+        iou_threshold: a box above it is dropped.
+        top_k: rows returned; not above 0: all.
+        candidate_size: best rows that take part.
+    """
+    order = torch.argsort(box_scores[:, 4], descending=True, stable=True)[:candidate_size]
+    rows = box_scores[order]
+    kept = rows[ops.nms(rows[:, :4], rows[:, 4], iou_threshold, iou_eps=1e-5)]
+    return kept[:top_k] if top_k > 0 else kept
