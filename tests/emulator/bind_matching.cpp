@@ -11,9 +11,9 @@ using namespace ssd_cuda;
 // boxes: [G, 4], offsets: [B + 1], priors: [P, 4] or [B, P, 4] -> [B, P]
 template <typename T>
 Array<int32_t> match(Array<T> boxes, Array<int32_t> offsets, Array<T> priors, int64_t prior_dims,
-                     double threshold, bool inclusive, double eps, int64_t forced, double forced_min,
-                     bool relabel_unforced, bool tie_last, double candidate_max, bool ignore_degenerate,
-                     bool xyxy) {
+                     double threshold, bool inclusive, double eps, int64_t forced,
+                     double forced_min, bool relabel_unforced, bool tie_last, double candidate_max,
+                     bool ignore_degenerate, bool xyxy) {
   const int64_t batch = offsets.shape(0) - 1, rows = boxes.shape(0);
   const int64_t num_priors = priors.shape(static_cast<std::size_t>(prior_dims) - 2);
   Array<int32_t> codes({batch, num_priors});
