@@ -118,6 +118,17 @@ def test_loss_is_torchvisions(counts, num_priors):
             torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_equal_rows_have_equal_keys(device, channels_first):
+    """Else the rule for ties would mean nothing; torch sums strided rows differently at an edge."""
+    for classes in (5, 21, 81):
+        conf = (torch.randn(20, 1, classes) * 2).expand(20, 130, classes).to(device)
+        if channels_first:
+            conf = conf.transpose(1, 2).contiguous().transpose(1, 2)
+        keys = cross_entropy(conf, torch.zeros(20, 130, dtype=torch.int64, device=device))
+        assert torch.equal(keys, keys[:, :1].expand_as(keys))
+
+
 def seed_inputs(device, num_priors=60, num_classes=5, positives=(4, 0, 9)):
     target = torch.zeros(len(positives), num_priors, dtype=torch.int64)
     for row, n in zip(target, positives, strict=True):

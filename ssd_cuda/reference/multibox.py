@@ -22,8 +22,10 @@ from .mining import select_hard_negatives
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """logits: [..., C], labels: [...] integer -> [...]: log-sum-exp minus the logit of the label.
 
-    Both are taken relative to the maximum of the row: equal logits of -1e4 give log(C) in float32 too.
+    Both are taken relative to the maximum of the row: equal logits of -1e4 give log(C) in float32 too. Equal
+    rows give equal bits wherever they stand, which torch's sum promises over contiguous rows only.
     """
+    logits = logits.contiguous()
     shifted = logits - logits.detach().amax(-1, keepdim=True)
     return shifted.exp().sum(-1).log() - shifted.gather(-1, labels[..., None])[..., 0]
 
