@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..data import BatchLoader, DetectionDataset, collate, data_splits, open_dataset, prepare
+from ..data import BatchLoader, DetectionDataset, ShapesDataset, collate, data_splits, open_dataset, prepare
 from .checkpoint import ModelSpec
 from .draw import save_grid, save_loss_curve
 from .evaluate import evaluate
@@ -92,7 +92,9 @@ def run_demo(
 
 
 def _train(dataset: DetectionDataset, out: Path, epochs: int, seed: int) -> tuple[Trainer, float]:
-    config = TrainConfig(epochs=epochs, batch_size=BATCH, seed=seed)
+    # The built-in shapes stand upright in the test split too; photographs of the demo may not.
+    augment = "flip" if isinstance(dataset, ShapesDataset) else "flips"
+    config = TrainConfig(epochs=epochs, batch_size=BATCH, seed=seed, augment=augment)
     spec = ModelSpec("ssd_small", tuple(dataset.classes), IMAGE_SIZE)
     start = time.perf_counter()
     batches = BatchLoader(
