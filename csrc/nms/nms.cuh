@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kNmsMaskBlock) nms_mask_kernel(NmsArgs<T> args
 
 // Box p against the kept boxes of the panel before `panel`. Called by whole blocks.
 template <typename T>
-__device__ void clear_box(const NmsArgs<T>& args, int64_t panel, int64_t p) {
+__device__ __forceinline__ void clear_box(const NmsArgs<T>& args, int64_t panel, int64_t p) {
   __shared__ Vec4<T> tile[kNmsTile];
   __shared__ T area[kNmsTile];
   const Vec4<T>* kept = args.kept_of(panel - 1);
@@ -182,13 +182,15 @@ __device__ __forceinline__ WordState decide_word(WordState word, uint32_t remove
 // a whole block; thread t has the boxes t, t + kNmsBlock, a warp 32 boxes of one word at a time. In a round every
 // warp settles its words as far as the words before them allow, so the first open word is settled in full.
 template <typename T>
-__device__ void decide_panel(const NmsArgs<T>& args, int64_t panel,
-                             const bool (&candidate)[kNmsPerThread], PanelBits& bits) {
+__device__ __forceinline__ void decide_panel(const NmsArgs<T>& args, int64_t panel,
+                                             const bool (&candidate)[kNmsPerThread],
+                                             PanelBits& bits) {
   const uint32_t* mask = args.mask + panel * kNmsWords * kNmsPanel;
   const int t = static_cast<int>(threadIdx.x), lane = t % 32;
   uint64_t needed[kNmsPerThread];  // earlier words with removers that are not known to be gone
   uint32_t own[kNmsPerThread];     // removers in the word of the box
   WordState state[kNmsPerThread];
+#pragma unroll
   for (int r = 0; r < kNmsPerThread; ++r) {
     const int i = t + r * kNmsBlock, word = i / 32;
     needed[r] = 0;
@@ -203,6 +205,7 @@ __device__ void decide_panel(const NmsArgs<T>& args, int64_t panel,
   bool any_open = true;
   while (any_open) {
     bool still_open = false;
+#pragma unroll
     for (int r = 0; r < kNmsPerThread; ++r) {
       bool dead = false, blocked = false;
       for (uint64_t rest = state[r].open ? needed[r] : 0; rest != 0 && !dead; rest &= rest - 1) {
@@ -217,6 +220,7 @@ __device__ void decide_panel(const NmsArgs<T>& args, int64_t panel,
       still_open = still_open || state[r].open;
     }
     any_open = __syncthreads_or(still_open);  // everybody has read the bits
+#pragma unroll
     for (int r = 0; r < kNmsPerThread; ++r) {
       const int word = (t + r * kNmsBlock) / 32;
       if (lane == 0) bits.removed[word] = state[r].removed, bits.kept[word] = state[r].kept;
@@ -227,18 +231,20 @@ __device__ void decide_panel(const NmsArgs<T>& args, int64_t panel,
 
 // Decides the panel, writes removed and hands the kept boxes of its last class to the next step.
 template <typename T>
-__device__ void resolve_panel(const NmsArgs<T>& args, int64_t panel) {
+__device__ __forceinline__ void resolve_panel(const NmsArgs<T>& args, int64_t panel) {
   __shared__ PanelBits bits;
   const int64_t first = panel * kNmsPanel;
   const int size = static_cast<int>(min(static_cast<int64_t>(kNmsPanel), args.n - first));
   const int t = static_cast<int>(threadIdx.x), lane = t % 32;
   const int64_t last_class = args.class_of(first + size - 1);
   bool candidate[kNmsPerThread];
+#pragma unroll
   for (int r = 0; r < kNmsPerThread; ++r) {
     const int i = t + r * kNmsBlock;
     candidate[r] = i < size && __ldcg(args.removed + first + i) == 0;  // written by other blocks
   }
   decide_panel(args, panel, candidate, bits);
+#pragma unroll
   for (int r = 0; r < kNmsPerThread; ++r) {
     const int i = t + r * kNmsBlock, word = i / 32;
     const bool kept = (bits.kept[word] >> lane) & 1;
@@ -248,6 +254,7 @@ __device__ void resolve_panel(const NmsArgs<T>& args, int64_t panel) {
     if (lane == 0) bits.carried[word] = carried;
   }
   __syncthreads();
+#pragma unroll
   for (int r = 0; r < kNmsPerThread; ++r) {
     const int i = t + r * kNmsBlock, word = i / 32;
     int place = 0;
