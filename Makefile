@@ -23,7 +23,7 @@ help:
 build/env: pyproject.toml $(filter .venv/bin/python,$(PYTHON))
 	@mkdir -p build
 	$(PYTHON) -m pip install --quiet setuptools wheel ninja pybind11 numpy pytest pytest-benchmark \
-	  hypothesis pycocotools matplotlib tqdm pillow
+	  hypothesis pycocotools matplotlib tqdm 'pillow>=10.1'
 	$(PYTHON) -c 'import torchvision' 2>/dev/null || $(PYTHON) -m pip install --quiet torchvision
 	@touch $@
 

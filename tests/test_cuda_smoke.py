@@ -1,4 +1,4 @@
-"""One small call of every path on a card: what compute-sanitizer runs, since it slows kernels a hundredfold."""
+"""One small call of every path on a card: for compute-sanitizer, which slows kernels a hundredfold."""
 
 from __future__ import annotations
 

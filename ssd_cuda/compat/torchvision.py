@@ -52,7 +52,7 @@ def accelerate(model: nn.Module) -> nn.Module:
     if isinstance(model, _FusedForward):
         return model
     _check_supported(model)
-    model.__class__ = _fused_class(type(model))
+    model.__class__ = _fused_class(type(model))  # type: ignore[arg-type]  # classes hash
     return model
 
 
@@ -64,7 +64,7 @@ def restore(model: nn.Module) -> nn.Module:
     return model
 
 
-def _check_supported(model: nn.Module) -> None:
+def _check_supported(model: Any) -> None:
     ssd = _torchvision_ssd()
     if not isinstance(model, ssd.SSD):
         hint = "; accelerate the model before wrapping it" if hasattr(model, "module") else ""
@@ -92,7 +92,7 @@ def _fused_class(plain: type) -> type:
 
 
 def _rebuild(plain: type) -> nn.Module:
-    fused = _fused_class(plain)
+    fused: Any = _fused_class(plain)
     return fused.__new__(fused)
 
 
@@ -120,7 +120,7 @@ def _check_areas(targets: Sequence[dict[str, Tensor]]) -> None:
             raise AssertionError(f"boxes of target {index} must have positive width and height, got {box}")
 
 
-def _generator_key(generator: nn.Module) -> tuple | None:
+def _generator_key(generator: Any) -> tuple | None:
     """What the priors of a DefaultBoxGenerator depend on; None for a generator that we do not know."""
     if type(generator) is not _torchvision_ssd().DefaultBoxGenerator:
         return None
@@ -129,7 +129,7 @@ def _generator_key(generator: nn.Module) -> tuple | None:
     return ratios, tuple(generator.scales), steps, generator.clip
 
 
-def _pixel_priors(model: nn.Module, images: Any, features: Sequence[Tensor]) -> Tensor:
+def _pixel_priors(model: Any, images: Any, features: Sequence[Tensor]) -> Tensor:
     """``[P, 4]`` x1, y1, x2, y2 in pixels, from the model's own generator, asked once."""
     key = _generator_key(model.anchor_generator)
     one = type(images)(images.tensors[:1], images.image_sizes[:1])
@@ -145,11 +145,11 @@ def _pixel_priors(model: nn.Module, images: Any, features: Sequence[Tensor]) -> 
     return cache[key]
 
 
-def _variances(model: nn.Module) -> tuple[float, ...]:
+def _variances(model: Any) -> tuple[float, ...]:
     return tuple(1.0 / weight for weight in model.box_coder.weights)
 
 
-def loss_config(model: nn.Module) -> MultiBoxConfig:
+def loss_config(model: Any) -> MultiBoxConfig:
     """The loss of a torchvision SSD, with its own threshold, ratio and weights."""
     preset = MultiBoxConfig.preset("torchvision", variances=_variances(model))
     match = MatchConfig(
@@ -163,7 +163,7 @@ def loss_config(model: nn.Module) -> MultiBoxConfig:
     return MultiBoxConfig(**{**vars(preset), "match": match, "mining": mining})
 
 
-def detect_config(model: nn.Module, size: tuple[int, int]) -> DetectConfig:
+def detect_config(model: Any, size: tuple[int, int]) -> DetectConfig:
     """The post-process of a torchvision SSD for images of ``size`` (height, width)."""
     limit = float(model.box_coder.bbox_xform_clip)
     return DetectConfig.preset(
@@ -178,10 +178,13 @@ def detect_config(model: nn.Module, size: tuple[int, int]) -> DetectConfig:
     )
 
 
-class _FusedForward:
+class _FusedForward(nn.Module):
     """The forward of an accelerated SSD; mixed in before the model's own class."""
 
     _plain_class: type
+    transform: Any
+    backbone: Any
+    head: Any
 
     def forward(self, images, targets=None):
         if self.training:

@@ -29,7 +29,7 @@ class TopK(NamedTuple):
 
     threshold: Tensor
     tie_index: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
     sum: Tensor
     mask: Tensor
 
