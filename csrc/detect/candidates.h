@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "../common/exp_simd.h"
@@ -111,13 +112,48 @@ class CandidateSink {
   bool pool_per_label_;
 };
 
-template <typename M>
-SSD_SIMD_BODY inline bool any_lane(M mask) {
-  uint64_t words[sizeof(M) / 8], any = 0;
-  std::memcpy(words, &mask, sizeof mask);
-  for (uint64_t word : words) any |= word;
-  return any != 0;
+// op over all lanes, halves first: lane l with lane l + N / 2, and so on.
+template <typename T, typename V, typename Op>
+SSD_SIMD_BODY inline T fold(V v, const Op& op) {
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  if constexpr (kLanes == 2) {
+    return op(static_cast<T>(v[0]), static_cast<T>(v[1]));
+  } else {
+    Pack<T, kLanes / 2> half[2];
+    std::memcpy(half, &v, sizeof v);
+    return fold<T>(op(half[0], half[1]), op);
+  }
 }
+
+// A mask (lanes 0 or -1) as bytes 0x00 or 0xff, lane by lane.
+template <typename M>
+struct LaneBytes {
+  static constexpr int kLanes = sizeof(M) / sizeof(std::declval<M>()[0]);
+  uint64_t words[(kLanes + 7) / 8] = {};
+
+  SSD_SIMD_BODY explicit LaneBytes(M mask) {
+    const auto bytes = __builtin_convertvector(mask, Pack<int8_t, kLanes>);
+    std::memcpy(words, &bytes, sizeof bytes);
+  }
+  SSD_SIMD_BODY bool any() const {
+    uint64_t all = 0;
+    for (uint64_t word : words) all |= word;
+    return all != 0;
+  }
+  // fn(lane) for every lane that is set, in order.
+  template <typename Fn>
+  SSD_SIMD_BODY void for_each(const Fn& fn) const {
+    int first = 0;
+    for (uint64_t word : words) {
+      for (; word != 0;) {
+        const int byte = __builtin_ctzll(word) / 8;
+        fn(first + byte);
+        word &= ~(uint64_t{0xff} << (8 * byte));
+      }
+      first += 8;
+    }
+  }
+};
 
 // Scores rows of logits and offers what may matter to a sink.
 //
@@ -135,6 +171,8 @@ class RowScanner {
     const RowView<S>& conf = inputs.conf;
     end_ = conf.data + (inputs.images - 1) * conf.image_stride +
            (inputs.num_priors - 1) * conf.row_stride + columns_;
+    columns_mask_.assign(padded_, Mask(0));
+    std::fill(columns_mask_.begin(), columns_mask_.begin() + columns_, Mask(-1));
     foreground_.assign(padded_, Mask(0));
     std::fill(foreground_.begin() + options.first_label, foreground_.begin() + options.last_label,
               Mask(-1));
@@ -181,7 +219,7 @@ class RowScanner {
       const auto foreground = load_pack<decltype(any)>(foreground_.data() + c);
       any |= ~(load_pack<V>(x + c) < limit) & foreground;
     }
-    return any_lane(any);
+    return LaneBytes(any).any();
   }
 
   // Fills e[padded C] with numbers whose quotient by the result is the score.
@@ -198,27 +236,31 @@ class RowScanner {
       }
       return T(1);
     }
-    std::copy(x, x + columns_, e);
-    std::fill(e + columns_, e + padded_, -std::numeric_limits<T>::infinity());
-    V largest = load_pack<V>(e);
-    for (int64_t c = kWidth; c < padded_; c += kWidth) {
-      const V v = load_pack<V>(e + c);
-      largest = v > largest ? v : largest;
-    }
-    T top = largest[0];
-    for (int lane = 1; lane < kWidth; ++lane) top = largest[lane] > top ? largest[lane] : top;
-    T sums[kScanLanes] = {};
+    const auto larger = [](auto a, auto b) { return a > b ? a : b; };
+    V largest = logits<V>(x, 0);
+    for (int64_t c = kWidth; c < padded_; c += kWidth) largest = larger(logits<V>(x, c), largest);
+    const T top = fold<T>(largest, larger);
+    constexpr int kParts = kScanLanes / kWidth;
+    V sums[kParts] = {};
     for (int64_t c = 0; c < padded_; c += kScanLanes) {
-      for (int u = 0; u < kScanLanes; u += kWidth) {
-        const V v = exp_fixed_pack(load_pack<V>(e + c + u) - top);
-        store_pack(e + c + u, v);
-        store_pack(sums + u, load_pack<V>(sums + u) + v);
+      for (int u = 0; u < kParts; ++u) {
+        const V v = exp_fixed_pack(logits<V>(x, c + u * kWidth) - top);
+        store_pack(e + c + u * kWidth, v);
+        sums[u] += v;
       }
     }
-    for (int width = kScanLanes / 2; width > 0; width /= 2) {
-      for (int lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
+    for (int parts = kParts / 2; parts > 0; parts /= 2) {
+      for (int u = 0; u < parts; ++u) sums[u] += sums[u + parts];
     }
-    return sums[0];
+    return fold<T>(sums[0], [](auto a, auto b) { return a + b; });
+  }
+
+  // Columns [c, c + width) of a row, -inf past its end.
+  template <typename V>
+  SSD_SIMD_BODY V logits(const T* x, int64_t c) const {
+    using M = decltype(V{} > V{});
+    const V floor = V{} - std::numeric_limits<T>::infinity();
+    return load_pack<M>(columns_mask_.data() + c) ? load_pack<V>(x + c) : floor;
   }
 
   template <typename V>
@@ -230,10 +272,7 @@ class RowScanner {
     const T scale = options_.scores == ScoreKind::kGiven ? T(1) : sum * T(1 - 1e-6);
     for (int64_t c = 0; c < padded_; c += kWidth) {
       const auto passes = load_pack<V>(e + c) >= load_pack<V>(sink.limits.data() + c) * scale;
-      if (!any_lane(passes)) continue;
-      for (int lane = 0; lane < kWidth; ++lane) {
-        if (passes[lane]) sink.offer(e[c + lane] / sum, c + lane, prior);
-      }
+      LaneBytes(passes).for_each([&](int lane) { sink.offer(e[c + lane] / sum, c + lane, prior); });
     }
   }
 
@@ -242,7 +281,7 @@ class RowScanner {
   int64_t columns_, padded_;
   int64_t background_ = -1;  // the column that lets a row be skipped, or -1
   const S* end_;
-  std::vector<Mask> foreground_;  // [padded C], -1 or 0
+  std::vector<Mask> columns_mask_, foreground_;  // [padded C], -1 or 0
 };
 
 }  // namespace ssd_cuda

@@ -10,9 +10,10 @@
 namespace ssd_cuda {
 namespace {
 
-constexpr int64_t kSlice = 4096;    // priors scanned by one task
-constexpr int64_t kFewRows = 4096;  // up to this many output rows, the first way
-constexpr int64_t kSmallestWindow = 2048;
+constexpr int64_t kTasks = 16;            // about so many scans run side by side
+constexpr int64_t kSmallestSlice = 1024;  // priors
+constexpr int64_t kFewRows = 4096;        // up to this many output rows, the first way
+constexpr int64_t kSmallestWindow = 1024;
 
 template <typename T, typename S>
 class CpuDetect {
@@ -23,7 +24,8 @@ class CpuDetect {
         inputs_(inputs),
         outputs_(outputs),
         scanner_(options, inputs),
-        slices_((inputs.num_priors + kSlice - 1) / kSlice),
+        slice_(std::max(kSmallestSlice, inputs.num_priors * inputs.images / kTasks)),
+        slices_((inputs.num_priors + slice_ - 1) / slice_),
         few_rows_(options.soft_sigma == 0 && options.rows <= kFewRows) {}
 
   void run() {
@@ -37,8 +39,8 @@ class CpuDetect {
         inputs_.images * slices_,
         CandidateSink<T>(options_, inputs_.num_priors, inputs_.num_classes, keep, pool_per_label));
     parallel_grains(inputs_.images * slices_, 1, [&](int64_t task, int64_t) {
-      const int64_t begin = task % slices_ * kSlice;
-      const int64_t end = std::min(begin + kSlice, inputs_.num_priors);
+      const int64_t begin = task % slices_ * slice_;
+      const int64_t end = std::min(begin + slice_, inputs_.num_priors);
       scanner_.scan(task / slices_, begin, end, sinks[task]);
     });
     if (few_rows_) {
@@ -50,7 +52,7 @@ class CpuDetect {
   }
 
  private:
-  int64_t window() const { return std::max(kSmallestWindow, 8 * options_.rows); }
+  int64_t window() const { return std::max(kSmallestWindow, 4 * options_.rows); }
 
   // The best of all slices, sorted; true when something beyond them was left out.
   bool merge(CandidateSink<T>* sinks, int64_t pool, int64_t keep, CandidatePool<T>& merged) const {
@@ -119,7 +121,7 @@ class CpuDetect {
   const DetectInputs<T, S>& inputs_;
   const DetectOutputs<T>& outputs_;
   RowScanner<T, S> scanner_;
-  int64_t slices_;
+  int64_t slice_, slices_;  // priors of a slice, slices of an image
   bool few_rows_;
 };
 
