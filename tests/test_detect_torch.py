@@ -183,7 +183,7 @@ LOC, CONF, PRIORS = torch.zeros(2, 3, 4), torch.zeros(2, 3, 5), torch.zeros(3, 4
             ValueError,
             r"iou_threshold must lie in \[0.0, 1.0\], got 1.5",
         ),
-        (lambda: DetectConfig(top_k=0), ValueError, r"top_k must lie in \[1, inf\], got 0"),
+        (lambda: DetectConfig(top_k=0), ValueError, "top_k must be at least 1, got 0"),
         (lambda: DetectConfig(iou_eps=-1.0), ValueError, r"iou_eps must lie in \[0.0, inf\], got -1.0"),
         (
             lambda: DetectConfig(max_log_scale=-1.0),
