@@ -225,6 +225,24 @@ coordinate = st.one_of(
 )
 
 
+@pytest.mark.parametrize("threshold", [0.05, 0.45, 0.5, 0.7, 0.9])
+def test_pairs_as_far_apart_as_they_can_remove(threshold):
+    """Pairs just over and just under the threshold, shifted along one axis, nested or of unequal size."""
+    n = 600
+    low = 300 * torch.rand(n, 2, dtype=torch.float64) + 400.0 * torch.arange(n)[:, None]  # pairs are apart
+    size = 2.0 ** (6 * torch.rand(n, 2, dtype=torch.float64))
+    ratio = threshold + (1 - threshold) * torch.rand(n, dtype=torch.float64)  # width of the other box
+    reach = size[:, 0] * (1 + ratio) * (1 - threshold) / (2 * (1 + threshold))
+    shift = reach * (1 + 1e-4 * torch.randn(n, dtype=torch.float64)) * (torch.randint(0, 2, (n,)) * 2 - 1)
+    middle = low + size / 2
+    other = torch.stack([middle[:, 0] + shift, middle[:, 1]], 1)
+    half = torch.stack([ratio * size[:, 0], size[:, 1]], 1) / 2
+    boxes = torch.cat([torch.cat([low, low + size], 1), torch.cat([other - half, other + half], 1)])
+    for b in (boxes, boxes[:, [1, 0, 3, 2]], boxes.float()):
+        keep = _same(b, torch.rand(2 * n), threshold)
+        assert 0.3 * n < 2 * n - len(keep) < 0.7 * n
+
+
 @settings(deadline=None, max_examples=150)
 @given(
     rows=st.lists(st.tuples(coordinate, coordinate, coordinate, coordinate), max_size=24),

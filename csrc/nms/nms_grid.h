@@ -43,6 +43,7 @@ class Grid {
     } else {
       least_iou_ = t < 1e-2 ? 0 : t * (1 - 1e-3);
     }
+    reach_factor_ = (1 - least_iou_) / (2 * (1 + least_iou_));
   }
 
   bool built() const { return !buckets_.empty(); }
@@ -126,13 +127,11 @@ class Grid {
   }
 
   // How far a centre may lie from that of a box `size` long, along one axis, when the other box is at most
-  // `largest` long: the maximum of (a + b) / 2 - t * max(a, b) over b.
+  // `largest` long: along an axis too, overlap / union is at least the IoU, so the distance is at most
+  // (a + b) (1 - t) / (2 (1 + t)), and b at most a / t.
   SSD_SIMD_BODY double reach(double size, double centre, double largest) const {
-    const double t = least_iou_;
-    const double b =
-        t >= 0.5 ? std::min(size, largest) : std::min(size / std::max(t, kSmallest), largest);
-    const double r = b <= size ? (0.5 - t) * size + 0.5 * b : 0.5 * size + (0.5 - t) * b;
-    return r * (1 + 1e-6) + std::abs(centre) * 1e-15;
+    const double b = std::min(size / std::max(least_iou_, kSmallest), largest);
+    return (size + b) * reach_factor_ * (1 + 1e-6) + std::abs(centre) * 1e-15;
   }
 
   template <typename V>
@@ -140,7 +139,6 @@ class Grid {
                                    const KeptList<T>& all) const {
     const double largest = power_of_two(level + 1), inverse = power_of_two(-(level + 1));
     const double rx = reach(s.w, s.cx, largest), ry = reach(s.h, s.cy, largest);
-    if (rx < 0 || ry < 0) return false;  // every box of this level is too short
     const double cells = (2 * rx * inverse + 2) * (2 * ry * inverse + 2);
     if (cells > 48 && cells * 32 > static_cast<double>(all.size))
       return any_removes<V>(all, q, rule_);
@@ -162,7 +160,7 @@ class Grid {
   }
 
   SuppressRule<T> rule_;
-  double least_iou_;
+  double least_iou_, reach_factor_;
   uint64_t mask_ = 0;
   std::vector<Bucket> buckets_;
   std::vector<uint32_t> home_;  // bucket of each candidate

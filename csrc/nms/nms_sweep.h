@@ -3,7 +3,7 @@
 // that a hashed grid finds.
 //
 // Why a grid suffices: for IoU > t the widths (and heights) of two boxes differ by a factor of at most 1/t, and
-// their centres by at most (wa + wb) / 2 - t * max(wa, wb). So kept boxes are filed by level (power of two of
+// their centres by at most (wa + wb) (1 - t) / (2 (1 + t)). So kept boxes are filed by level (power of two of
 // their longer side), class and the cell of their centre, with cells as long as the longest box of the level,
 // and a box looks only into the few cells of the few levels in reach. Kept boxes do not overlap by more than t,
 // so a cell holds few of them whatever the number of boxes. Cells are hashed: no limit on coordinates, levels or
