@@ -35,7 +35,9 @@ build/built: build/env $(SOURCES)
 
 build: build/built
 
+# The emulated kernels are compiled first, on two cores; the tests would compile them one by one.
 test: build
+	PYTHONPATH=tests $(PYTHON) -m emulator.build
 	$(PYTHON) -m pytest tests
 
 # Passive: threads that wait give their core away. Spinning costs a factor of six where others want the cores too.

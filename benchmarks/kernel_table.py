@@ -32,7 +32,7 @@ BYTES = {
     "force_kernel": "8 B a truth read, 4 B written; a bipartite search reads 4 T P",
     "scan_kernel": "T B P C read; keys of the slices written (8 B, 16 B in fp64)",
     "image_kernel": "keys of the slices, 8 T a decoded candidate read; 40 B a row written",
-    "soft_nms_kernel": "2 T a prior and list read where nothing passes, else a column; 40 B a candidate written",
+    "soft_nms_kernel": "2 T a prior and list read, else a column; 40 B a candidate written",
     "rank_kernel": "keys of an image's lists read; 40 B a row written",
     "nms_key_kernel": "T N read, 4 N written (8 N in fp64)",
     "nms_class_kernel": "16 N read, 8 N written",

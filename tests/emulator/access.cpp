@@ -13,6 +13,7 @@ constexpr std::size_t kHostStack = 8u << 20;
 // In order of address. Never destroyed: buffers may outlive other objects at exit.
 auto& g_regions = *new std::vector<std::unique_ptr<Region>>;
 auto& g_static = *new std::vector<std::unique_ptr<Region>>;
+Region* g_recent[4] = {};
 
 // What the blocks of this launch did, for ordering across blocks.
 struct BlockLog {
@@ -42,10 +43,6 @@ Region* find(std::vector<std::unique_ptr<Region>>& regions, const unsigned char*
   auto after = std::upper_bound(regions.begin(), regions.end(), address,
                                 [](const unsigned char* a, const auto& r) { return a < r->begin; });
   return after == regions.begin() ? nullptr : (--after)->get();
-}
-
-bool covers(const Region& region, const unsigned char* address, std::size_t bytes) {
-  return address >= region.begin && address + bytes <= region.begin + region.bytes;
 }
 
 // Memory that belongs to threads, or is constant: stacks, the kernel's arguments, the module's tables.
@@ -80,9 +77,17 @@ bool is_private(const unsigned char* address, Kind kind) {
 Region* locate(const unsigned char* address, std::size_t bytes, Kind kind, const void* code) {
   const Fiber& fiber = g_fibers[g_block.current];
   if (address >= fiber.stack && address < fiber.stack + fiber.stack_bytes) return nullptr;
+  // Kernels alternate between a few arrays: remember the last ones.
+  for (Region*& recent : g_recent) {
+    if (!recent || !recent->covers(address, bytes)) continue;
+    std::swap(recent, g_recent[0]);
+    return g_recent[0];
+  }
   for (auto* regions : {&g_regions, &g_static}) {
     Region* region = find(*regions, address);
-    if (region && covers(*region, address, bytes)) return region;
+    if (!region || !region->covers(address, bytes)) continue;
+    std::move_backward(g_recent, std::end(g_recent) - 1, std::end(g_recent));
+    return g_recent[0] = region;
   }
   if (is_private(address, kind)) return nullptr;
   report_out_of_bounds(address, bytes, kind, code);
@@ -169,9 +174,9 @@ void check_access(const volatile void* where, std::size_t bytes, Kind kind, cons
   if (!region_or_null) return;
   Region& region = *region_or_null;
   const std::size_t offset = static_cast<std::size_t>(address - region.begin);
-  const std::size_t last = (offset + bytes - 1) / region.granule;
-  for (std::size_t i = offset / region.granule; i <= last; ++i) {
-    check_cell(region, region.cells[i], static_cast<std::ptrdiff_t>(offset), kind, code);
+  const auto [first, last] = region.cells(offset, bytes);
+  for (Cell* cell = first; cell != last; ++cell) {
+    check_cell(region, *cell, static_cast<std::ptrdiff_t>(offset), kind, code);
   }
 }
 
@@ -202,39 +207,33 @@ void checker_begin_launch() {
   g_launch_first = g_block.interval + 1;
   if (!kChecked || !g_static.empty()) return;
   for (const SharedVariable& v : static_shared()) {
-    g_static.push_back(
-        std::make_unique<Region>(v.address, v.bytes, v.name, Space::kStaticShared, 1));
+    g_static.push_back(std::make_unique<Region>(v.address, v.bytes, v.name, Space::kStaticShared));
   }
   std::sort(g_static.begin(), g_static.end(), [](auto& a, auto& b) { return a->begin < b->begin; });
 }
 void checker_begin_block() { g_log.push_back({g_block.interval, 0, false}); }
 
-void checker_register(void* address, std::size_t bytes, const std::string& what,
-                      std::size_t granule) {
+void checker_register(void* address, std::size_t bytes, const std::string& what, bool shared) {
   if (!kChecked) return;
-  const Space space = granule ? Space::kGlobal : Space::kDynamicShared;
-  auto region = std::make_unique<Region>(address, bytes, what, space, granule ? granule : 1);
+  const Space space = shared ? Space::kDynamicShared : Space::kGlobal;
+  auto region = std::make_unique<Region>(address, bytes, what, space);
   auto place = std::lower_bound(g_regions.begin(), g_regions.end(), region,
                                 [](const auto& a, const auto& b) { return a->begin < b->begin; });
   g_regions.insert(place, std::move(region));
 }
 void checker_forget(void* address) {
+  std::fill(std::begin(g_recent), std::end(g_recent), nullptr);
   std::erase_if(g_regions, [=](const auto& region) { return region->begin == address; });
 }
 void checker_mark_initialized(void* address, std::size_t bytes) {
-  if (!kChecked) return;
   auto* first = static_cast<unsigned char*>(address);
-  Region* region = find(g_regions, first);
-  if (!region || first >= region->begin + region->bytes) return;
-  if (first == region->begin && bytes >= region->bytes) {
-    region->initialized = true;
-    return;
-  }
-  for (std::size_t i = 0; i < bytes; i += region->granule) {
-    Access& write =
-        region->cells[(static_cast<std::size_t>(first - region->begin) + i) / region->granule]
-            .write;
-    if (write.interval == 0) write.interval = 1;  // before any block
+  Region* region = kChecked && bytes > 0 ? find(g_regions, first) : nullptr;
+  if (!region || !region->covers(first, bytes)) return;
+  if (bytes == region->bytes) region->initialized = true;
+  if (region->initialized) return;
+  const auto [begin, end] = region->cells(static_cast<std::size_t>(first - region->begin), bytes);
+  for (Cell* cell = begin; cell != end; ++cell) {
+    if (cell->write.interval == 0) cell->write.interval = 1;  // before any block
   }
 }
 

@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "scheduler.h"
@@ -31,25 +33,45 @@ struct Cell {
 
 enum class Space { kGlobal, kDynamicShared, kStaticShared };
 
-struct Region {
-  unsigned char* begin;
-  std::size_t bytes;
-  std::string name;
-  Space space;
-  std::size_t granule;  // bytes a cell stands for
-  bool initialized;
-  std::unique_ptr<Cell[], decltype(&std::free)>
-      cells;  // all zero is "never touched": pages come lazily
-
-  Region(void* address, std::size_t size, std::string what, Space where, std::size_t bytes_per_cell)
+class Region {
+ public:
+  Region(void* address, std::size_t size, std::string what, Space where)
       : begin(static_cast<unsigned char*>(address)),
         bytes(size),
         name(std::move(what)),
         space(where),
-        granule(bytes_per_cell),
-        initialized(false),
-        cells(static_cast<Cell*>(std::calloc(size / bytes_per_cell + 1, sizeof(Cell))),
-              &std::free) {}
+        cells_(nullptr, &std::free) {
+    refine(4);
+  }
+
+  bool covers(const unsigned char* address, std::size_t count) const {
+    return address >= begin && address + count <= begin + bytes;
+  }
+  // The cells of [offset, offset + count): a cell stands for 4 bytes until an access is smaller or misaligned.
+  std::pair<Cell*, Cell*> cells(std::size_t offset, std::size_t count) {
+    if (granule_ == 4 && (offset | count) % 4 != 0) refine(1);
+    return {&cells_[offset / granule_], &cells_[(offset + count - 1) / granule_] + 1};
+  }
+
+  unsigned char* const begin;
+  const std::size_t bytes;
+  const std::string name;
+  const Space space;
+  bool initialized = false;
+
+ private:
+  void refine(std::size_t granule) {
+    // All zero is "never touched", and calloc takes a page only when it is.
+    const std::size_t count = bytes / granule + 1;
+    std::unique_ptr<Cell[], decltype(&std::free)> fine(
+        static_cast<Cell*>(std::calloc(count, sizeof(Cell))), &std::free);
+    if (!fine) throw std::bad_alloc();
+    for (std::size_t i = 0; cells_ && i < count; ++i) fine[i] = cells_[i * granule / granule_];
+    cells_ = std::move(fine);
+    granule_ = granule;
+  }
+  std::size_t granule_ = 4;
+  std::unique_ptr<Cell[], decltype(&std::free)> cells_;
 };
 
 // "file:line" of an address in this module's code.

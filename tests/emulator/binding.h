@@ -63,7 +63,7 @@ class Array {
 
  private:
   std::shared_ptr<GuardedBuffer> allocate(const std::string& name) const {
-    return std::make_shared<GuardedBuffer>(bytes(), name, sizeof(T));
+    return std::make_shared<GuardedBuffer>(bytes(), name);
   }
   std::vector<py::ssize_t> shape_;
   std::shared_ptr<GuardedBuffer> buffer_;

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -29,7 +30,7 @@ RUNTIME = ("fiber", "scheduler", "meetings", "memory", "module", "access", "hook
 COMMON = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-g1"]
 # Unique symbols would be shared by every module of the process: its shared memory, its state.
 COMMON += ["-fno-gnu-unique", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-parameter"]
-COMMON += ["-Wno-missing-field-initializers", "-Wno-psabi", "-DSSD_CUDA_EMULATE"]
+COMMON += ["-Wno-missing-field-initializers", "-Wno-unknown-pragmas", "-Wno-psabi", "-DSSD_CUDA_EMULATE"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 # g++ puts a call before every access, and where a result would be undefined; hooks.cpp and undefined.cpp
 # answer them. Neither libtsan nor libubsan is linked.
@@ -98,46 +99,76 @@ def _run(command: list[str]) -> None:
         print(done.stderr, file=sys.stderr)
 
 
-def _make(source: Path, target: Path, variant: str, flags: list[str], link: list[str]) -> Path:
-    """Links target from source and the runtime, all compiled for the variant, if anything has changed."""
+@dataclass(frozen=True)
+class Target:
+    """Something to link from one source and the runtime."""
+
+    source: Path
+    output: Path
+    flags: tuple[str, ...]
+    link: tuple[str, ...]
+
+
+def _module(family: str, variant: str) -> Target:
+    import pybind11
+
+    name = f"emulated_{family}_{variant}"  # CPython keeps one module per name
+    flags = ("-isystem", pybind11.get_include(), "-isystem", sysconfig.get_paths()["include"])
+    output = cache_folder() / variant / f"{name}.so"
+    return Target(
+        HERE / f"bind_{family}.cpp", output, (*flags, f"-DEMULATOR_MODULE_NAME={name}"), ("-shared",)
+    )
+
+
+def _make(targets: list[Target], variant: str) -> None:
+    """Brings targets up to date, compiling on two cores."""
     if not shutil.which(compiler()):
         raise RuntimeError(
             f"the emulator needs a C++20 compiler: install g++ or name one in CXX (now {compiler()})"
         )
     kernel_flags, runtime_flags, link_flags = VARIANTS[variant]
-    folder = target.parent
+    folder = cache_folder() / variant
     folder.mkdir(parents=True, exist_ok=True)
     include = ["-I", str(TESTS), "-I", str(ROOT / "csrc")]
+    runtime = [folder / f"{part}.o" for part in RUNTIME]
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        jobs = [(HERE / f"{part}.cpp", folder / f"{part}.o", [*COMMON, *runtime_flags]) for part in RUNTIME]
-        jobs.append((source, folder / f"{target.stem}.o", [*COMMON, *kernel_flags, *include, *flags]))
+        jobs = [
+            (t.source, t.output.with_suffix(".o"), [*COMMON, *kernel_flags, *include, *t.flags])
+            for t in targets
+        ]
+        jobs += [(HERE / f"{o.stem}.cpp", o, [*COMMON, *runtime_flags]) for o in runtime]
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda job: _compile(*job), reversed(jobs)))
-        objects = [job[1] for job in jobs]
-        if not target.exists() or any(o.stat().st_mtime_ns > target.stat().st_mtime_ns for o in objects):
-            fresh = target.with_suffix(".new")
-            _run([compiler(), *link, *link_flags, *map(str, objects), "-o", str(fresh)])
-            fresh.rename(target)
-    return target
+            list(pool.map(lambda job: _compile(*job), jobs))
+        for target in targets:
+            objects = [*runtime, target.output.with_suffix(".o")]
+            newest = max(o.stat().st_mtime_ns for o in objects)
+            if target.output.exists() and target.output.stat().st_mtime_ns >= newest:
+                continue
+            fresh = target.output.with_suffix(".new")
+            _run([compiler(), *target.link, *link_flags, *map(str, objects), "-o", str(fresh)])
+            fresh.rename(target.output)
+
+
+def families() -> list[str]:
+    """Every family with a binding."""
+    return sorted(path.stem.removeprefix("bind_") for path in HERE.glob("bind_*.cpp"))
 
 
 def build(family: str, variant: str | None = None) -> Path:
     """The path of the module of bind_<family>.cpp, built if need be."""
-    import pybind11
-
     variant = variant or default_variant()
-    name = f"emulated_{family}_{variant}"  # CPython keeps one module per name
-    flags = ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_paths()["include"]]
-    flags.append(f"-DEMULATOR_MODULE_NAME={name}")
-    target = cache_folder() / variant / f"{name}.so"
-    return _make(HERE / f"bind_{family}.cpp", target, variant, flags, ["-shared"])
+    target = _module(family, variant)
+    _make([target], variant)
+    return target.output
 
 
 def build_program(name: str, variant: str | None = None) -> Path:
     """The path of the program of <name>.cpp, which has a main of its own."""
     variant = variant or default_variant()
-    return _make(HERE / f"{name}.cpp", cache_folder() / variant / f"{name}.bin", variant, [], [])
+    target = Target(HERE / f"{name}.cpp", cache_folder() / variant / f"{name}.bin", (), ())
+    _make([target], variant)
+    return target.output
 
 
 def load(family: str, variant: str | None = None) -> ModuleType:
@@ -151,5 +182,5 @@ def load(family: str, variant: str | None = None) -> ModuleType:
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:]:
-        print(build(wanted))
+    chosen = default_variant()
+    _make([_module(family, chosen) for family in sys.argv[1:] or families()], chosen)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from emulator.build import HERE, ROOT, TESTS, cache_folder
+from emulator import build
+from emulator.build import ROOT, TESTS, cache_folder
 
 
 def families() -> list[str]:
     """Every family with kernels and a test that runs them."""
-    found = [path.stem.removeprefix("bind_") for path in sorted(HERE.glob("bind_*.cpp"))]
-    return [f for f in found if (TESTS / f"test_emulated_{f}.py").exists()]
+    return [f for f in build.families() if (TESTS / f"test_emulated_{f}.py").exists()]
 
 
 def run_suite(names: list[str]) -> int:

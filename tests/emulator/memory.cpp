@@ -28,8 +28,7 @@ void check_buffers() {
   for (const GuardedBuffer* buffer : live_buffers()) buffer->check();
 }
 
-GuardedBuffer::GuardedBuffer(std::size_t bytes, std::string what, std::size_t element_bytes,
-                             std::size_t misalign)
+GuardedBuffer::GuardedBuffer(std::size_t bytes, std::string what, bool shared, std::size_t misalign)
     : bytes_(bytes), what_(std::move(what)) {
   allocated_ = kGuard + (misalign + bytes + kAlignment - 1) / kAlignment * kAlignment + kGuard;
   allocation_ = static_cast<unsigned char*>(std::aligned_alloc(kAlignment, allocated_));
@@ -37,7 +36,7 @@ GuardedBuffer::GuardedBuffer(std::size_t bytes, std::string what, std::size_t el
   payload_ = allocation_ + kGuard + misalign;
   std::memset(allocation_, kGuardByte, allocated_);
   live_buffers().push_back(this);
-  checker_register(payload_, bytes_, what_, std::min<std::size_t>(element_bytes, 4));
+  checker_register(payload_, bytes_, what_, shared);
   fill(poison());
   ASAN_POISON_MEMORY_REGION(allocation_, static_cast<std::size_t>(payload_ - allocation_));
   ASAN_POISON_MEMORY_REGION(payload_ + bytes_,

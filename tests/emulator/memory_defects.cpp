@@ -55,8 +55,8 @@ int main(int count, char** arguments) {
   if (count != 3) return 2;
   const char* name = arguments[1];
   const int distance = std::atoi(arguments[2]);
-  emulator::GuardedBuffer input(32 * sizeof(int), "an input", 4),
-      output(32 * sizeof(int), "an output", 4);
+  emulator::GuardedBuffer input(32 * sizeof(int), "an input"),
+      output(32 * sizeof(int), "an output");
   int *in = static_cast<int*>(input.data()), *out = static_cast<int*>(output.data());
   std::memset(in, 0, 32 * sizeof(int));
   auto is = [&](const char* wanted) { return std::strcmp(name, wanted) == 0; };

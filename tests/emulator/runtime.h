@@ -75,10 +75,8 @@ void checker_mark_initialized(void* address, std::size_t bytes);
 // they hold a pattern, and check() reports a write over it.
 class GuardedBuffer {
  public:
-  // what: how a report calls the buffer. element_bytes: of its elements; 0 for dynamic shared memory. The payload
-  // starts `misalign` bytes after a multiple of 256.
-  GuardedBuffer(std::size_t bytes, std::string what, std::size_t element_bytes,
-                std::size_t misalign = 0);
+  // what: how a report calls the buffer. The payload starts `misalign` bytes after a multiple of 256.
+  GuardedBuffer(std::size_t bytes, std::string what, bool shared = false, std::size_t misalign = 0);
   ~GuardedBuffer();
   GuardedBuffer(const GuardedBuffer&) = delete;
   GuardedBuffer& operator=(const GuardedBuffer&) = delete;

@@ -183,7 +183,7 @@ cudaError_t run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, void (*bod
   if (g_block.threads.size() < g_block.count) g_block.threads.resize(g_block.count);
   g_block.body = body;
   g_block.argument = argument;
-  g_dynamic = std::make_unique<GuardedBuffer>(shared_bytes, "the dynamic shared memory", 0);
+  g_dynamic = std::make_unique<GuardedBuffer>(shared_bytes, "the dynamic shared memory", true);
   checker_begin_launch();
 
   const uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;

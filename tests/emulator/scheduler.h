@@ -101,9 +101,7 @@ bool in_module(const void* address);
 // The access checker (access.cpp); does nothing unless EMULATOR_CHECKED is defined.
 void checker_begin_launch();
 void checker_begin_block();
-// granule: bytes that are always accessed together; 0: dynamic shared memory.
-void checker_register(void* address, std::size_t bytes, const std::string& what,
-                      std::size_t granule);
+void checker_register(void* address, std::size_t bytes, const std::string& what, bool shared);
 void checker_forget(void* address);
 void check_alignment(const volatile void* address, std::size_t bytes, const void* code);
 
