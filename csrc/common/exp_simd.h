@@ -1,4 +1,4 @@
-// exp_fixed on a Pack: the same operations in the same order, so the same bits as the scalar form.
+// exp_fixed and log_fixed on a Pack: the same operations in the same order, so the same bits as the scalar form.
 #pragma once
 
 #include "exp_math.h"
@@ -39,6 +39,22 @@ SSD_SIMD_BODY inline V exp_fixed_pack(V x) {
     const V infinity = V{} + INFINITY;
     return x < kExpLowest ? V{} : (x > kExpHighest ? infinity : y);
   }
+}
+
+// V: a Pack of float.
+template <typename V>
+SSD_SIMD_BODY inline V log_fixed_pack(V x) {
+  constexpr int kLanes = sizeof(V) / sizeof(float);
+  using I = Pack<int32_t, kLanes>;
+  using U = Pack<uint32_t, kLanes>;
+  U bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const I n = I(bits - kFloatRootHalf) >> 23;
+  const U mantissa = bits - (U(n) << 23);
+  V m;
+  std::memcpy(&m, &mantissa, sizeof m);
+  const V y = log_reduced<V, PackOps>(m - 1.0f, __builtin_convertvector(n, V));
+  return x < INFINITY ? y : x;
 }
 
 }  // namespace ssd_cuda

@@ -45,36 +45,50 @@ Logits<S> logits_of(const Tensor& t) {
   return {in<S>(t), t.stride(0), t.stride(1), t.stride(2), t.size(2)};
 }
 
+// Whether a prior is a plain negative, as nearly all are: code -1, or class 0 of ready targets.
+template <typename T>
+bool is_plain(const Targets<T>& targets, int64_t place) {
+  return targets.codes != nullptr ? targets.codes[place] == -1 : targets.labels[place] == 0;
+}
+
 // Keys and sums of priors [begin, end) of an image, before the selection.
 template <typename S>
 ImageSums run_tile(const Batch<S>& batch, int64_t image, int64_t begin, int64_t end,
-                   Ordered<acc_t<S>>* keys) {
+                   std::vector<acc_t<S>>* scratch, Ordered<acc_t<S>>* keys) {
   using T = acc_t<S>;
   ImageSums sums{};
   int32_t labels[kTileRows];
-  RowKind kinds[kTileRows];
+  int32_t others[kTileRows];  // the rows that are not plain negatives
+  RowKind kinds[kTileRows];   // of these
   T losses[kTileRows];
   const int64_t count = end - begin;
+  int num_others = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const Row row = batch.targets.row(image, begin + i, batch.rule.label);
-    labels[i] = row.label;
-    kinds[i] = row.kind;
+    labels[i] = static_cast<int32_t>(batch.rule.label.background);
+    others[num_others] = static_cast<int32_t>(i);
+    num_others += !is_plain(batch.targets, image * batch.width + begin + i);
   }
-  cross_entropy_rows(batch.conf, image, begin, count, labels, losses);
-  for (int64_t i = 0; i < count; ++i) {
-    keys[begin + i] = ordered_key(losses[i]);
-    sums.candidates += is_candidate(kinds[i]);
-    if (kinds[i] == RowKind::kNegative) continue;
-    if (is_localized(kinds[i])) {
+  for (int j = 0; j < num_others; ++j) {
+    const Row row = batch.targets.row(image, begin + others[j], batch.rule.label);
+    labels[others[j]] = row.label;
+    kinds[j] = row.kind;
+  }
+  cross_entropy_rows(batch.conf, image, begin, count, labels, scratch, losses);
+  for (int64_t i = 0; i < count; ++i) keys[begin + i] = ordered_key(losses[i]);
+  sums.candidates = count - num_others;
+  for (int j = 0; j < num_others; ++j) {
+    const int64_t p = begin + others[j];
+    sums.candidates += is_candidate(kinds[j]);
+    if (is_localized(kinds[j])) {
       ++sums.localized;
-      sums.loc += batch.loc_term(image, begin + i);
+      sums.loc += batch.loc_term(image, p);
     }
-    if (kinds[i] == RowKind::kPositive) {
+    if (kinds[j] == RowKind::kPositive) {
       ++sums.positives;
-      sums.conf += losses[i];
-      keys[begin + i] = positive_key<T>(batch.rule.mining);
+      sums.conf += losses[others[j]];
+      keys[p] = positive_key<T>(batch.rule.mining);
     }
-    if (kinds[i] == RowKind::kIgnored) keys[begin + i] = kExcluded<Ordered<T>>;
+    if (kinds[j] == RowKind::kIgnored) keys[p] = kExcluded<Ordered<T>>;
   }
   return sums;
 }
@@ -84,6 +98,7 @@ template <typename S>
 void add_selected(const Batch<S>& batch, int64_t image, const Ordered<acc_t<S>>* keys,
                   RowCut<Ordered<acc_t<S>>> cut, ImageSums* sums) {
   using T = acc_t<S>;
+  std::vector<T> scratch;
   const auto fill = positive_key<T>(batch.rule.mining);
   for (int64_t p = 0; p < batch.width; ++p) {
     if (!is_selected(keys[p], p, cut) || keys[p] == kExcluded<Ordered<T>>) continue;
@@ -93,7 +108,7 @@ void add_selected(const Batch<S>& batch, int64_t image, const Ordered<acc_t<S>>*
       if (row.kind == RowKind::kPositive) {
         if (!batch.rule.loss.positives_twice) continue;
         T loss;
-        cross_entropy_rows(batch.conf, image, p, 1, &row.label, &loss);
+        cross_entropy_rows(batch.conf, image, p, 1, &row.label, &scratch, &loss);
         sums->conf += loss;
         continue;
       }
@@ -111,10 +126,11 @@ void run_forward(const Batch<S>& batch, Ordered<acc_t<S>>* keys, int64_t* cuts,
   const int64_t tiles = (batch.width + kTileRows - 1) / kTileRows;
   std::vector<ImageSums> partial(batch.images * tiles);
   torch::stable::parallel_for(0, batch.images * tiles, 1, [&](int64_t first, int64_t last) {
+    std::vector<acc_t<S>> scratch;
     for (int64_t i = first; i < last; ++i) {
       const int64_t image = i / tiles, begin = i % tiles * kTileRows;
       const int64_t end = std::min(begin + kTileRows, batch.width);
-      partial[i] = run_tile(batch, image, begin, end, keys + image * batch.width);
+      partial[i] = run_tile(batch, image, begin, end, &scratch, keys + image * batch.width);
     }
   });
   torch::stable::parallel_for(0, batch.images, 1, [&](int64_t first, int64_t last) {
@@ -142,19 +158,22 @@ void run_backward(const Batch<S>& batch, const Ordered<acc_t<S>>* keys, const in
   const T beta = static_cast<T>(batch.rule.loss.beta);
   const int64_t tiles = (batch.width + kTileRows - 1) / kTileRows;
   torch::stable::parallel_for(0, batch.images * tiles, 1, [&](int64_t first, int64_t last) {
+    std::vector<T> scratch;
     for (int64_t i = first; i < last; ++i) {
       const int64_t image = i / tiles, begin = i % tiles * kTileRows;
       const int64_t end = std::min(begin + kTileRows, batch.width);
       const RowCut<U> cut{static_cast<U>(cuts[2 * image]), cuts[2 * image + 1]};
       const T loc_scale = static_cast<T>(grad_loc * batch.rule.loss.loc_factor * scales[image]);
       for (int64_t p = begin; p < end; ++p) {
+        const int64_t place = image * batch.width + p;
+        if (is_plain(batch.targets, place) && !is_selected(keys[place], p, cut)) continue;
         const Row row = batch.targets.row(image, p, batch.rule.label);
         const int weight = row_weight(row.kind, keys[image * batch.width + p], p, cut,
                                       batch.rule.loss.positives_twice);
         if (weight > 0 && scales[image] != T(0)) {
           cross_entropy_row_backward(batch.conf.row(image, p), batch.conf.class_stride,
                                      batch.conf.num_classes, row.label,
-                                     weight * grad_conf * scales[image],
+                                     weight * grad_conf * scales[image], &scratch,
                                      const_cast<S*>(d_conf.row(image, p)), d_conf.class_stride);
         }
         if (is_localized(row.kind) && scales[image] != T(0)) {

@@ -1,9 +1,16 @@
 // The rows of the logits on the CPU: cross entropies of many rows, and the gradient of one.
+//
+// A vector holds one class of as many rows: rows are loaded along the classes and transposed in registers, so
+// that short rows (C = 21) fill the vectors too and each row adds its classes in order. Every vector width, the
+// plain loop and the CUDA kernel give the same bits.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <limits>
+#include <vector>
 
+#include "../common/exp_simd.h"
+#include "../common/half_simd.h"
 #include "../common/loss_math.h"
 
 namespace ssd_cuda {
@@ -20,50 +27,161 @@ struct Logits {
   }
 };
 
-template <typename S, typename T>
-T row_cross_entropy(const S* row, int64_t stride, int64_t classes, int64_t label) {
-  T largest = static_cast<T>(row[0]);
+// The largest logit of a row and the sum of exp(x - largest), added in the order of the classes.
+template <typename T>
+struct RowSum {
+  T largest, sum;
+};
+template <typename T, typename S>
+RowSum<T> row_sum(const S* row, int64_t stride, int64_t classes) {
+  T largest = static_cast<T>(row[0]), sum = 0;
   for (int64_t c = 1; c < classes; ++c) {
     const T x = static_cast<T>(row[c * stride]);
     largest = x > largest ? x : largest;
   }
-  T sum = 0;
   for (int64_t c = 0; c < classes; ++c) {
     sum += exp_fixed(static_cast<T>(row[c * stride]) - largest);
   }
-  return cross_entropy(sum, static_cast<T>(row[label * stride]), largest);
+  return {largest, sum};
 }
 
-// The cross entropy of rows [begin, begin + count) of an image at labels[0 .. count).
+// Of two packs: lanes whose bit D is clear from a, the others from b, moved so that squares of side D change
+// places. The lanes are a constant list, else the shuffles become loops over the lanes.
+template <int D, int N, typename V, int... kLane>
+SSD_SIMD_BODY inline void exchange(V& a, V& b, std::integer_sequence<int, kLane...>) {
+  using I = Pack<int32_t, N>;
+  const V x = a, y = b;
+  a = __builtin_shuffle(x, y, I{(kLane & D ? N + kLane - D : kLane)...});
+  b = __builtin_shuffle(x, y, I{(kLane & D ? N + kLane : kLane + D)...});
+}
+
+// v[i][j] <-> v[j][i] for an N x N square of packs: N log2(N) shuffles.
+template <int N, int D = N / 2, typename V>
+SSD_SIMD_BODY inline void transpose_packs(V* v) {
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+    if ((i & D) == 0) exchange<D, N>(v[i], v[i + D], std::make_integer_sequence<int, N>{});
+  }
+  if constexpr (D > 1) transpose_packs<N, D / 2>(v);
+}
+
+// The logits of rows p .. p + N - 1 as columns[c] = class c of each of them. Rows past `last` repeat it.
+template <int N, typename S>
+SSD_SIMD_BODY inline void load_columns(const Logits<S>& logits, int64_t image, int64_t p,
+                                       int64_t last, Pack<float, N>* columns) {
+  using V = Pack<float, N>;
+  const int64_t classes = logits.num_classes;
+  if (logits.class_stride == 1 && classes >= N) {
+    for (int64_t c = 0; c < classes; c += N) {
+      const int64_t first = std::min(c, classes - N);  // the last square overlaps the one before
+      V square[N];
+#pragma GCC unroll 16
+      for (int r = 0; r < N; ++r) {
+        const S* from = logits.row(image, std::min(p + r, last)) + first;
+        // Sixteen short streams a square: the hardware prefetcher does not follow them.
+        __builtin_prefetch(from + 3 * N * logits.row_stride);
+        square[r] = load_floats<V>(from);
+      }
+      transpose_packs<N>(square);
+#pragma GCC unroll 16
+      for (int j = 0; j < N; ++j) columns[first + j] = square[j];
+    }
+  } else if (logits.row_stride == 1 && p + N - 1 <= last) {
+    const S* row = logits.row(image, p);
+    for (int64_t c = 0; c < classes; ++c) {
+      columns[c] = load_floats<V>(row + c * logits.class_stride);
+    }
+  } else {
+    for (int r = 0; r < N; ++r) {
+      const S* row = logits.row(image, std::min(p + r, last));
+      for (int64_t c = 0; c < classes; ++c) {
+        columns[c][r] = static_cast<float>(row[c * logits.class_stride]);
+      }
+    }
+  }
+}
+
+template <int N, typename S>
+SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t image, int64_t begin,
+                                              int64_t count, const int32_t* labels, float* scratch,
+                                              float* result) {
+  using V = Pack<float, N>;
+  V* columns = reinterpret_cast<V*>(scratch);
+  const int64_t classes = logits.num_classes;
+  for (int64_t i = 0; i < count; i += N) {
+    load_columns<N>(logits, image, begin + i, begin + count - 1, columns);
+    V largest = columns[0], sum{};
+    for (int64_t c = 1; c < classes; ++c) {
+      largest = columns[c] > largest ? columns[c] : largest;
+    }
+    for (int64_t c = 0; c < classes; ++c) sum = sum + exp_fixed_pack(columns[c] - largest);
+    const V log_sum = log_fixed_pack(sum);
+    for (int r = 0; r < N && i + r < count; ++r) {
+      const int32_t label = labels[i + r];
+      const float x = label < 0 ? NAN : scratch[label * N + r];
+      result[i + r] = log_sum[r] - (x - largest[r]);
+    }
+  }
+}
+
+// The cross entropy of rows [begin, begin + count) of an image at labels[0 .. count); a negative label gives NaN.
 template <typename S, typename T>
 void cross_entropy_rows(const Logits<S>& logits, int64_t image, int64_t begin, int64_t count,
-                        const int32_t* labels, T* result) {
-  for (int64_t i = 0; i < count; ++i) {
-    result[i] = labels[i] < 0
-                    ? std::numeric_limits<T>::quiet_NaN()
-                    : row_cross_entropy<S, T>(logits.row(image, begin + i), logits.class_stride,
-                                              logits.num_classes, labels[i]);
+                        const int32_t* labels, std::vector<T>* scratch, T* result) {
+  if constexpr (std::is_same_v<T, float>) {
+    constexpr int kMostLanes = 16;
+    scratch->resize((logits.num_classes + 1) * kMostLanes);
+    float* aligned = scratch->data();
+    while (reinterpret_cast<std::uintptr_t>(aligned) % 64 != 0) ++aligned;
+    with_simd([&](auto bytes) SSD_SIMD_BODY {
+      cross_entropy_packs<decltype(bytes)::value / 4>(logits, image, begin, count, labels, aligned,
+                                                      result);
+    });
+  } else {
+    for (int64_t i = 0; i < count; ++i) {
+      const S* row = logits.row(image, begin + i);
+      const auto [largest, sum] = row_sum<T>(row, logits.class_stride, logits.num_classes);
+      const T x = labels[i] < 0 ? T(NAN) : T(row[labels[i] * logits.class_stride]);
+      result[i] = cross_entropy(sum, x, largest);
+    }
+  }
+}
+
+// e[c] = exp(x[c] - largest) in place.
+template <typename T>
+void exp_row(T* x, int64_t classes, T largest) {
+  if constexpr (std::is_same_v<T, float>) {
+    with_simd([&](auto bytes) SSD_SIMD_BODY {
+      constexpr int kLanes = decltype(bytes)::value / 4;
+      using V = Pack<float, kLanes>;
+      int64_t c = 0;
+      for (; c + kLanes <= classes; c += kLanes) {
+        store_pack(x + c, exp_fixed_pack(load_pack<V>(x + c) - largest));
+      }
+      for (; c < classes; ++c) x[c] = exp_fixed(x[c] - largest);
+    });
+  } else {
+    for (int64_t c = 0; c < classes; ++c) x[c] = exp_fixed(x[c] - largest);
   }
 }
 
 // grad[c * grad_stride] = scale * (softmax(c) - [c == label]), computed in T and rounded once.
 template <typename S, typename T>
 void cross_entropy_row_backward(const S* row, int64_t stride, int64_t classes, int64_t label,
-                                T scale, S* grad, int64_t grad_stride) {
-  T largest = static_cast<T>(row[0]);
-  for (int64_t c = 1; c < classes; ++c) {
-    const T x = static_cast<T>(row[c * stride]);
-    largest = x > largest ? x : largest;
-  }
-  T sum = 0;
+                                T scale, std::vector<T>* scratch, S* grad, int64_t grad_stride) {
+  scratch->resize(classes);
+  T* x = scratch->data();
+  T largest = static_cast<T>(row[0]), sum = 0;
   for (int64_t c = 0; c < classes; ++c) {
-    sum += exp_fixed(static_cast<T>(row[c * stride]) - largest);
+    x[c] = static_cast<T>(row[c * stride]);
+    largest = x[c] > largest ? x[c] : largest;
   }
+  exp_row(x, classes, largest);
+  for (int64_t c = 0; c < classes; ++c) sum += x[c];
+  if (label < 0) sum = T(NAN);
   for (int64_t c = 0; c < classes; ++c) {
-    const T probability = exp_fixed(static_cast<T>(row[c * stride]) - largest) / sum;
-    grad[c * grad_stride] =
-        static_cast<S>(scale * (label < 0 ? std::numeric_limits<T>::quiet_NaN()
-                                          : cross_entropy_gradient(probability, c == label)));
+    const T value = cross_entropy_gradient(x[c] / sum, c == label);
+    grad[c * grad_stride] = static_cast<S>(scale * value);
   }
 }
 
