@@ -77,7 +77,9 @@ if cuda_home:
     gencode, archs = arch_flags(nvcc)
     sources += sorted(glob.glob("csrc/*/*_cuda.cu"))
     defines += [f'-DSSD_BUILD_CUDA="{version}"', f'-DSSD_BUILD_ARCHS="{archs}"']
-    nvcc_flags = ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden,-ffp-contract=off", *gencode, *defines]
+    # torch forbids the conversions of half and bfloat16 in device code; the kernels use them.
+    nvcc_flags = ["-U__CUDA_NO_HALF_CONVERSIONS__", "-U__CUDA_NO_BFLOAT16_CONVERSIONS__", "-O3", "-std=c++20"]
+    nvcc_flags += ["-Xcompiler=-fvisibility=hidden,-ffp-contract=off", *gencode, *defines]
     libraries = ["cudart_static", "rt", "dl", "pthread"]
     library_dirs = glob.glob(f"{cuda_home}/lib64") + glob.glob(f"{cuda_home}/targets/*/lib")
     built = f"{version} at {cuda_home} for {archs}"

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "common/cuda_stream.h"
 #include "common/simd.h"
 
 #ifndef SSD_BUILD_CUDA
@@ -26,4 +27,5 @@ PYBIND11_MODULE(_C, m) {
         std::string(ssd_cuda::simd_name(ssd_cuda::simd_level()));  // the level this processor runs
     return info;
   });
+  m.def("finds_cuda_stream", [] { return ssd_cuda::current_cuda_stream() != nullptr; });
 }

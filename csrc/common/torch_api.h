@@ -26,9 +26,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-// Present only in a torch built with CUDA: weak, so that the same binary loads under a CPU-only torch.
-extern "C" __attribute__((weak)) AOTITorchError
-aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
+
+#include "cuda_stream.h"
 #endif
 
 namespace ssd_cuda {
@@ -135,10 +134,9 @@ class CudaScope {
  public:
   explicit CudaScope(const Tensor& t) : guard_(t.get_device_index()) {
     void* stream = nullptr;
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
+    STD_TORCH_CHECK(current_cuda_stream() != nullptr,
                     "ssd_cuda: this torch has no CUDA; install a CUDA build of torch");
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+    STABLE_TORCH_ERROR_CODE_CHECK(current_cuda_stream()(t.get_device_index(), &stream));
     stream_ = static_cast<cudaStream_t>(stream);
   }
   cudaStream_t stream() const { return stream_; }
