@@ -81,10 +81,11 @@ inline Tensor zeros_on(const Tensor& like, std::initializer_list<int64_t> size, 
 
 // A zero tensor on the CPU. Above kMinPageBytes its memory is mapped, not cleared: a page is zeroed by the
 // system when it is first touched. Clearing a [32, 8732, 91] float gradient takes 37 ms on one core, nearly all
-// of it page faults, and all but 1% of its rows stay zero.
+// of it page faults, and all but 1% of its rows stay zero. Smaller memory is reused by malloc, its pages there
+// already (glibc maps nothing below 32 MB once such sizes were freed): clearing it is the cheaper way.
 inline Tensor zero_pages(const Tensor& like, const std::vector<int64_t>& size, ScalarType dtype,
                          std::size_t element_bytes) {
-  constexpr std::size_t kMinPageBytes = 1 << 18;
+  constexpr std::size_t kMinPageBytes = std::size_t{32} << 20;
   std::size_t bytes = element_bytes;
   for (const int64_t n : size) bytes *= static_cast<std::size_t>(n);
   if (bytes < kMinPageBytes) return torch::stable::new_zeros(like, size, dtype);

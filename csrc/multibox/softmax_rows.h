@@ -79,7 +79,7 @@ SSD_SIMD_BODY inline void load_columns(const Logits<S>& logits, int64_t image, i
       for (int r = 0; r < N; ++r) {
         const S* from = logits.row(image, std::min(p + r, last)) + first;
         // Sixteen short streams a square: the hardware prefetcher does not follow them.
-        __builtin_prefetch(from + 3 * N * logits.row_stride);
+        __builtin_prefetch(from + 4 * N * logits.row_stride, 0, 2);
         square[r] = load_floats<V>(from);
       }
       transpose_packs<N>(square);
