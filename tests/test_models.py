@@ -5,57 +5,17 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-import torch.nn.functional as F
+from oracles import seed
 from torch import nn
 
 from ssd_cuda import DetectConfig, models, ops, reference
 from ssd_cuda.config_priors import PriorSpec
 
 
-class SeedExtraLayers(nn.Module):
-    """The seed's class, transcribed."""
-
-    def __init__(self, in_channels=1024):
-        super().__init__()
-        self.conv8_1 = nn.Conv2d(in_channels, 256, kernel_size=1)
-        self.conv8_2 = nn.Conv2d(256, 512, kernel_size=3, stride=2, padding=1)
-        self.conv9_1 = nn.Conv2d(512, 128, kernel_size=1)
-        self.conv9_2 = nn.Conv2d(128, 256, kernel_size=3, stride=2, padding=1)
-        self.conv10_1 = nn.Conv2d(256, 128, kernel_size=1)
-        self.conv10_2 = nn.Conv2d(128, 256, kernel_size=3)
-        self.conv11_1 = nn.Conv2d(256, 128, kernel_size=1)
-        self.conv11_2 = nn.Conv2d(128, 256, kernel_size=3)
-
-    def forward(self, x):
-        features = []
-        for number in (8, 9, 10, 11):
-            x = F.relu(getattr(self, f"conv{number}_1")(x), inplace=True)
-            x = F.relu(getattr(self, f"conv{number}_2")(x), inplace=True)
-            features.append(x)
-        return features
-
-
-class SeedHead(nn.Module):
-    """The seed's class, transcribed."""
-
-    def __init__(self, in_channels, num_boxes, num_classes):
-        super().__init__()
-        self.loc_conv = nn.Conv2d(in_channels, num_boxes * 4, 3, padding=1)
-        self.conf_conv = nn.Conv2d(in_channels, num_boxes * num_classes, 3, padding=1)
-        self.num_classes = num_classes
-        self.num_boxes = num_boxes
-
-    def forward(self, x):
-        batch_size = x.size(0)
-        loc = self.loc_conv(x).permute(0, 2, 3, 1).reshape(batch_size, -1, 4)
-        conf = self.conf_conv(x).permute(0, 2, 3, 1).reshape(batch_size, -1, self.num_classes)
-        return loc, conf
-
-
 @pytest.mark.parametrize("in_channels", [1024, 512])
 def test_extra_layers_are_the_seeds(in_channels):
     torch.manual_seed(0)
-    oracle, ours = SeedExtraLayers(in_channels), models.SSDExtraLayers(in_channels)
+    oracle, ours = seed.SSDExtraLayers(in_channels), models.SSDExtraLayers(in_channels)
     assert list(oracle.state_dict()) == list(ours.state_dict())
     ours.load_state_dict(oracle.state_dict())
     x = torch.randn(2, in_channels, 19, 19)
@@ -68,7 +28,7 @@ def test_extra_layers_are_the_seeds(in_channels):
 @pytest.mark.parametrize("shape", [(2, 16, 5, 7), (1, 16, 1, 1)])
 def test_head_is_the_seeds(shape):
     torch.manual_seed(0)
-    oracle, ours = SeedHead(16, 6, 21), models.SSDHead(16, 6, 21)
+    oracle, ours = seed.SSDHead(16, 6, 21), models.SSDHead(16, 6, 21)
     assert list(oracle.state_dict()) == list(ours.state_dict())
     ours.load_state_dict(oracle.state_dict())
     x = torch.randn(shape)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from multibox_cases import assert_same_loss, batch_of, gradients, reference_loss
+from oracles import seed
 from torch.nn import functional as F
 
 import ssd_cuda
@@ -101,31 +102,6 @@ def test_per_prior_variances(device):
     torch.testing.assert_close(loss, by_hand)
 
 
-class SeedLoss(torch.nn.Module):
-    """The seed's class, transcribed, but for a stable sort in place of its unspecified ties."""
-
-    def __init__(self, num_classes, neg_pos_ratio=3.0):
-        super().__init__()
-        self.num_classes, self.neg_pos_ratio = num_classes, neg_pos_ratio
-
-    def forward(self, loc_pred, conf_pred, loc_target, conf_target):
-        pos_mask = conf_target > 0
-        num_pos = pos_mask.sum(dim=1)
-        loc_loss = F.smooth_l1_loss(loc_pred[pos_mask], loc_target[pos_mask], reduction="sum")
-        conf_loss_all = F.cross_entropy(
-            conf_pred.view(-1, self.num_classes), conf_target.view(-1), reduction="none"
-        ).view(conf_pred.size(0), -1)
-        conf_loss_neg = conf_loss_all.clone()
-        conf_loss_neg[pos_mask] = 0
-        _, loss_idx = conf_loss_neg.sort(dim=1, descending=True, stable=True)
-        _, idx_rank = loss_idx.sort(dim=1)
-        num_neg = torch.clamp(num_pos * self.neg_pos_ratio, max=conf_pred.size(1) - 1).long()
-        neg_mask = idx_rank < num_neg.unsqueeze(1)
-        conf_loss = (conf_loss_all * (pos_mask.float() + neg_mask.float())).sum()
-        n = max(num_pos.sum().item(), 1)
-        return loc_loss / n, conf_loss / n
-
-
 @pytest.mark.parametrize("classes", [2, 21])
 @pytest.mark.parametrize("density", [0.0, 0.03, 0.5, 1.0])
 @pytest.mark.parametrize("ratio", [3.0, 0.5, 2.3])
@@ -136,7 +112,7 @@ def test_ssd_loss_is_the_seeds(device, classes, density, ratio):
     conf_target[torch.rand(3, 200, device=device) >= density] = 0
     loc.requires_grad_(), conf.requires_grad_()
     result = ssd_cuda.nn.SSDLoss(classes, ratio)(loc, conf, loc_target, conf_target)
-    expected = SeedLoss(classes, ratio)(loc, conf, loc_target, conf_target)
+    expected = seed.SSDLoss(classes, ratio)(loc, conf, loc_target, conf_target)
     for mine, theirs in zip(result, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
     for mine, theirs in zip(gradients(result, loc, conf), gradients(expected, loc, conf), strict=True):
