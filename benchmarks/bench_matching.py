@@ -52,9 +52,9 @@ def cases() -> list[Case]:
     for g in (1, 3, 10, 30, 100, 300, 1000):
         params = {"B": 4, "G": g, "P": scenes.SSD300_PRIORS}
         make = functools.partial(_contest, b=4, g=g)
-        found.append(Case("matching", f"B=4, {g} GT an image (sweep)", params, make, sweep="G"))
+        found.append(Case("matching", f"B=4 G={g} (sweep)", params, make, sweep="G"))
     for b in (1, 4, 16, 64, 128):
         params = {"B": b, "G": 7, "P": scenes.SSD300_PRIORS}
         make = functools.partial(_contest, b=b, g=7)
-        found.append(Case("matching", f"B={b}, 7 GT an image (sweep)", params, make, sweep="B"))
+        found.append(Case("matching", f"B={b} G=7 (sweep)", params, make, sweep="B"))
     return found

@@ -26,11 +26,11 @@ README_LINES = (
     ("the seed's loss on ready targets, B = 32, C = 21", "multibox", "seed B=32 C=21", "seed"),
     ("matching, B = 32, 7 boxes an image", "matching", "B=32, 7 GT an image", "torchvision"),
     ("post-process, trained, B = 8, C = 91", "detect", "trained B=8 C=91", "torchvision"),
-    ("post-process, untrained, B = 8, C = 91", "detect", "untrained B=8 C=91", "torchvision"),
+    ("post-process, before training, B = 8, C = 91", "detect", "fresh B=8 C=91", "torchvision"),
     ("nms, 5,000 sparse boxes", "nms", "nms sparse N=5000", "torchvision"),
     ("nms, 20,000 sparse boxes", "nms", "nms sparse N=20000", "torchvision"),
     ("nms, 20,000 dense boxes", "nms", "nms dense N=20000", "torchvision"),
-    ("batched nms, 20 classes, 20,000 boxes", "nms", "batched 20 classes N=20000", "torchvision"),
+    ("batched nms, 20 classes, 20,000 boxes", "nms", "batched_nms 20 classes dense N=20000", "torchvision"),
 )
 HEADLINE = ("multibox", "loss B=32 C=91", "torchvision")
 

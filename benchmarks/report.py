@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,13 @@ def slope(results: Sequence[Result], contestant: str = "ours") -> float:
 
 
 def sweeps(results: Sequence[Result]) -> dict[tuple[str, str, int], list[Result]]:
-    """Scaling series: (family, swept parameter, threads) -> results by size."""
+    """Scaling series: (the name without the size, swept parameter, threads) -> results by size."""
     series: dict[tuple[str, str, int], list[Result]] = {}
     for result in results:
         if result.sweep:
-            series.setdefault((result.family, result.sweep, result.threads), []).append(result)
+            rest = re.sub(rf"\b{result.sweep}=\d+|\(sweep\)|,", "", result.name)
+            what = " ".join([result.family, *rest.split()])
+            series.setdefault((what, result.sweep, result.threads), []).append(result)
     return {
         key: sorted(rows, key=lambda r: r.params[r.sweep]) for key, rows in series.items() if len(rows) > 1
     }
@@ -84,7 +87,7 @@ def sweeps(results: Sequence[Result]) -> dict[tuple[str, str, int], list[Result]
 def fits(results: Sequence[Result]) -> str:
     """The fitted exponents, one line a series."""
     lines = []
-    for (family, parameter, threads), rows in sweeps(results).items():
+    for (what, parameter, threads), rows in sweeps(results).items():
         names = dict.fromkeys(name for row in rows for name in row.timings)
         parts = []
         for name in names:
@@ -92,7 +95,7 @@ def fits(results: Sequence[Result]) -> str:
             if len(measured) > 1:
                 parts.append(f"{name} {parameter}^{slope(measured, name):.2f}")
         low, high = rows[0].params[parameter], rows[-1].params[parameter]
-        lines.append(f"- {family}, {parameter} = {low}..{high}, {threads} thread(s): " + ", ".join(parts))
+        lines.append(f"- {what}: {parameter} = {low}..{high}, {threads} thread(s): " + ", ".join(parts))
     return "\n".join(lines)
 
 
@@ -107,7 +110,7 @@ def plot(results: Sequence[Result], copy_rate: float, folder: Path) -> list[Path
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for (family, parameter, threads), rows in sweeps(results).items():
+    for (what, parameter, threads), rows in sweeps(results).items():
         figure, axes = plt.subplots(figsize=(6, 4), dpi=130)
         for name in dict.fromkeys(name for r in rows for name in r.timings):
             points = [(r.params[parameter], r.timings[name].median * 1e3) for r in rows if name in r.timings]
@@ -123,7 +126,7 @@ def plot(results: Sequence[Result], copy_rate: float, folder: Path) -> list[Path
         axes.grid(True, which="both", alpha=0.25)
         axes.legend(fontsize=8)
         figure.tight_layout()
-        path = folder / f"{family}_{parameter}_{rows[0].device}_{threads}t.png"
+        path = folder / f"{what.replace(' ', '_')}_{parameter}_{rows[0].device}_{threads}t.png"
         figure.savefig(path)
         plt.close(figure)
         written.append(path)
