@@ -115,6 +115,43 @@ def test_static_targets_may_change_between_calls(device):
         )
 
 
+def test_forward_makes_no_temporary_of_the_size_of_the_logits(device):
+    loc, conf, gt, priors = batch_of(MultiBoxConfig(), (3, 2), width=2000, classes=91, device=device)
+    ops.multibox_loss(loc, conf, gt, priors)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        ops.multibox_loss(loc, conf, gt, priors)
+        allocated = torch.cuda.max_memory_allocated() - before
+    else:
+        with torch.profiler.profile(profile_memory=True) as profile:
+            ops.multibox_loss(loc, conf, gt, priors)
+        allocated = sum(max(event.self_cpu_memory_usage, 0) for event in profile.events())
+    priors_in_batch = conf.shape[0] * conf.shape[1]
+    assert 4 * priors_in_batch <= allocated < 16 * priors_in_batch  # the logits are 364 B each
+
+
+def test_the_global_normalizer_adds_over_the_processes(device, monkeypatch):
+    """Another process with twice as many positives: the losses are a third, nothing is read on the host."""
+    loc, conf, gt, priors = batch_of(MultiBoxConfig(), (3, 2), device=device)
+    config = MultiBoxConfig(normalizer="global")
+    alone = ops.multibox_loss(loc, conf, gt, priors, config)
+    groups = []
+
+    def all_reduce(tensor, group=None):
+        groups.append(group)
+        tensor.mul_(3)
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    result = ops.multibox_loss(loc, conf, gt, priors, config, process_group="ours")
+    torch.testing.assert_close(result.localization, alone.localization / 3)
+    torch.testing.assert_close(result.classification, alone.classification / 3)
+    assert result.num_positives == alone.num_positives
+    assert groups == ["ours"]
+
+
 def test_an_unchecked_label_out_of_range_is_nan(device):
     loc, conf, gt, priors = batch_of(MultiBoxConfig(), (2, 1), width=20, device=device)
     rules, numbers = ops.multibox._rules(MultiBoxConfig())
