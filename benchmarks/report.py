@@ -121,7 +121,7 @@ def plot(results: Sequence[Result], copy_rate: float, folder: Path) -> list[Path
             axes.plot(*zip(*light, strict=True), "k:", lw=1.2, label="its bytes at a copy's rate")
         axes.set(xscale="log", yscale="log", xlabel=parameter, ylabel="ms")
         axes.set_title(
-            f"{family}: time against {parameter} ({rows[0].device}, {threads} thread(s))", fontsize=10
+            f"{what}: time against {parameter} ({rows[0].device}, {threads} thread(s))", fontsize=10
         )
         axes.grid(True, which="both", alpha=0.25)
         axes.legend(fontsize=8)
