@@ -112,6 +112,16 @@ def test_slices_that_overflow_stay_exact():
         assert found[4].item() == 40
 
 
+def test_no_foreground_and_no_rows():
+    loc, conf, priors = head(2, 40, 1)
+    for soft in (None, "gaussian"):
+        check(loc, conf, priors, DetectConfig(soft_nms=soft, detections_per_image=None))
+
+
+def test_more_columns_than_a_warp_loads_at_once():
+    check(*head(1, 40, 300, background=7.0), DetectConfig(score_threshold=0.02))
+
+
 def test_equal_logits():
     loc, conf, priors = torch.zeros(1, 100, 4), torch.zeros(1, 100, 33), random_priors(100)
     check(loc, conf, priors, DetectConfig(detections_per_image=300))

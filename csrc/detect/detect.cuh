@@ -230,8 +230,8 @@ inline cudaError_t launch_detect(const DetectOptions<T>& options, const DetectIn
   const auto blocks = [](int64_t n) { return dim3(static_cast<unsigned>(n)); };
   if (options.soft_sigma > 0) {
     const int64_t lists = options.lists(), items = lists * workspace.soft.keep;
-    const int64_t per_image =
-        ceil_div<int64_t>(items > options.rows ? items : options.rows, kRankBlock);
+    const int64_t most = items > options.rows ? items : options.rows;
+    const int64_t per_image = most > 0 ? ceil_div<int64_t>(most, kRankBlock) : 1;  // writes counts
     const cudaError_t error =
         launch(soft_nms_kernel<T, S>, blocks(inputs.images * lists), dim3(kSoftThreads), 0, stream,
                options, inputs, workspace.soft);

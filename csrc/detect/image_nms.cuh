@@ -27,7 +27,7 @@ struct ChunkState {
   T area[kChunk];
   int list[kChunk];
   unsigned
-      mask[kChunk * kChunkWords];  // [t][w]: bit j - 32 w: an earlier j of t's list suppresses t
+      mask[kChunkWords * kChunk];  // [w][t]: bit j - 32 w: an earlier j of t's list suppresses t
   unsigned gone[kChunkWords];
   unsigned kept[kChunkWords];
 };
@@ -78,6 +78,7 @@ struct ImageNms {
     for (int t = threadIdx.x; t < count; t += blockDim.x) {
       const int list = chunk->list[t];
       int64_t rank = seen[list];
+      if (rank + t < options.top_k) continue;  // even if all before it are of its list
       for (int j = 0; j < t; ++j) rank += chunk->list[j] == list;
       if (rank >= options.top_k) atomicOr(&chunk->gone[t / 32], 1u << (t % 32));
     }
@@ -119,7 +120,7 @@ struct ImageNms {
         }
         word &= ~chunk->gone[w];
       }
-      chunk->mask[t * kChunkWords + w] = word;
+      chunk->mask[w * kChunk + t] = word;
     }
   }
 
@@ -130,7 +131,7 @@ struct ImageNms {
       bool blocked = false, waiting = false;
       if (open) {
         for (int w = 0; w < kChunkWords; ++w) {
-          const unsigned word = chunk->mask[t * kChunkWords + w];
+          const unsigned word = chunk->mask[w * kChunk + t];
           blocked |= (word & chunk->kept[w]) != 0;
           waiting |= (word & ~(chunk->kept[w] | chunk->gone[w])) != 0;
         }

@@ -25,6 +25,8 @@ struct ScanRange {
 
 template <typename T, typename S>
 struct RowScan {
+  static constexpr int kLoads = 4;  // in flight at a time: a row of 128 classes costs one latency
+
   const DetectOptions<T>& options;
   const DetectInputs<T, S>& inputs;
   const ScanRange<T>& range;
@@ -36,10 +38,26 @@ struct RowScan {
   __device__ __forceinline__ bool may_have_candidate(const S* x, unsigned lane) const {
     const bool first = options.first_label > 0;
     if (options.scores != ScoreKind::kSoftmax || !(options.skip_below > -INFINITY)) return true;
-    const T limit = add_rn(logit(x, first ? 0 : inputs.num_classes - 1), options.skip_below);
+    const T background = logit(x, first ? 0 : inputs.num_classes - 1);
+    const int64_t step = 32 * inputs.conf.column_stride;
+    const S* next = x + (range.first_label + lane) * inputs.conf.column_stride;
+    T v[kLoads];
+    const auto load = [&](int64_t left) {
+#pragma unroll
+      for (int u = 0; u < kLoads; ++u)
+        v[u] = 32 * u < left ? static_cast<T>(next[u * step]) : T(-INFINITY);
+    };
+    int64_t left = range.last_label - range.first_label - lane;
+    load(left);  // before the background is needed: one latency, not two
+    const T limit = add_rn(background, options.skip_below);
     bool any = false;
-    for (int64_t c = range.first_label + lane; c < range.last_label; c += 32) {
-      any |= !(logit(x, c) < limit);
+    while (true) {
+#pragma unroll
+      for (int u = 0; u < kLoads; ++u) any |= !(v[u] < limit);
+      left -= 32 * kLoads;
+      if (left <= 0) break;
+      next += kLoads * step;
+      load(left);
     }
     return __any_sync(kFullWarp, any) != 0;
   }
