@@ -76,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "copy_rate": copy_rate,
             "results": [result.to_json() for result in results],
         }
+        if any(result.family == "end_to_end" for result in results):
+            record["host_work"] = importlib.import_module("benchmarks.bench_end_to_end").host_work()
         options.json.write_text(json.dumps(record, indent=1) + "\n")
     if options.plot:
         for path in report.plot(results, copy_rate, options.plot):

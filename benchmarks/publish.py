@@ -66,6 +66,12 @@ def results_page() -> str:
         parts.append(
             "### How the cost grows\n\nFitted exponents, time ~ size^x.\n\n" + report.fits(results) + "\n"
         )
+        if "host_work" in record:
+            parts.append(
+                "### What a step asks of the host\n\nSSDlite320; the waits that remain are those of "
+            )
+            parts[-1] += "torchvision's image transform.\n"
+            parts.append(report.host_work(record["host_work"]))
     if not (FOLDER / "cuda.json").exists():
         parts.append("## CUDA\n")
         parts.append(

@@ -31,6 +31,21 @@ def row(result: Result, copy_rate: float) -> list[str]:
     return [result.name, str(result.threads), seconds(ours.median), spread, share, ", ".join(others)]
 
 
+def host_work(rows: Sequence[dict[str, Any]]) -> str:
+    """What a step asks of the host, before and after accelerate; see waits.py."""
+    lines = [
+        "| step | B | C | operators before | after | waits for a card before | after |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        before, after = row["torchvision"], row["accelerated"]
+        lines.append(
+            f"| {row['step']} | {row['B']} | {row['C']} | {before['operators']} | {after['operators']} | "
+            f"{before['waits']} | {after['waits']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 HEADER = ["case", "threads", "ours (median)", "p20..p80", "of a copy", "others (times ours)"]
 
 
