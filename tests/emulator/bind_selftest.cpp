@@ -102,6 +102,26 @@ __global__ void last_block_kernel(const int* input, int* partial, unsigned* arri
   *sum = total;
 }
 
+// One row of output per intrinsic on bits and conversions.
+__global__ void numbers_kernel(const float* input, unsigned* output, unsigned count) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  const float v = input[i];
+  const unsigned u = __float_as_uint(v);
+  auto put = [&](unsigned row, unsigned value) { output[row * count + i] = value; };
+  put(0, __half_as_ushort(__float2half_rn(v)));
+  put(1, __bfloat16_as_ushort(__float2bfloat16_rn(v)));
+  put(2, __float_as_uint(__half2float(__float2half_rn(v))));
+  put(3, __float_as_uint(__bfloat162float(__float2bfloat16_rn(v))));
+  put(4, static_cast<unsigned>(__popc(u)));
+  put(5, static_cast<unsigned>(__clz(static_cast<int>(u))));
+  put(6, static_cast<unsigned>(__ffs(static_cast<int>(u))));
+  put(7, __brev(u));
+  put(8, static_cast<unsigned>(__float2int_rn(v)));
+  put(9, __umulhi(u, 0x9e3779b9u));
+  put(10, __funnelshift_l(u, ~u, 7));
+}
+
 // ---- Wrong kernels.
 
 __global__ void missed_barrier_kernel(int* output) {
@@ -252,6 +272,12 @@ void define_right(py::module_& m) {
     Array<int> least({1}, 0);
     run(atomic_kernel, blocks, threads, 0, best.data(), count.data(), least.data(), wrapped.data());
     return py::make_tuple(best.numpy(), count.numpy(), least.numpy(), wrapped.numpy());
+  });
+  m.def("numbers", [](Array<float> input) {
+    const auto count = static_cast<unsigned>(input.size());
+    Array<unsigned> output({11, py::ssize_t(count)});
+    run(numbers_kernel, (count + 63) / 64, 64, 0, input.data(), output.data(), count);
+    return output;
   });
   m.def("last_block_sum", [](Array<int> input, bool fence) {
     const auto blocks = static_cast<unsigned>(input.size() / 32);

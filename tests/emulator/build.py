@@ -41,6 +41,7 @@ TRACED += ["-fsanitize=bounds,shift,signed-integer-overflow,integer-divide-by-ze
 VARIANTS = {
     "plain": (["-O1"], ["-O2"], []),
     "checked": (["-O1", *TRACED], ["-O2", "-DEMULATOR_CHECKED"], []),
+    "ucontext": (["-O1"], ["-O2", "-DEMULATOR_UCONTEXT"], []),  # as on processors other than x86-64
     "asan": (["-O1", *SANITIZERS], ["-O1", *SANITIZERS], SANITIZERS),
     "coverage": (["-O0", "--coverage", "-fprofile-update=single"], ["-O2"], ["--coverage"]),
 }

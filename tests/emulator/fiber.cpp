@@ -6,7 +6,9 @@
 #include <cstring>
 #include <new>
 
-#if !defined(__x86_64__)
+#if defined(__x86_64__) && !defined(EMULATOR_UCONTEXT)
+#define EMULATOR_ASSEMBLY
+#else
 #include <ucontext.h>
 #endif
 #if defined(__SANITIZE_ADDRESS__)
@@ -32,7 +34,7 @@ Fiber* g_host = nullptr;  // whoever resumed the running fibre
 
 }  // namespace
 
-#if defined(__x86_64__)
+#if defined(EMULATOR_ASSEMBLY)
 
 // swapcontext makes a system call per switch to save a signal mask nobody changes; this saves what the System V ABI
 // says a call preserves, and takes a few nanoseconds.

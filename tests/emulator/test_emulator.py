@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 
@@ -93,6 +94,34 @@ def test_atomics(kernels):
     keys = [i * 7919 % 1000 << 32 | i for i in range(350)]
     assert best.tolist() == [max(keys)] and count.tolist() == [sum(range(350))] and least.tolist() == [-349]
     assert wrapped.tolist() == [0, 77]  # 350 increments modulo 10
+
+
+def test_conversions_and_bits(kernels):
+    special = torch.tensor(
+        [0.0, -0.0, 1.0, -1.5, 65504.0, 65520.0, 1e-8, 6e-8, 3e38, math.inf, -math.inf, 2.5]
+    )
+    v = torch.cat([special, torch.randn(200) * 10 ** torch.linspace(-9, 9, 200)])
+    u = v.view(torch.int32).numpy().view(np.uint32)
+    bits = [int(x) for x in u]
+    rows = kernels.numbers(v).numpy().astype(np.uint32)
+    half, bfloat16 = v.half(), v.bfloat16()
+    assert np.array_equal(rows[0], half.view(torch.int16).numpy().view(np.uint16))
+    assert np.array_equal(rows[1], bfloat16.view(torch.int16).numpy().view(np.uint16))
+    assert np.array_equal(rows[2], half.float().numpy().view(np.uint32))
+    assert np.array_equal(rows[3], bfloat16.float().numpy().view(np.uint32))
+    assert list(rows[4]) == [x.bit_count() for x in bits]
+    assert list(rows[5]) == [32 - x.bit_length() for x in bits]
+    assert list(rows[6]) == [(x & -x).bit_length() for x in bits]
+    assert list(rows[7]) == [int(f"{x:032b}"[::-1], 2) for x in bits]
+    rounded = np.clip(np.rint(v.double().numpy()), -(2**31), 2**31 - 1).astype(np.int64)
+    assert np.array_equal(rows[8].view(np.int32), rounded)
+    assert list(rows[9]) == [x * 0x9E3779B9 >> 32 for x in bits]
+    assert list(rows[10]) == [((~x << 32 | x) << 7 >> 32) & 0xFFFFFFFF for x in bits]
+
+
+def test_a_nan_stays_one(kernels):
+    rows = kernels.numbers(torch.tensor([math.nan]))[:, 0]
+    assert rows[2:4].to(torch.int32).view(torch.float32).isnan().all() and rows[8] == 0
 
 
 def test_launches_a_gpu_would_refuse(plain):
@@ -239,6 +268,13 @@ def test_sanitizers_report(memory_defects, name, distance):
     assert right.returncode == 0 and right.stdout == "done\n", right.stderr
     assert wrong.returncode != 0
     assert re.search(SANITIZER_REPORTS[name, distance], wrong.stderr), wrong.stderr
+
+
+def test_the_portable_switch_of_stacks():
+    program = build_program("memory_defects", "ucontext")
+    for name in ("write", "dynamic_shared", "static_shared"):
+        done = subprocess.run([str(program), name, "0"], capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout == "done\n", done.stderr
 
 
 def test_a_report_leaves_the_emulator_usable(checked):
