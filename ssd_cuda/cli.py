@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "run_safely"]
 
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-
 
 class UsageError(ValueError):
     """The command line asks for something that cannot be; one sentence."""
@@ -94,9 +92,16 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.set_defaults(action=_eval)
 
     detect = commands.add_parser("detect", parents=[run], help="detections on images of your own")
-    detect.add_argument("checkpoint", help="file that train wrote")
     detect.add_argument("images", nargs="+", help="image files, or folders of them")
-    detect.add_argument("--out", default="runs/detect", help="folder for the pictures (default: %(default)s)")
+    detect.add_argument(
+        "--checkpoint",
+        "-c",
+        default="runs/demo/checkpoint.pt",
+        help="file that train wrote (default: %(default)s)",
+    )
+    detect.add_argument(
+        "--out", "-o", default="runs/detect", help="folder, or with one image its file (default: %(default)s)"
+    )
     detect.add_argument("--threshold", type=float, default=0.5, help="lowest score (default: %(default)s)")
     detect.add_argument("--json", metavar="FILE", help="also write the detections to FILE")
     detect.set_defaults(action=_detect)
@@ -274,62 +279,30 @@ def _print_scores(scores: dict[str, Any]) -> None:
     )
 
 
-def _image_files(names: Sequence[str]) -> list[Path]:
-    files: list[Path] = []
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES)
-            if not found:
-                raise UsageError(
-                    f"folder {path} must hold images ({', '.join(sorted(_IMAGE_SUFFIXES))}), got none"
-                )
-            files += found
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise UsageError(f"image {path} does not exist")
-    return files
-
-
 def _detect(options: argparse.Namespace) -> None:
     from .engine.checkpoint import load_model
+    from .engine.files import image_files, picture_paths
 
     _check_counts(options)
     if not 0 <= options.threshold <= 1:
         raise UsageError(f"--threshold must lie in [0, 1], got {options.threshold}")
-    files = _image_files(options.images)
+    files = image_files(options.images)
+    pictures = picture_paths(files, Path(options.out))
     model, spec = load_model(options.checkpoint, _device(options.device))
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    names = _picture_names(files)
     found: list[dict[str, Any]] = []
     starts = range(0, len(files), options.batch_size)
     for start in _progress()(starts, desc="detect"):
         batch = files[start : start + options.batch_size]
-        found += _detect_batch(model, spec, batch, out, names, options.threshold)
+        found += _detect_batch(model, spec, batch, pictures, options.threshold)
     for row in found:
         print(f"{row['image']}: {len(row['detections'])} detections")
-    print(f"wrote {len(files)} picture{'s' * (len(files) != 1)} to {out}")
+    print(f"wrote {len(files)} picture{'s' * (len(files) != 1)} to {options.out}")
     if options.json:
         _write_json(options.json, found)
 
 
-def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
-    """One name per file: its stem, with a number where several files share it."""
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    for path in dict.fromkeys(files):
-        name, number = path.stem, 2
-        while name in taken:
-            name, number = f"{path.stem}-{number}", number + 1
-        names[path] = name
-        taken.add(name)
-    return names
-
-
 def _detect_batch(
-    model: Any, spec: ModelSpec, files: list[Path], out: Path, names: dict[Path, str], threshold: float
+    model: Any, spec: ModelSpec, files: list[Path], pictures: dict[Path, Path], threshold: float
 ) -> list[dict[str, Any]]:
     """Detect on a few files, write their pictures, return what was found in pixels of each."""
     from .data import read_image
@@ -344,7 +317,8 @@ def _detect_batch(
     for path, image, fractions in zip(files, images, detections, strict=True):
         result = to_pixels(fractions, (image.shape[1], image.shape[2]))
         picture = draw_detections(image, result, spec.classes, min_score=threshold)
-        picture.save(out / f"{names[path]}.png")
+        pictures[path].parent.mkdir(parents=True, exist_ok=True)
+        picture.save(pictures[path])
         boxes, scores, labels = (result[key].tolist() for key in ("boxes", "scores", "labels"))
         chosen = [
             {"box": [round(v, 2) for v in box], "score": round(score, 4), "class": spec.classes[label - 1]}

@@ -11,6 +11,7 @@ from PIL import Image
 
 import ssd_cuda
 from ssd_cuda import cli, data
+from ssd_cuda.engine.files import picture_paths
 
 SMALL = ["--size", "64", "96", "--workers", "0", "--device", "cpu"]
 
@@ -85,7 +86,7 @@ def test_eval_prints_a_table_and_writes_json(capsys, checkpoint, voc, tmp_path):
 
 def test_detect_writes_pictures_and_json(capsys, checkpoint, voc, tmp_path):
     status, out, err = run(
-        capsys, "detect", checkpoint, voc / "JPEGImages", "--out", tmp_path / "found",
+        capsys, "detect", voc / "JPEGImages", "--checkpoint", checkpoint, "--out", tmp_path / "found",
         "--threshold", 0, "--json", tmp_path / "found.json", "--device", "cpu",
     )  # fmt: skip
     assert status == 0, err
@@ -99,10 +100,19 @@ def test_detect_writes_pictures_and_json(capsys, checkpoint, voc, tmp_path):
     assert "wrote 2 pictures" in out
 
 
+def test_detect_writes_the_one_file_it_is_given(capsys, checkpoint, voc, tmp_path):
+    target = tmp_path / "deep" / "out.png"
+    status, _, err = run(
+        capsys, "detect", voc / "JPEGImages" / "a.jpg", "-c", checkpoint, "-o", target, "--device", "cpu"
+    )
+    assert status == 0, err
+    assert target.stat().st_size > 0 and list(target.parent.iterdir()) == [target]
+
+
 def test_pictures_of_files_with_one_stem_do_not_overwrite_each_other():
     files = [Path("a/x.jpg"), Path("b/x.jpg"), Path("b/x.png"), Path("b/y.png"), Path("a/x.jpg")]
-    names = cli._picture_names(files)
-    assert list(names.values()) == ["x", "x-2", "x-3", "y"]
+    paths = picture_paths(files, Path("out"))
+    assert [path.name for path in paths.values()] == ["x.png", "x-2.png", "x-3.png", "y.png"]
 
 
 def test_info_tells_every_fact(capsys):
@@ -172,8 +182,10 @@ def test_a_broken_data_set_names_the_file(capsys, tmp_path, voc, name, content, 
         (["train", "--resume", "/no/such.pt"], "checkpoint /no/such.pt does not exist"),
         (["eval", "/no/such.pt"], "checkpoint /no/such.pt does not exist"),
         (["eval", __file__], "must be a checkpoint of ssd_cuda"),
-        (["detect", "/no/such.pt", "/no/such.jpg"], "image /no/such.jpg does not exist"),
-        (["detect", "/no/such.pt", __file__, "--threshold", "2"], "--threshold must lie in [0, 1], got 2.0"),
+        (["detect", "/no/such.jpg"], "image /no/such.jpg does not exist"),
+        (["detect", __file__, "-c", "/no/such.pt"], "checkpoint /no/such.pt does not exist"),
+        (["detect", __file__, __file__, "-o", "x.png"], "--out must be a folder for 2 images, got x.png"),
+        (["detect", __file__, "--threshold", "2"], "--threshold must lie in [0, 1], got 2.0"),
     ],
 )
 def test_a_mistake_gets_one_sentence(capsys, tmp_path, arguments, finding):
@@ -187,10 +199,10 @@ def test_a_mistake_gets_one_sentence(capsys, tmp_path, arguments, finding):
 def test_detect_names_what_it_cannot_use(capsys, checkpoint, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
-    status, _, err = run(capsys, "detect", checkpoint, bad, "--out", tmp_path / "o", "--device", "cpu")
+    status, _, err = run(capsys, "detect", bad, "-c", checkpoint, "--out", tmp_path / "o", "--device", "cpu")
     assert status == 1 and "bad.jpg cannot be read" in err
     (tmp_path / "empty").mkdir()
-    status, _, err = run(capsys, "detect", checkpoint, tmp_path / "empty", "--device", "cpu")
+    status, _, err = run(capsys, "detect", tmp_path / "empty", "-c", checkpoint, "--device", "cpu")
     assert status == 1 and "must hold images" in err
 
 
