@@ -26,8 +26,9 @@
 
 namespace ssd_cuda {
 
-// Shared memory a kernel may use without asking for more than the default.
-constexpr std::size_t kDefaultSharedBytes = 48 * 1024;
+// Static and dynamic shared memory together may be 48 KB without asking. launch() knows the dynamic part only, so
+// it asks from half of that on; no kernel has more than the other half of static shared memory.
+constexpr std::size_t kUnaskedSharedBytes = 24 * 1024;
 
 template <typename... Params>
 inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
@@ -37,7 +38,7 @@ inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
 #if defined(SSD_CUDA_EMULATE)
   return ::emulator::launch(kernel, grid, block, shared_bytes, stream, args...);
 #else
-  if (shared_bytes > kDefaultSharedBytes) {
+  if (shared_bytes > kUnaskedSharedBytes) {
     const cudaError_t error = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;

@@ -46,16 +46,31 @@ __device__ Vec4<T> loc_difference(RowsView<const S> loc, const Targets<T>& targe
           static_cast<T>(x[3 * s]) - t.w};
 }
 
+// fn(i / inner, i % inner) for the elements i of this thread; stepping both saves the division.
+template <typename Fn>
+__device__ __forceinline__ void for_each_pair(int count, int inner, const Fn& fn) {
+  const int t = static_cast<int>(threadIdx.x);
+  const int step_high = kTileBlock / inner, step_low = kTileBlock % inner;
+  int high = t / inner, low = t % inner;
+  for (int i = t; i < count; i += kTileBlock) {
+    fn(high, low);
+    high += step_high;
+    low += step_low;
+    if (low >= inner) {
+      low -= inner;
+      ++high;
+    }
+  }
+}
+
 // Zeros rows [begin, begin + rows) of a dense gradient: one run of memory, or one a class.
 template <typename S>
 __device__ void clear_rows(RowsView<S> view, int64_t image, int64_t begin, int rows, int classes) {
   S* target = view.at(image, begin);
   const int t = static_cast<int>(threadIdx.x), count = rows * classes;
   if (view.class_stride != 1) {
-    for (int i = t; i < count; i += kTileBlock) {
-      const int c = i / rows;
-      target[c * view.class_stride + (i - c * rows)] = S(0.0f);
-    }
+    for_each_pair(count, rows,
+                  [&](int c, int row) { target[c * view.class_stride + row] = S(0.0f); });
     return;
   }
   const int misaligned = static_cast<int>(reinterpret_cast<uintptr_t>(target) % sizeof(uint4));

@@ -55,39 +55,40 @@ struct FinishArgs {
   T* scales;               // [B]
 };
 
+// Copies count elements in vectors, where the source is aligned for them; the tile always is.
+template <typename Pack, typename S>
+__device__ __forceinline__ bool copy_packs(const S* source, int count, S* tile) {
+  if (reinterpret_cast<uintptr_t>(source) % sizeof(Pack) != 0) return false;
+  const int t = static_cast<int>(threadIdx.x);
+  constexpr int kPack = sizeof(Pack) / sizeof(S);
+  const int packs = count / kPack;
+  for (int i = t; i < packs; i += kTileBlock) {
+    reinterpret_cast<Pack*>(tile)[i] = reinterpret_cast<const Pack*>(source)[i];
+  }
+  for (int i = packs * kPack + t; i < count; i += kTileBlock) tile[i] = source[i];
+  return true;
+}
+
 // Copies rows [begin, begin + rows) of an image to tile[row * pitch + class], coalesced in either layout.
 template <typename S>
 __device__ void stage_tile(RowsView<const S> view, int64_t image, int64_t begin, int rows,
                            int classes, int pitch, S* tile) {
   const S* source = view.at(image, begin);
-  const int t = static_cast<int>(threadIdx.x), count = rows * classes;
+  const int count = rows * classes;
   if (view.row_stride == 1) {
-    for (int i = t; i < count; i += kTileBlock) {
-      const int c = i / rows, row = i - c * rows;
+    for_each_pair(count, rows, [&](int c, int row) {
       tile[row * pitch + c] = source[c * view.class_stride + row];
-    }
-  } else if (pitch == classes && view.row_stride == classes && view.class_stride == 1 &&
-             reinterpret_cast<uintptr_t>(source) % sizeof(uint4) == 0) {
-    constexpr int kPack = sizeof(uint4) / sizeof(S);
-    const int packs = count / kPack;
-    for (int i = t; i < packs; i += kTileBlock) {
-      reinterpret_cast<uint4*>(tile)[i] = reinterpret_cast<const uint4*>(source)[i];
-    }
-    for (int i = packs * kPack + t; i < count; i += kTileBlock) tile[i] = source[i];
-  } else {
-    // Element i is class i % classes of row i / classes; stepping both saves the division.
-    const int step_rows = kTileBlock / classes, step_classes = kTileBlock % classes;
-    int row = t / classes, c = t % classes;
-    for (int i = t; i < count; i += kTileBlock) {
-      tile[row * pitch + c] = source[row * view.row_stride + c * view.class_stride];
-      row += step_rows;
-      c += step_classes;
-      if (c >= classes) {
-        c -= classes;
-        ++row;
-      }
-    }
+    });
+    return;
   }
+  // An image of 8732 fp16 rows of odd C starts at a multiple of 8 bytes only.
+  if (pitch == classes && view.row_stride == classes && view.class_stride == 1 &&
+      (copy_packs<uint4>(source, count, tile) || copy_packs<uint2>(source, count, tile))) {
+    return;
+  }
+  for_each_pair(count, classes, [&](int row, int c) {
+    tile[row * pitch + c] = source[row * view.row_stride + c * view.class_stride];
+  });
 }
 
 // The cross entropy of one row at `label`; classes are added in order, as on the CPU.
@@ -119,7 +120,7 @@ __device__ inline double tile_sum(double value, double* scratch) {
 }
 
 template <typename S, typename T>
-__global__ void __launch_bounds__(kTileBlock) keys_kernel(MultiBoxArgs<S, T> args) {
+__global__ void __launch_bounds__(kTileBlock, 8) keys_kernel(MultiBoxArgs<S, T> args) {
   SSD_DYNAMIC_SHARED(S, tile);
   __shared__ double scratch[kTileBlock / 32];
   const int64_t tiles = (args.width + args.tile_rows - 1) / args.tile_rows;
