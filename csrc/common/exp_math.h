@@ -56,13 +56,15 @@ struct ScalarOps {
   static SSD_HOST_DEVICE float mul(float a, float b) { return mul_rn(a, b); }
 };
 
-// exp(x); NaN stays NaN.
+// exp(x); NaN stays NaN. Out of range it is the scale that becomes 0 or infinity, with x cut so that the polynomial
+// stays finite: no branch, so several of them overlap.
 SSD_HOST_DEVICE float exp_fixed(float x) {
+  const bool low = x < kExpLowest;
+  const bool high = x > kExpHighest;
   float shifted;
-  const float p = exp_reduced<float, ScalarOps>(x, shifted);
-  const float y =
-      mul_rn(p, detail::bits_to_float((detail::float_to_bits(shifted) << 23) + kFloatOne));
-  return x < kExpLowest ? 0.0f : x > kExpHighest ? detail::bits_to_float(0x7f800000u) : y;
+  const float p = exp_reduced<float, ScalarOps>(low || high ? 0.0f : x, shifted);
+  const uint32_t scale = (detail::float_to_bits(shifted) << 23) + kFloatOne;
+  return mul_rn(p, detail::bits_to_float(low ? 0u : high ? 0x7f800000u : scale));
 }
 SSD_HOST_DEVICE double exp_fixed(double x) { return std::exp(x); }
 
