@@ -1,9 +1,10 @@
 // Greedy suppression of N boxes that are already in order: (class, score descending, index ascending).
 //
 // The order is cut into panels of 2048 boxes.
-//   mask      for every box a bit per earlier box of its panel that would remove it: all panels at once
-//   step s    clears what the kept boxes of panel s-1 remove in the rest of its last class, one thread a box;
-//             the last of the blocks that hold panel s resolves it, while the others go on clearing
+//   mask      for every box a bit per earlier box of its panel that would remove it, and a bit per word of those
+//             that is not zero: all panels at once
+//   step s    clears what the kept boxes of panel s-1 remove in the rest of its last class, a thread a box and
+//             part of the kept boxes; the last of the blocks that hold panel s resolves it, while the others go on
 //   compact   kept indices in score order, their number, -1 in the rows after them
 //
 // A panel is resolved in rounds: a box with a kept remover goes, a box whose removers are all gone stays. Every
@@ -23,9 +24,11 @@ constexpr int kNmsBlock = 1024;  // threads
 constexpr int kNmsPanel = 2048;  // boxes
 constexpr int kNmsWords = kNmsPanel / 32;
 constexpr int kNmsPerThread = kNmsPanel / kNmsBlock;
-constexpr int kNmsTile = 512;  // kept boxes in shared memory while clearing
+constexpr int kNmsTile = 256;  // kept boxes in shared memory while clearing
+constexpr int kNmsParts = kNmsPanel / kNmsTile;
+constexpr int kNmsStepBlocks = 264;  // wanted while clearing: two a multiprocessor of an H100
 constexpr int kNmsMaskBlock = 256;
-static_assert(kNmsWords <= 64, "a thread notes the words that it still needs in 64 bits");
+static_assert(kNmsWords <= 64, "the words that a box needs are noted in 64 bits");
 static_assert(kNmsBlock % 32 == 0 && kNmsTile <= kNmsBlock);
 
 template <typename T>
@@ -33,7 +36,8 @@ struct NmsArgs {
   const T* boxes;          // [N, 4] in order
   const int64_t* classes;  // [N] in order, or null
   uint8_t* removed;        // [N], zero at first
-  uint32_t* mask;          // [panels, kNmsWords, kNmsPanel]; word w of box i exists for w <= i / 32
+  uint32_t* mask;  // [panels, kNmsWords, kNmsPanel]; word w of box i, written where needed says so
+  unsigned long long* needed;  // [N] the words w < i / 32 of box i that are not zero; zero at first
   T* kept;              // [2, kNmsPanel, 4]: of the last class of a panel, for even and odd panels
   int32_t* kept_count;  // [panels]
   uint32_t* arrived;    // [panels], zero at first
@@ -42,6 +46,11 @@ struct NmsArgs {
 
   __device__ Vec4<T> box(int64_t p) const { return reinterpret_cast<const Vec4<T>*>(boxes)[p]; }
   __device__ int64_t class_of(int64_t p) const { return classes ? classes[p] : 0; }
+  // volatile: the parts of a step may set the same byte at once, each to 1, while others read it.
+  __device__ bool is_removed(int64_t p) const {
+    return *static_cast<const volatile uint8_t*>(removed + p) != 0;
+  }
+  __device__ void remove(int64_t p) const { *static_cast<volatile uint8_t*>(removed + p) = 1; }
   __device__ Vec4<T>* kept_of(int64_t panel) const {
     return reinterpret_cast<Vec4<T>*>(kept) + (panel % 2) * kNmsPanel;
   }
@@ -49,6 +58,10 @@ struct NmsArgs {
 
 // Workspace of NmsArgs, in elements.
 inline int64_t nms_panels(int64_t n) { return ceil_div<int64_t>(n, kNmsPanel); }
+inline int64_t nms_parts(int64_t blocks) {
+  const int64_t parts = kNmsStepBlocks / blocks;
+  return parts < 1 ? 1 : parts > kNmsParts ? kNmsParts : parts;
+}
 inline int64_t nms_mask_words(int64_t n) { return nms_panels(n) * kNmsWords * kNmsPanel; }
 
 // keys[i] ascends where the score descends, NaN first. Key: int32, or int64 for double scores.
@@ -64,15 +77,16 @@ __global__ void __launch_bounds__(kNmsMaskBlock)
 // What the boxes in score order and then in class order are made of.
 template <typename S, typename T>
 struct NmsGather {
-  const S* boxes;           // [N, 4]
-  const int64_t* idxs;      // [N] or null
-  const int64_t* order;     // [N] box of each rank
-  const int64_t* rank_at;   // [N] rank at each place of the class order, or null: one class
-  T* sorted_boxes;          // [N, 4]
-  int64_t* sorted_classes;  // [N] or null
-  int32_t* place_of;        // [N] place of each rank, or null
-  uint8_t* removed;         // [N]
-  uint32_t* arrived;        // [panels]
+  const S* boxes;              // [N, 4]
+  const int64_t* idxs;         // [N] or null
+  const int64_t* order;        // [N] box of each rank
+  const int64_t* rank_at;      // [N] rank at each place of the class order, or null: one class
+  T* sorted_boxes;             // [N, 4]
+  int64_t* sorted_classes;     // [N] or null
+  int32_t* place_of;           // [N] place of each rank, or null
+  uint8_t* removed;            // [N]
+  unsigned long long* needed;  // [N]
+  uint32_t* arrived;           // [panels]
   int64_t n;
 };
 
@@ -87,6 +101,7 @@ __global__ void __launch_bounds__(kNmsMaskBlock) nms_gather_kernel(NmsGather<S, 
     g.place_of[rank] = static_cast<int32_t>(p);
   }
   g.removed[p] = 0;
+  g.needed[p] = 0;
   if (p % kNmsPanel == 0) g.arrived[p / kNmsPanel] = 0;
 }
 
@@ -125,24 +140,27 @@ __global__ void __launch_bounds__(kNmsMaskBlock) nms_mask_kernel(NmsArgs<T> args
     for (int j = 0; j < others; ++j) {
       if (cls[j] == own_class && args.rule(earlier[j], area[j], box, own)) word |= 1u << j;
     }
-    words[i] = word;
+    const bool own_word = i < begin + 32;
+    if (word != 0 && !own_word) atomicOr(args.needed + first + i, 1ull << blockIdx.y);
+    if (word != 0 || own_word) words[i] = word;
   }
 }
 
-// Box p against the kept boxes of the panel before `panel`. Called by whole blocks.
+// Box p against every `parts`-th tile of the kept boxes of the panel before `panel`. Called by whole blocks.
 template <typename T>
-__device__ __forceinline__ void clear_box(const NmsArgs<T>& args, int64_t panel, int64_t p) {
+__device__ __forceinline__ void clear_box(const NmsArgs<T>& args, int64_t panel, int64_t p,
+                                          int part, int parts) {
   __shared__ Vec4<T> tile[kNmsTile];
   __shared__ T area[kNmsTile];
   const Vec4<T>* kept = args.kept_of(panel - 1);
   const int count = args.kept_count[panel - 1];
   const bool candidate =
-      p < args.n && !args.removed[p] && args.class_of(p) == args.class_of(panel * kNmsPanel - 1);
+      p < args.n && !args.is_removed(p) && args.class_of(p) == args.class_of(panel * kNmsPanel - 1);
   bool open = candidate;
   const Vec4<T> box = open ? args.box(p) : Vec4<T>{};
   const T own = args.rule.area(box);
   const int t = static_cast<int>(threadIdx.x);
-  for (int begin = 0; begin < count; begin += kNmsTile) {
+  for (int begin = part * kNmsTile; begin < count; begin += parts * kNmsTile) {
     if (!__syncthreads_or(open)) return;
     const int size = min(kNmsTile, count - begin);
     if (t < size) {
@@ -151,7 +169,7 @@ __device__ __forceinline__ void clear_box(const NmsArgs<T>& args, int64_t panel,
     }
     __syncthreads();
     for (int k = 0; open && k < size; ++k) open = !args.rule(tile[k], area[k], box, own);
-    if (candidate && !open) args.removed[p] = 1;
+    if (candidate && !open) args.remove(p);
   }
 }
 
@@ -193,10 +211,7 @@ __device__ __forceinline__ void decide_panel(const NmsArgs<T>& args, int64_t pan
 #pragma unroll
   for (int r = 0; r < kNmsPerThread; ++r) {
     const int i = t + r * kNmsBlock, word = i / 32;
-    needed[r] = 0;
-    for (int w = 0; candidate[r] && w < word; ++w) {
-      if (mask[w * kNmsPanel + i] != 0) needed[r] |= uint64_t{1} << w;
-    }
+    needed[r] = candidate[r] ? args.needed[panel * kNmsPanel + i] : 0;
     own[r] = candidate[r] ? mask[word * kNmsPanel + i] : 0;
     state[r] = {~__ballot_sync(0xffffffffu, candidate[r]), 0, candidate[r]};
     if (lane == 0) bits.removed[word] = state[r].removed, bits.kept[word] = 0;
@@ -241,14 +256,14 @@ __device__ __forceinline__ void resolve_panel(const NmsArgs<T>& args, int64_t pa
 #pragma unroll
   for (int r = 0; r < kNmsPerThread; ++r) {
     const int i = t + r * kNmsBlock;
-    candidate[r] = i < size && __ldcg(args.removed + first + i) == 0;  // written by other blocks
+    candidate[r] = i < size && !args.is_removed(first + i);
   }
   decide_panel(args, panel, candidate, bits);
 #pragma unroll
   for (int r = 0; r < kNmsPerThread; ++r) {
     const int i = t + r * kNmsBlock, word = i / 32;
     const bool kept = (bits.kept[word] >> lane) & 1;
-    if (candidate[r] && !kept) args.removed[first + i] = 1;
+    if (candidate[r] && !kept) args.remove(first + i);
     const uint32_t carried =
         __ballot_sync(0xffffffffu, kept && args.class_of(first + i) == last_class);
     if (lane == 0) bits.carried[word] = carried;
@@ -257,24 +272,29 @@ __device__ __forceinline__ void resolve_panel(const NmsArgs<T>& args, int64_t pa
 #pragma unroll
   for (int r = 0; r < kNmsPerThread; ++r) {
     const int i = t + r * kNmsBlock, word = i / 32;
-    int place = 0;
-    for (int w = 0; w < word; ++w) place += __popc(bits.carried[w]);
+    int place = lane < word ? __popc(bits.carried[lane]) : 0;
+    if (lane + 32 < word) place += __popc(bits.carried[lane + 32]);
+    for (int offset = 16; offset > 0; offset /= 2) {
+      place += __shfl_xor_sync(0xffffffffu, place, offset);
+    }
     place += __popc(bits.carried[word] & ((1u << lane) - 1));
     if ((bits.carried[word] >> lane) & 1) args.kept_of(panel)[place] = args.box(first + i);
     if (i == kNmsPanel - 1) args.kept_count[panel] = place + ((bits.carried[word] >> lane) & 1);
   }
 }
 
-// Grid: over the boxes from the panel's first on, kNmsBlock each; one block for panel 0.
+// Grid: over the boxes from the panel's first on, kNmsBlock each, times parts: the panel's own blocks come first.
 template <typename T>
-__global__ void __launch_bounds__(kNmsBlock, 1) nms_step_kernel(NmsArgs<T> args, int64_t panel) {
+__global__ void __launch_bounds__(kNmsBlock, 1)
+    nms_step_kernel(NmsArgs<T> args, int64_t panel, unsigned parts) {
   __shared__ bool last;
+  const unsigned column = blockIdx.x / parts;
   if (panel > 0) {
-    clear_box(args, panel,
-              panel * kNmsPanel + static_cast<int64_t>(blockIdx.x) * kNmsBlock + threadIdx.x);
+    const int64_t p = panel * kNmsPanel + static_cast<int64_t>(column) * kNmsBlock + threadIdx.x;
+    clear_box(args, panel, p, static_cast<int>(blockIdx.x % parts), static_cast<int>(parts));
   }
   const unsigned blocks =
-      min(gridDim.x, static_cast<unsigned>(kNmsPerThread));  // that hold the panel
+      min(gridDim.x, static_cast<unsigned>(kNmsPerThread) * parts);  // that hold the panel
   if (blockIdx.x >= blocks) return;
   __threadfence();
   __syncthreads();
@@ -361,9 +381,11 @@ inline cudaError_t launch_nms(const NmsArgs<T>& args, cudaStream_t stream) {
   cudaError_t error = launch(nms_mask_kernel<T>, dim3(static_cast<unsigned>(panels), kNmsWords),
                              dim3(kNmsMaskBlock), 0, stream, args);
   for (int64_t panel = 0; panel < panels && error == cudaSuccess; ++panel) {
-    const int64_t rest = panel == 0 ? 1 : args.n - panel * kNmsPanel;
-    error = launch(nms_step_kernel<T>, nms_grid(rest, kNmsBlock), dim3(kNmsBlock), 0, stream, args,
-                   panel);
+    const int64_t blocks =
+        panel == 0 ? 1 : ceil_div<int64_t>(args.n - panel * kNmsPanel, kNmsBlock);
+    const int64_t parts = panel == 0 ? 1 : nms_parts(blocks);
+    error = launch(nms_step_kernel<T>, dim3(static_cast<unsigned>(blocks * parts)), dim3(kNmsBlock),
+                   0, stream, args, panel, static_cast<unsigned>(parts));
   }
   return error;
 }

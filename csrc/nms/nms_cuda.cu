@@ -59,6 +59,7 @@ Removed run_nms(const Tensor& boxes, const Tensor& scores, const std::optional<T
     result.place_of = empty_on(boxes, {n}, ScalarType::Int);
   }
   Tensor sorted = empty_on(boxes, {n, 4}, real);
+  Tensor needed = empty_on(boxes, {n}, ScalarType::Long);
   Tensor arrived = empty_on(boxes, {panels}, ScalarType::Int);
   const NmsGather<S, T> gather{.boxes = in<S>(boxes),
                                .idxs = in<int64_t>(idxs),
@@ -68,6 +69,7 @@ Removed run_nms(const Tensor& boxes, const Tensor& scores, const std::optional<T
                                .sorted_classes = idxs ? out<int64_t>(*classes) : nullptr,
                                .place_of = idxs ? out<int32_t>(*result.place_of) : nullptr,
                                .removed = out<uint8_t>(result.removed),
+                               .needed = out<unsigned long long>(needed),
                                .arrived = out<uint32_t>(arrived),
                                .n = n};
   check_cuda(launch_nms_gather<S, T>(gather, stream), "nms");
@@ -78,6 +80,7 @@ Removed run_nms(const Tensor& boxes, const Tensor& scores, const std::optional<T
                         .classes = in<int64_t>(classes),
                         .removed = out<uint8_t>(result.removed),
                         .mask = out<uint32_t>(mask),
+                        .needed = out<unsigned long long>(needed),
                         .kept = out<T>(kept),
                         .kept_count = out<int32_t>(kept_count),
                         .arrived = out<uint32_t>(arrived),

@@ -34,22 +34,20 @@ py::tuple nms(Array<S> boxes, Array<int64_t> order, std::optional<Array<int64_t>
   Array<int64_t> sorted_classes({n}), keep({rows}), count({1});
   Array<int32_t> place_of({n}), kept_count({panels});
   Array<uint8_t> removed({n});
+  Array<unsigned long long> needed({n});
   Array<uint32_t> arrived({panels}), mask({nms_mask_words(n)});
   const NmsGather<S, T> gather{boxes,    emulator::pointer(idxs),
                                order,    emulator::pointer(rank_at),
                                sorted,   sorted_classes,
                                place_of, removed,
-                               arrived,  n};
+                               needed,   arrived,
+                               n};
   emulator::check(launch_nms_gather<S, T>(gather, nullptr));
-  const NmsArgs<T> args{sorted,
-                        idxs ? sorted_classes.data() : nullptr,
-                        removed,
-                        mask,
-                        kept,
-                        kept_count,
-                        arrived,
-                        n,
-                        suppress_rule<T>(threshold, inclusive, eps, pixel_offset)};
+  const NmsArgs<T> args{sorted,     idxs ? sorted_classes.data() : nullptr,
+                        removed,    mask,
+                        needed,     kept,
+                        kept_count, arrived,
+                        n,          suppress_rule<T>(threshold, inclusive, eps, pixel_offset)};
   emulator::check(launch_nms<T>(args, nullptr));
   const NmsOutput output{removed, idxs ? place_of.data() : nullptr, order, keep, count, n, rows};
   emulator::check(launch_nms_compact(output, nullptr));
