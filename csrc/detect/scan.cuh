@@ -35,31 +35,38 @@ struct RowScan {
     return static_cast<T>(x[c * inputs.conf.column_stride]);
   }
 
-  __device__ __forceinline__ bool may_have_candidate(const S* x, unsigned lane) const {
-    const bool first = options.first_label > 0;
-    if (options.scores != ScoreKind::kSoftmax || !(options.skip_below > -INFINITY)) return true;
-    const T background = logit(x, first ? 0 : inputs.num_classes - 1);
-    const int64_t step = 32 * inputs.conf.column_stride;
-    const S* next = x + (range.first_label + lane) * inputs.conf.column_stride;
-    T v[kLoads];
-    const auto load = [&](int64_t left) {
+  // The first row from `prior` on, every `warps`-th, that may have a candidate; last_row or more when none has. What
+  // does not depend on the row is outside the loop: most rows end here.
+  __device__ __forceinline__ int64_t next_row(int64_t prior, int64_t warps) const {
+    if (options.scores != ScoreKind::kSoftmax || !(options.skip_below > -INFINITY)) return prior;
+    const int64_t columns = inputs.conf.column_stride, step = 32 * columns;
+    const int64_t background = options.first_label > 0 ? 0 : (inputs.num_classes - 1) * columns;
+    const int64_t own = (range.first_label + threadIdx.x % 32) * columns;
+    const int64_t mine = range.last_label - range.first_label - threadIdx.x % 32;
+    const S* x = inputs.conf.row(range.image, prior);
+    for (; prior < range.last_row; prior += warps, x += warps * inputs.conf.row_stride) {
+      const S* next = x + own;
+      T v[kLoads];
+      const auto load = [&](int64_t left) {
 #pragma unroll
-      for (int u = 0; u < kLoads; ++u)
-        v[u] = 32 * u < left ? static_cast<T>(next[u * step]) : T(-INFINITY);
-    };
-    int64_t left = range.last_label - range.first_label - lane;
-    load(left);  // before the background is needed: one latency, not two
-    const T limit = add_rn(background, options.skip_below);
-    bool any = false;
-    while (true) {
+        for (int u = 0; u < kLoads; ++u) {
+          v[u] = 32 * u < left ? static_cast<T>(next[u * step]) : T(-INFINITY);
+        }
+      };
+      load(mine);  // before the background is needed: one latency, not two
+      const T limit = add_rn(static_cast<T>(x[background]), options.skip_below);
+      bool any = false;
+      for (int64_t left = mine;;) {
 #pragma unroll
-      for (int u = 0; u < kLoads; ++u) any |= !(v[u] < limit);
-      left -= 32 * kLoads;
-      if (left <= 0) break;
-      next += kLoads * step;
-      load(left);
+        for (int u = 0; u < kLoads; ++u) any |= !(v[u] < limit);
+        left -= 32 * kLoads;
+        if (left <= 0) break;
+        next += kLoads * step;
+        load(left);
+      }
+      if (__any_sync(kFullWarp, any)) break;
     }
-    return __any_sync(kFullWarp, any) != 0;
+    return prior;
   }
 
   // The row's maximum and sum of exponentials, the same in every lane.
@@ -97,7 +104,6 @@ struct RowScan {
   __device__ __forceinline__ bool row(int64_t prior, int64_t& done, const Pool<T>& pool) const {
     const unsigned lane = threadIdx.x % 32;
     const S* x = inputs.conf.row(range.image, prior);
-    if (!may_have_candidate(x, lane)) return true;
     T top = 0, sum = 1;
     if (options.scores == ScoreKind::kSoftmax) normalizer(x, lane, top, sum);
     for (; done < range.last_label - range.first_label; done += 32) {
@@ -118,12 +124,14 @@ struct RowScan {
 
   // All threads: fills the pool with the candidates of the range.
   __device__ __forceinline__ void fill(const Pool<T>& pool) const {
+    const int64_t warps = blockDim.x / 32;
     int64_t prior = range.first_row + threadIdx.x / 32, done = 0;
     pool.fill([&] {
-      for (; prior < range.last_row; prior += blockDim.x / 32) {
+      for (;; prior += warps) {
+        if (done == 0) prior = next_row(prior, warps);
+        if (prior >= range.last_row) return true;
         if (!row(prior, done, pool)) return false;
       }
-      return true;
     });
   }
 };
