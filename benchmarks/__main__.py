@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--threads", default="1,2", help="CPU thread counts, comma-separated (default 1,2)")
     p.add_argument("--filter", default="", help="only cases whose name contains this")
+    p.add_argument("--seconds", type=float, default=4.0, help="CPU time a case and thread count (default 4)")
     p.add_argument("--quick", action="store_true", help="without the scaling sweeps")
     p.add_argument("--json", type=Path, metavar="FILE", help="write environment and results")
     p.add_argument("--plot", type=Path, nargs="?", const=Path("benchmarks/results"), metavar="FOLDER")
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     copy_rate = harness.copy_bandwidth(device)
     results = []
     for case in progress(cases(options.family or FAMILIES, quick=options.quick, containing=options.filter)):
-        results += [harness.measure(case, device, threads=n, against=against) for n in threads]
+        for n in threads[:1] if case.sweep else threads:  # a sweep is about its slope
+            results.append(harness.measure(case, device, threads=n, against=against, seconds=options.seconds))
     print(report.conditions(environment, copy_rate), "\n")
     print(report.markdown(results, copy_rate))
     print(report.fits(results))

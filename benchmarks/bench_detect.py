@@ -74,5 +74,5 @@ def cases() -> list[Case]:
             for b in (1, 8, 32):
                 make = functools.partial(_detect, b=b, c=c, background=background)
                 name = f"{kind} B={b} C={c}"
-                found.append(Case("detect", name, {"B": b, "P": P, "C": c}, make, "B" if c == 91 else ""))
+                found.append(Case("detect", name, {"B": b, "P": P, "C": c}, make, "B" if c == 21 else ""))
     return found

@@ -191,7 +191,12 @@ class Result:
 
 
 def measure(
-    case: Case, device: torch.device, *, threads: int = 1, against: Iterable[str] | None = None
+    case: Case,
+    device: torch.device,
+    *,
+    threads: int = 1,
+    against: Iterable[str] | None = None,
+    seconds: float = 4.0,
 ) -> Result:
     """Check the case, then time it."""
     contest = case.make(device)
@@ -209,7 +214,7 @@ def measure(
                 timings[name] = time_cuda([c.baselines[name] for c in contests], rounds=10)
         else:
             runs = {"ours": contest.ours, **{name: contest.baselines[name] for name in wanted}}
-            timings = time_cpu(runs)
+            timings = time_cpu(runs, seconds=seconds)
     finally:
         torch.set_num_threads(previous)
     params = dict(case.params)
