@@ -42,9 +42,9 @@ BYTES = {
     "backward_kernel": "8 B P and C T a row that counts read, B P (C + 4) T written",
     "nms_key_kernel": "T N read, 4 N written (8 N in fp64)",
     "nms_class_kernel": "16 N read, 8 N written",
-    "nms_gather_kernel": "(4 T + 24) N read, (4 T + 13) N written",
-    "nms_mask_kernel": "4 T N read, at most 256 N written",
-    "nms_step_kernel": "4 T (N - 2048 s) and 256 B a box of panel s read",
+    "nms_gather_kernel": "(4 T + 24) N read, (4 T + 21) N written",
+    "nms_mask_kernel": "4 T N read, 4 N to 264 N written",
+    "nms_step_kernel": "4 T (N - 2048 s) and 12 to 264 B a box of panel s read",
     "nms_compact_kernel": "9 N read, 8 B a row written",
 }
 
