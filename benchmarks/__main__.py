@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     copy_rate = harness.copy_bandwidth(device)
     results = []
     for case in progress(cases(options.family or FAMILIES, quick=options.quick, containing=options.filter)):
-        for n in threads[:1] if case.sweep else threads:  # a sweep is about its slope
+        counts = threads[:1] if case.sweep else threads[-1:] if case.family == "end_to_end" else threads
+        for n in counts:  # a sweep is about its slope, a whole step about all cores
             results.append(harness.measure(case, device, threads=n, against=against, seconds=options.seconds))
     print(report.conditions(environment, copy_rate), "\n")
     print(report.markdown(results, copy_rate))
