@@ -200,7 +200,7 @@ def test_errors_name_argument_expectation_finding(call, error, words):
 
 @pytest.mark.parametrize("k", [1, 26, 300, 1091])
 def test_rows_whose_evenly_spaced_keys_mislead(device, k):
-    """A sampled bound must never cost a key: here every sampled position is far above or far below the rest."""
+    """A sampled bound must never cost a key: here every sampled position is far above or below the rest."""
     width = 8732
     spaced = torch.arange(256) * width // 256
     for sign in (1.0, -1.0):
@@ -209,4 +209,4 @@ def test_rows_whose_evenly_spaced_keys_mislead(device, k):
         keys = keys.to(device)
         wanted = torch.full((2,), k, device=device)
         found = ops.top_k_threshold(keys, wanted)
-        assert torch.equal(found.mask, reference.mining.top_k_per_row(keys, wanted))
+        assert torch.equal(found.mask, reference.top_k_per_row(keys, wanted))
