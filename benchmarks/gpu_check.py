@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -62,6 +63,8 @@ def _stage(name: str, command: Sequence[str], limit: float, pattern: str = r"\S"
 
 def build(stub: bool) -> list[Stage]:
     """The extension for this card's architecture."""
+    if not stub:
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "{}.{}".format(*torch.cuda.get_device_capability()))
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     return [_stage("build", command, 180, r"ssd_cuda: torch")]
 
@@ -69,9 +72,9 @@ def build(stub: bool) -> list[Stage]:
 def tests(stub: bool) -> list[Stage]:
     """Every test that takes a device, on the card."""
     if stub:
-        command = [sys.executable, "-m", "pytest", "tests/test_boxes.py", "-q"]
+        command = [sys.executable, "-m", "pytest", "tests/test_boxes.py"]
     else:
-        command = [sys.executable, "-m", "pytest", "tests", "-q", "-m", "gpu"]
+        command = [sys.executable, "-m", "pytest", "tests", "-m", "gpu"]
     return [_stage("tests", command, 240, r"passed|failed")]
 
 
@@ -80,7 +83,7 @@ def contract(stub: bool) -> list[Stage]:
     return [
         _stage(
             "contract",
-            [sys.executable, "-m", "pytest", "tests/test_contract.py", "-q"],
+            [sys.executable, "-m", "pytest", "tests/test_contract.py"],
             120,
             r"passed|failed",
         )
@@ -95,7 +98,7 @@ def sanitizer(stub: bool) -> list[Stage]:
     found = []
     for kind in SANITIZERS:
         command = [tool, "--tool", kind, "--error-exitcode", "9", "--target-processes", "all"]
-        command += [sys.executable, "-m", "pytest", REDUCED, "-q", "-x"]
+        command += [sys.executable, "-m", "pytest", REDUCED, "-x"]
         found.append(
             _stage(f"sanitizer {kind}", command, 120, r"ERROR SUMMARY|RACECHECK SUMMARY|passed|failed")
         )
