@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from ssd_cuda import DetectConfig, ops
 
+from . import scenes  # noqa: F401  puts the oracles on the path
 from .harness import Case, Contest
 
 P = 8732
@@ -30,27 +30,17 @@ def head(b: int, c: int, background: float, device: torch.device) -> tuple[Tenso
     return loc.to(device), conf.to(device), priors.to(device)
 
 
-def torchvisions(loc: Tensor, conf: Tensor, priors: Tensor) -> list[dict[str, Tensor]]:
-    """torchvision's own ``SSD.postprocess_detections`` with SSD300's options."""
-    from torchvision.models.detection._utils import BoxCoder
-    from torchvision.models.detection.ssd import SSD
-
-    options = SimpleNamespace(
-        box_coder=BoxCoder((10.0, 10.0, 5.0, 5.0)),
-        score_thresh=CONFIG.score_threshold,
-        topk_candidates=CONFIG.top_k,
-        nms_thresh=CONFIG.iou_threshold,
-        detections_per_img=CONFIG.detections_per_image,
-    )
-    outputs = {"bbox_regression": loc, "cls_logits": conf}
-    return SSD.postprocess_detections(options, outputs, [priors] * len(loc), [(300, 300)] * len(loc))
-
-
 def _detect(device: torch.device, *, b: int, c: int, background: float) -> Contest:
+    from oracles import torchvision_ssd
+
     inputs = head(b, c, background, device)
+    model = torchvision_ssd.bare_ssd()  # with SSD300's options, which the preset repeats
+
+    def torchvisions() -> list[dict[str, Tensor]]:
+        return torchvision_ssd.postprocess(model, *inputs)
 
     def check() -> None:
-        for mine, theirs in zip(ops.detect(*inputs, CONFIG).to_list(), torchvisions(*inputs), strict=True):
+        for mine, theirs in zip(ops.detect(*inputs, CONFIG).to_list(), torchvisions(), strict=True):
             assert torch.equal(mine["labels"], theirs["labels"])
             torch.testing.assert_close(mine["boxes"], theirs["boxes"], rtol=1e-5, atol=1e-3)
 
@@ -60,7 +50,7 @@ def _detect(device: torch.device, *, b: int, c: int, background: float) -> Conte
 
     return Contest(
         ours=ours,
-        baselines={"torchvision": lambda: torchvisions(*inputs)},
+        baselines={"torchvision": torchvisions},
         check=check,
         min_bytes=4 * b * P * c + 40 * b * CONFIG.detections_per_image,
     )
