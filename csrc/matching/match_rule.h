@@ -56,6 +56,23 @@ struct MatchRule {
   }
 };
 
+// The rule from the options of the op, in the order of its schema.
+template <typename T>
+inline MatchRule<T> make_match_rule(double threshold, bool inclusive, double eps, int64_t forced,
+                                    double forced_min, bool relabel_unforced, bool tie_last,
+                                    double candidate_max, bool ignore_degenerate, bool xyxy) {
+  return {.threshold = T(threshold),
+          .eps = T(eps),
+          .forced_min = T(forced_min),
+          .candidate_max = T(candidate_max),
+          .forced = Forced(forced),
+          .inclusive = inclusive,
+          .relabel_unforced = relabel_unforced,
+          .tie_last = tie_last,
+          .ignore_degenerate = ignore_degenerate,
+          .format = xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh};
+}
+
 // An index as wide as T: structures of both have no padding, and vector masks of T select it.
 template <typename T>
 using IndexOf = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;

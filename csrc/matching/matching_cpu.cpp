@@ -157,24 +157,17 @@ Tensor match(const Tensor& boxes, const Tensor& offsets, const Tensor& priors, d
   if (batch * num_priors == 0) return result;
   dispatch_real(prior.scalar_type(), "match", [&](auto zero) {
     using T = decltype(zero);
-    MatchCall<T>{.boxes = in<Vec4<T>>(truth),
-                 .offsets = in<int32_t>(offset),
-                 .priors = in<Vec4<T>>(prior),
-                 .rows = truth.size(0),
-                 .batch = batch,
-                 .num_priors = num_priors,
-                 .per_image = prior.dim() == 3,
-                 .rule = {.threshold = T(threshold),
-                          .eps = T(eps),
-                          .forced_min = T(forced_min),
-                          .candidate_max = T(candidate_max),
-                          .forced = Forced(forced),
-                          .inclusive = inclusive,
-                          .relabel_unforced = relabel_unforced,
-                          .tie_last = tie_last,
-                          .ignore_degenerate = ignore_degenerate,
-                          .format = xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh},
-                 .codes = out<int32_t>(result)}
+    MatchCall<T>{
+        .boxes = in<Vec4<T>>(truth),
+        .offsets = in<int32_t>(offset),
+        .priors = in<Vec4<T>>(prior),
+        .rows = truth.size(0),
+        .batch = batch,
+        .num_priors = num_priors,
+        .per_image = prior.dim() == 3,
+        .rule = make_match_rule<T>(threshold, inclusive, eps, forced, forced_min, relabel_unforced,
+                                   tie_last, candidate_max, ignore_degenerate, xyxy),
+        .codes = out<int32_t>(result)}
         .run();
   });
   return result;

@@ -20,26 +20,19 @@ Tensor match(const Tensor& boxes, const Tensor& offsets, const Tensor& priors, d
     // packed is only read where T is float, and must start at zero there
     const Tensor packed = zeros_on(prior, {sizeof(T) == 4 ? scratch_rows : 0}, ScalarType::Long);
     const Tensor tops = empty_on(prior, {scratch_rows, sizeof(BestPrior<T>)}, ScalarType::Byte);
-    const MatchArgs<T> args{.boxes = in<T>(truth),
-                            .offsets = in<int32_t>(offset),
-                            .priors = in<T>(prior),
-                            .rows = rows,
-                            .batch = batch,
-                            .num_priors = num_priors,
-                            .per_image = prior.dim() == 3,
-                            .rule = {.threshold = T(threshold),
-                                     .eps = T(eps),
-                                     .forced_min = T(forced_min),
-                                     .candidate_max = T(candidate_max),
-                                     .forced = Forced(forced),
-                                     .inclusive = inclusive,
-                                     .relabel_unforced = relabel_unforced,
-                                     .tie_last = tie_last,
-                                     .ignore_degenerate = ignore_degenerate,
-                                     .format = xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh},
-                            .packed = out<PackedTop>(packed),
-                            .tops = out<BestPrior<T>>(tops),
-                            .codes = out<int32_t>(result)};
+    const MatchArgs<T> args{
+        .boxes = in<T>(truth),
+        .offsets = in<int32_t>(offset),
+        .priors = in<T>(prior),
+        .rows = rows,
+        .batch = batch,
+        .num_priors = num_priors,
+        .per_image = prior.dim() == 3,
+        .rule = make_match_rule<T>(threshold, inclusive, eps, forced, forced_min, relabel_unforced,
+                                   tie_last, candidate_max, ignore_degenerate, xyxy),
+        .packed = out<PackedTop>(packed),
+        .tops = out<BestPrior<T>>(tops),
+        .codes = out<int32_t>(result)};
     check_cuda(launch_match(args, scope.stream()), "match");
     check_cuda(launch_force(args, scope.stream()), "match");
   });

@@ -19,26 +19,19 @@ Array<int32_t> match(Array<T> boxes, Array<int32_t> offsets, Array<T> priors, in
   Array<int32_t> codes({batch, num_priors});
   Array<PackedTop> packed({rows}, PackedTop(0), "the packed tops");
   Array<unsigned char> tops({rows, static_cast<py::ssize_t>(sizeof(BestPrior<T>))}, "the tops");
-  const MatchArgs<T> args{.boxes = boxes,
-                          .offsets = offsets,
-                          .priors = priors,
-                          .rows = rows,
-                          .batch = batch,
-                          .num_priors = num_priors,
-                          .per_image = prior_dims == 3,
-                          .rule = {.threshold = T(threshold),
-                                   .eps = T(eps),
-                                   .forced_min = T(forced_min),
-                                   .candidate_max = T(candidate_max),
-                                   .forced = Forced(forced),
-                                   .inclusive = inclusive,
-                                   .relabel_unforced = relabel_unforced,
-                                   .tie_last = tie_last,
-                                   .ignore_degenerate = ignore_degenerate,
-                                   .format = xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh},
-                          .packed = packed,
-                          .tops = reinterpret_cast<BestPrior<T>*>(tops.data()),
-                          .codes = codes};
+  const MatchArgs<T> args{
+      .boxes = boxes,
+      .offsets = offsets,
+      .priors = priors,
+      .rows = rows,
+      .batch = batch,
+      .num_priors = num_priors,
+      .per_image = prior_dims == 3,
+      .rule = make_match_rule<T>(threshold, inclusive, eps, forced, forced_min, relabel_unforced,
+                                 tie_last, candidate_max, ignore_degenerate, xyxy),
+      .packed = packed,
+      .tops = reinterpret_cast<BestPrior<T>*>(tops.data()),
+      .codes = codes};
   emulator::check(launch_match(args, nullptr));
   emulator::check(launch_force(args, nullptr));
   return codes;
