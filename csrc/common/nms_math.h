@@ -1,27 +1,16 @@
 // What every NMS of this project agrees on: the order of the boxes and the test of one box against another.
 #pragma once
 
-#include <cstring>
-
 #include "box_math.h"
+#include "ordered_key.h"
 
 namespace ssd_cuda {
 
-// Maps a score to an unsigned key: a larger key comes first. NaN comes before everything and all NaNs are
-// equal, -0 equals +0: the order of torch.sort(descending=True), ties going to the lower index.
-SSD_HOST_DEVICE uint32_t score_key(float score) {
-  if (score != score) return 0xffffffffu;
-  if (score == 0.0f) return 0x80000000u;
-  uint32_t bits;
-  std::memcpy(&bits, &score, sizeof bits);
-  return (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
-}
-SSD_HOST_DEVICE uint64_t score_key(double score) {
-  if (score != score) return ~uint64_t{0};
-  if (score == 0.0) return uint64_t{1} << 63;
-  uint64_t bits;
-  std::memcpy(&bits, &score, sizeof bits);
-  return (bits >> 63) ? ~bits : bits | (uint64_t{1} << 63);
+// A larger key comes first. NaN comes before everything and all NaNs are equal, -0 equals +0: the order of
+// torch.sort(descending=True), ties going to the lower index.
+template <typename T>
+SSD_HOST_DEVICE Ordered<T> score_key(T score) {
+  return ordered_key(score);
 }
 
 // Sorting these in ascending order puts boxes in (score descending, index ascending) order.

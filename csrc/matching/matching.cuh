@@ -17,7 +17,7 @@
 #pragma once
 
 #include "../common/launch.cuh"
-#include "../mining/ordered_key.h"
+#include "../common/ordered_key.h"
 #include "match_rule.h"
 
 namespace ssd_cuda {

@@ -12,7 +12,7 @@
 #pragma once
 
 #include "../common/launch.cuh"
-#include "ordered_key.h"
+#include "mining_rule.h"
 
 namespace ssd_cuda {
 

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "ordered_key.h"
+#include "mining_rule.h"
 
 namespace ssd_cuda {
 

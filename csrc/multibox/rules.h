@@ -3,7 +3,7 @@
 
 #include "../common/box_math.h"
 #include "../common/loss_math.h"
-#include "../mining/ordered_key.h"
+#include "../mining/mining_rule.h"
 
 namespace ssd_cuda {
 

@@ -1,47 +1,13 @@
-// What the selection compares: an unsigned integer whose order is the order of the keys, and the rule that
-// says how many rows an image may select.
+// The rules of mining, once for the CPU and the CUDA kernels: how many rows an image may select, and which.
 #pragma once
 
-#include <cstring>
-#include <type_traits>
-
-#include "../common/host_device.h"
+#include "../common/ordered_key.h"
 
 namespace ssd_cuda {
-
-// uint32_t for float, uint64_t for double.
-template <typename T>
-using Ordered = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
-
-template <typename To, typename From>
-SSD_HOST_DEVICE To bit_copy(From from) {
-  static_assert(sizeof(To) == sizeof(From), "a bit copy keeps the size");
-  To to;
-  std::memcpy(&to, &from, sizeof(To));
-  return to;
-}
 
 // A row that may never be selected: below every number, -inf included.
 template <typename U>
 constexpr U kExcluded = 0;
-
-// Larger key, larger integer; -0 equals +0; every NaN is the largest integer.
-template <typename T>
-SSD_HOST_DEVICE Ordered<T> ordered_key(T key) {
-  using U = Ordered<T>;
-  constexpr U kSign = U(1) << (8 * sizeof(U) - 1);
-  if (key != key) return ~U(0);
-  const U bits = bit_copy<U>(key + T(0));  // -0 + 0 is +0
-  return bits & kSign ? ~bits : bits | kSign;
-}
-
-// The key of ordered_key; NaN for the largest integer.
-template <typename T>
-SSD_HOST_DEVICE T key_value(Ordered<T> ordered) {
-  using U = Ordered<T>;
-  constexpr U kSign = U(1) << (8 * sizeof(U) - 1);
-  return bit_copy<T>(ordered & kSign ? U(ordered & ~kSign) : U(~ordered));
-}
 
 // The selection of one row: the keys above threshold, and those equal to it up to index tie.
 template <typename U>

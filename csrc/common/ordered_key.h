@@ -1,0 +1,41 @@
+// Floats as unsigned integers of the same order, and back: what a selection, a sort or an atomic maximum compares.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+#include "host_device.h"
+
+namespace ssd_cuda {
+
+// uint32_t for float, uint64_t for double.
+template <typename T>
+using Ordered = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+
+template <typename To, typename From>
+SSD_HOST_DEVICE To bit_copy(From from) {
+  static_assert(sizeof(To) == sizeof(From), "a bit copy keeps the size");
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+// Larger key, larger integer; -0 equals +0; every NaN is the largest integer.
+template <typename T>
+SSD_HOST_DEVICE Ordered<T> ordered_key(T key) {
+  using U = Ordered<T>;
+  constexpr U kSign = U(1) << (8 * sizeof(U) - 1);
+  if (key != key) return ~U(0);
+  const U bits = bit_copy<U>(key + T(0));  // -0 + 0 is +0
+  return bits & kSign ? ~bits : bits | kSign;
+}
+
+// The key of ordered_key; NaN for the largest integer.
+template <typename T>
+SSD_HOST_DEVICE T key_value(Ordered<T> ordered) {
+  using U = Ordered<T>;
+  constexpr U kSign = U(1) << (8 * sizeof(U) - 1);
+  return bit_copy<T>(ordered & kSign ? U(ordered & ~kSign) : U(~ordered));
+}
+
+}  // namespace ssd_cuda
