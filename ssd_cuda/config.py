@@ -123,6 +123,10 @@ class MultiBoxConfig:
         label_offset: added to every label before use (amdegroot's labels start at 0).
         ignore_label: priors matched to this label (as given, before the offset) are neither positive nor
             negative. None: no such label.
+        ignored_key: what a prior that is neither positive nor negative is to the mining. ``"none"``: not
+            ranked; ``"zero"``: ranked like a loss of 0 (seed: torch's cross entropy of an ignored class;
+            RefineDet), so it may take a place among the zeros, and yet counts nowhere. Needs a cap other
+            than ``"negatives"`` and ``positive_fill="zero"``.
         single_class: every positive prior has class 1, whatever its label (RetinaFace's -1).
         zero_label: what a matched label equal to the background (after the offset) is. ``"positive"``:
             counts as one everywhere; ``"localize"``: in the normaliser and the localisation loss only,
@@ -143,6 +147,7 @@ class MultiBoxConfig:
     background: Literal["first", "last"] = "first"
     label_offset: int = 0
     ignore_label: int | None = None
+    ignored_key: Literal["none", "zero"] = "none"
     single_class: bool = False
     zero_label: Literal["positive", "localize", "background"] = "background"
     layout: Literal["bpc", "bcp"] = "bpc"
@@ -160,10 +165,17 @@ class MultiBoxConfig:
             "normalizer", self.normalizer, ("batch", "per_image", "selected", "global", "batch_min_one")
         )
         check_choice("background", self.background, ("first", "last"))
+        check_choice("ignored_key", self.ignored_key, ("none", "zero"))
         check_choice("zero_label", self.zero_label, ("positive", "localize", "background"))
         check_choice("layout", self.layout, ("bpc", "bcp"))
         if self.mining.count_positives_twice and self.mining.cap == "negatives":
             raise ValueError("count_positives_twice needs cap='all' or 'all_but_one', got cap='negatives'")
+        mining = self.mining
+        if self.ignored_key == "zero" and (mining.cap == "negatives" or mining.positive_fill != "zero"):
+            raise ValueError(
+                "ignored_key='zero' needs cap='all' or 'all_but_one' and positive_fill='zero', got "
+                f"cap={mining.cap!r} and positive_fill={mining.positive_fill!r}"
+            )
         if self.single_class and self.background != "first":
             raise ValueError(f"single_class needs background='first', got {self.background!r}")
 
@@ -335,7 +347,10 @@ _MULTIBOX_PRESETS: dict[str, dict[str, Any]] = {
         mining=_mining(cap="all", positive_fill="zero", rounding="ceil"),
         normalizer="global",
     ),
-    "seed": dict(mining=_mining(cap="all_but_one", positive_fill="zero", count_positives_twice=True)),
+    "seed": dict(
+        mining=_mining(cap="all_but_one", positive_fill="zero", count_positives_twice=True),
+        ignored_key="zero",
+    ),
 }
 
 _TORCHVISION_LOG_SCALE = math.log(1000.0 / 16)

@@ -31,6 +31,19 @@ def batch_of(
     return loc, conf, gt, priors
 
 
+def targets_with_ignored(ignored, width=120, classes=5, device="cpu"):
+    """loc, conf (both differentiable), loc_target, conf_target of three images for the seed's loss: a share
+    of the rows is ignored, and many positives let the mining reach the zeros."""
+    loc, loc_target = torch.randn(2, 3, width, 4, device=device)
+    conf = 2 * torch.randn(3, width, classes, device=device)
+    conf[:, :9, 0] = 200.0  # negatives among the zeros
+    target = torch.randint(1, classes, (3, width), device=device)
+    target[torch.rand(3, width, device=device) < 0.5] = 0
+    target[1, 3:] = 0
+    target[torch.rand(3, width, device=device) < ignored] = -100
+    return loc.requires_grad_(), conf.requires_grad_(), loc_target, target
+
+
 def reference_loss(loc, conf, gt, priors, config, **changes):
     options = {**dataclasses.asdict(config), **changes}
     return reference.multibox.multibox_loss(loc, conf, gt.boxes, gt.labels, gt.offsets, priors, **options)

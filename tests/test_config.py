@@ -73,6 +73,19 @@ BAD = [
         ValueError,
         "count_positives_twice needs cap='all' or 'all_but_one', got cap='negatives'",
     ),
+    (MultiBoxConfig, {"ignored_key": 0}, ValueError, "ignored_key must be one of 'none', 'zero', got 0"),
+    (
+        MultiBoxConfig,
+        {"ignored_key": "zero", "mining": MiningConfig(positive_fill="zero")},
+        ValueError,
+        "ignored_key='zero' needs cap='all' or 'all_but_one' and positive_fill='zero', got cap='negatives'",
+    ),
+    (
+        MultiBoxConfig,
+        {"ignored_key": "zero", "mining": MiningConfig(cap="all")},
+        ValueError,
+        "ignored_key='zero' needs cap=.* and positive_fill='zero', got cap='all' and positive_fill='-inf'",
+    ),
     (
         MultiBoxConfig,
         {"single_class": True, "background": "last"},

@@ -9,7 +9,8 @@ import torch
 from emulator.harness import fuzz_examples, kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from multibox_cases import batch_of, gradients, reference_loss
+from multibox_cases import batch_of, gradients, reference_loss, targets_with_ignored
+from oracles import seed
 from test_multibox import CHANGES, DTYPES, PRESETS
 
 from ssd_cuda import MultiBoxConfig, ops
@@ -146,3 +147,21 @@ def test_ready_targets(multibox):
     expected = ops.ssd_loss(loc, conf, loc_target, target)
     torch.testing.assert_close(result[0][0], expected[0])
     torch.testing.assert_close(result[1][0], expected[1])
+
+
+@pytest.mark.parametrize("ratio", [1.0, 3.0, 100.0])
+@pytest.mark.parametrize("ignored", [0.0, 0.2, 0.7])
+def test_ready_targets_with_ignored_rows_are_the_seeds(multibox, ignored, ratio):
+    """Mining reaches the zeros, where positives, ignored rows and certain negatives share one key."""
+    loc, conf, loc_target, target = targets_with_ignored(ignored)
+    mining = dataclasses.replace(MultiBoxConfig.preset("seed").mining, ratio=ratio)
+    rules, numbers = _rules(MultiBoxConfig.preset("seed", ignore_label=-100, mining=mining))
+    inputs = (loc.detach(), conf.detach(), False, loc_target, target)
+    result = multibox.loss(*inputs, None, None, None, None, rules, numbers, 1.5, 0.7)
+    expected = seed.SSDLoss(conf.shape[2], ratio)(loc, conf, loc_target, target)
+    assert result[2].item() == (target > 0).sum()
+    for mine, theirs in zip(result[:2], expected, strict=True):
+        torch.testing.assert_close(mine[0], theirs.detach(), rtol=1e-5, atol=1e-6)
+    for mine, theirs in zip(result[4:], gradients(expected, loc, conf), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+    assert not result[5][target == -100].any()

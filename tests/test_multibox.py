@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from multibox_cases import assert_same_loss, batch_of, gradients, reference_loss
+from multibox_cases import assert_same_loss, batch_of, gradients, reference_loss, targets_with_ignored
 from oracles import seed
 from torch.nn import functional as F
 
@@ -68,6 +68,16 @@ CHANGES = [
     dict(mining=MiningConfig(cap="all_but_one", ratio=50.0, count_positives_twice=True)),
     dict(mining=MiningConfig(cap="all", positive_fill="zero", ratio=50.0, count_positives_twice=True)),
     dict(match=ssd_cuda.MatchConfig(candidate_max_iou=0.3), mining=MiningConfig(ratio=60.0)),
+    *(
+        dict(
+            match=ssd_cuda.MatchConfig(candidate_max_iou=0.1),
+            mining=MiningConfig(cap="all", positive_fill="zero", ratio=20.0, count_positives_twice=twice),
+            ignored_key="zero",
+            ignore_label=2,
+            normalizer="selected",
+        )
+        for twice in (False, True)
+    ),
 ]
 
 
@@ -126,6 +136,40 @@ def test_ssd_loss_skips_torchs_ignored_class(device):
     expected = F.cross_entropy(conf[0, [0, 2, 3]], torch.tensor([1, 0, 0], device=device), reduction="sum")
     torch.testing.assert_close(loss, expected)
     assert not torch.autograd.grad(loss, conf)[0][0, 1].any()
+
+
+@pytest.mark.parametrize("ratio", [1.0, 3.0, 100.0])
+@pytest.mark.parametrize("ignored", [0.2, 0.7, 1.0])
+def test_ssd_loss_ranks_ignored_rows_as_the_seed(device, ignored, ratio):
+    """Mining reaches the zeros: an ignored row takes a place there that a positive would count twice in."""
+    loc, conf, loc_target, target = targets_with_ignored(ignored, device=device)
+    result = ops.ssd_loss(loc, conf, loc_target, target, ratio)
+    expected = seed.SSDLoss(conf.shape[2], ratio)(loc, conf, loc_target, target)
+    for mine, theirs in zip(result, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+    d_loc, d_conf = gradients(result, loc, conf)
+    for mine, theirs in zip((d_loc, d_conf), gradients(expected, loc, conf), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+    assert not d_conf[target == -100].any()
+
+
+def test_an_ignored_row_takes_the_place_of_a_positive_by_hand(device):
+    """k = 2: the one negative, then the lowest of the zeros, which is ignored: the positive counts once."""
+    loc = torch.zeros(1, 3, 4, device=device)
+    conf = torch.zeros(1, 3, 2, device=device)
+    target = torch.tensor([[-100, 1, 0]], device=device)
+    assert ops.ssd_loss(loc, conf, loc, target)[1].item() == pytest.approx(2 * math.log(2))
+    target = target[:, [1, 0, 2]]  # here the positive is the lowest
+    assert ops.ssd_loss(loc, conf, loc, target)[1].item() == pytest.approx(3 * math.log(2))
+
+
+def test_an_ignored_row_is_not_ranked_where_the_rule_says_so(device):
+    """The same targets under an ignore_label: the positive is the only zero and counts twice."""
+    loc, conf = torch.zeros(1, 3, 4, device=device), torch.zeros(1, 3, 2, device=device)
+    target = torch.tensor([[-100, 1, 0]], device=device)
+    config = MultiBoxConfig.preset("seed", ignore_label=-100, ignored_key="none")
+    losses = ops.multibox_loss_on_targets(loc, conf, loc, target, config)
+    assert losses.classification.item() == pytest.approx(3 * math.log(2))
 
 
 @pytest.mark.parametrize("layout", ["bpc", "bcp"])

@@ -10,8 +10,8 @@ using Ints = std::vector<int64_t>;
 
 inline MultiBoxRule parse_rule(const Ints& rules, const Doubles& numbers, int64_t num_classes) {
   STD_TORCH_CHECK(rules.size() == kNumRules && numbers.size() == kNumNumbers,
-                  "multibox_loss: expected 13 rules and 3 numbers, got ", rules.size(), " and ",
-                  numbers.size());
+                  "multibox_loss: expected ", kNumRules, " rules and ", kNumNumbers,
+                  " numbers, got ", rules.size(), " and ", numbers.size());
   return make_rule(rules.data(), numbers.data(), num_classes);
 }
 

@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kTileBlock, 8) keys_kernel(MultiBoxArgs<S, T> 
                        : row_cross_entropy<T>(args.conf.at(image, p), args.conf.class_stride,
                                               classes, row.label);
     Ordered<T> key = ordered_key(loss);
-    if (row.kind == RowKind::kIgnored) key = kExcluded<Ordered<T>>;
+    if (row.kind == RowKind::kIgnored) key = ignored_key<T>(args.rule.label);
     if (row.kind == RowKind::kPositive) {
       key = positive_key<T>(args.rule.mining);
       conf = static_cast<double>(loss);
@@ -209,13 +209,14 @@ __global__ void __launch_bounds__(kSelectBlock, 1) select_kernel(SelectArgs<T> a
     ++negatives;
     conf += static_cast<double>(key_value<T>(key));
   });
-  // A negative may share the key of the positives: only its target tells. Seldom reached.
+  // Negatives and ignored rows may share the key of the positives: only the targets tell. Seldom reached.
   for (int64_t p = threadIdx.x; fill >= cut.threshold && p < args.width; p += kSelectBlock) {
     if (row[p] != fill || !is_selected(fill, p, cut)) continue;
-    if (args.targets.row(image, p, args.rule.label).kind != RowKind::kPositive) {
+    const RowKind kind = args.targets.row(image, p, args.rule.label).kind;
+    if (is_candidate(kind)) {
       ++negatives;
       conf += static_cast<double>(key_value<T>(fill));
-    } else if (args.positive_loss != nullptr) {
+    } else if (kind == RowKind::kPositive && args.positive_loss != nullptr) {
       conf += static_cast<double>(args.positive_loss[image * args.width + p]);
     }
   }

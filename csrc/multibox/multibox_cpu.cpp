@@ -88,7 +88,7 @@ ImageSums run_tile(const Batch<S>& batch, int64_t image, int64_t begin, int64_t 
       sums.conf += losses[others[j]];
       keys[p] = positive_key<T>(batch.rule.mining);
     }
-    if (kinds[j] == RowKind::kIgnored) keys[p] = kExcluded<Ordered<T>>;
+    if (kinds[j] == RowKind::kIgnored) keys[p] = ignored_key<T>(batch.rule.label);
   }
   return sums;
 }
@@ -102,9 +102,10 @@ void add_selected(const Batch<S>& batch, int64_t image, const Ordered<acc_t<S>>*
   const auto fill = positive_key<T>(batch.rule.mining);
   for (int64_t p = 0; p < batch.width; ++p) {
     if (!is_selected(keys[p], p, cut) || keys[p] == kExcluded<Ordered<T>>) continue;
-    // A negative may share the key of the positives: only its target tells.
+    // A negative or an ignored row may share the key of the positives: only its target tells.
     if (keys[p] == fill) {
       const Row row = batch.targets.row(image, p, batch.rule.label);
+      if (row.kind == RowKind::kIgnored) continue;
       if (row.kind == RowKind::kPositive) {
         if (!batch.rule.loss.positives_twice) continue;
         T loss;

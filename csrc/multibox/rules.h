@@ -28,6 +28,7 @@ struct LabelRule {
   int64_t offset;
   int64_t ignore;
   bool has_ignore;
+  bool rank_ignored;  // with the key 0, as positives are then too
   bool single_class;
   ZeroLabel zero_label;
 };
@@ -55,7 +56,7 @@ struct MultiBoxRule {
 };
 
 // The options as flat lists, in the order of _rules in ssd_cuda/ops/multibox.py.
-constexpr int kNumRules = 13, kNumNumbers = 3;
+constexpr int kNumRules = 14, kNumNumbers = 3;
 inline MultiBoxRule make_rule(const int64_t* rules, const double* numbers, int64_t num_classes) {
   MultiBoxRule rule;
   rule.label = {.num_classes = num_classes,
@@ -63,6 +64,7 @@ inline MultiBoxRule make_rule(const int64_t* rules, const double* numbers, int64
                 .offset = rules[1],
                 .ignore = rules[2],
                 .has_ignore = rules[3] != 0,
+                .rank_ignored = rules[13] != 0,
                 .single_class = rules[4] != 0,
                 .zero_label = static_cast<ZeroLabel>(rules[5])};
   rule.mining = {.ratio = static_cast<float>(numbers[0]),
@@ -146,6 +148,12 @@ struct Targets {
     return {label > 0 ? RowKind::kPositive : RowKind::kNegative, in_range(label, rule)};
   }
 };
+
+// The key of a row that is no negative. Among the keys 0 only the targets tell who is who.
+template <typename T>
+SSD_HOST_DEVICE Ordered<T> ignored_key(const LabelRule& rule) {
+  return rule.rank_ignored ? ordered_key(T(0)) : kExcluded<Ordered<T>>;
+}
 
 // How often the cross entropy of row p counts.
 template <typename U>

@@ -52,6 +52,7 @@ def _rules(config: MultiBoxConfig) -> tuple[list[int], list[float]]:
         mining.count_positives_twice,
         _NORMALIZERS.index(config.normalizer),
         config.clamp_normalizer,
+        config.ignored_key == "zero",
     ]
     loc_factor = config.loc_weight / (4.0 if config.loc_reduction == "mean4" else 1.0)
     beta = 0.0 if config.loc_loss == "l1" else config.beta
@@ -222,7 +223,8 @@ def ssd_loss(
     Args:
         loc_pred: ``[B, P, 4]``; conf_pred: ``[B, P, C]``; any floating dtype. Differentiable.
         loc_target: ``[B, P, 4]`` box codes; read at positives only.
-        conf_target: integer ``[B, P]`` classes, 0 is background; -100 counts nowhere, as in torch.
+        conf_target: integer ``[B, P]`` classes, 0 is background; -100, torch's ignored class, counts
+            nowhere, but is ranked by the mining with its loss of 0.
         neg_pos_ratio: mined rows per positive.
         check: also look at ``conf_target`` where that waits for the device (always on the CPU in eager mode).
 

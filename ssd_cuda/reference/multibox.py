@@ -158,6 +158,7 @@ def multibox_loss(
     background: str = "first",
     label_offset: int = 0,
     ignore_label: int | None = None,
+    ignored_key: str = "none",
     single_class: bool = False,
     zero_label: str = "background",
     layout: str = "bpc",
@@ -191,7 +192,11 @@ def multibox_loss(
     twice = options.pop("count_positives_twice", False)
     options.pop("key", None)  # of a candidate both keys are the same number
     keys = cross_entropy(conf.detach(), target)  # [B, P]
-    negative = select_hard_negatives(keys, positive, candidates=candidate, **options)
+    ranked = candidate
+    if ignored_key == "zero":
+        ignored = ~(positive | candidate)
+        keys, ranked = keys.masked_fill(ignored, 0), candidate | ignored
+    negative = select_hard_negatives(keys, positive, candidates=ranked, **options) & (positive | candidate)
     weights = _row_weights(positive, negative, twice)
     classification = _classification(conf, target, weights)
     localization = loc_weight * _localization(
