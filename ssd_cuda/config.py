@@ -116,8 +116,8 @@ class MultiBoxConfig:
             without any give 0, then the mean over the batch (NVIDIA); ``"selected"``: positives plus
             selected negatives (mxnet); ``"global"``: positives over all processes of a group (gluon);
             ``"batch_min_one"``: the sum over the images of max(1, positives) (mmdet).
-        clamp_normalizer: True divides by at least 1; False lets an empty batch give nan, as the
-            codebases named in the presets do.
+        clamp_normalizer: True divides by at least 1; False lets a batch without a positive give nan, as
+            the codebases named in the presets do. A batch without images is 0 under every normaliser.
         loc_weight: factor of the localisation loss.
         background: index of the background class, ``"first"`` or ``"last"`` (mmdet).
         label_offset: added to every label before use (amdegroot's labels start at 0).

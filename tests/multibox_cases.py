@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from conftest import random_boxes, random_priors
 
-from ssd_cuda import MultiBoxConfig, ops, reference
+from ssd_cuda import MiningConfig, MultiBoxConfig, ops, reference
 
 
 def batch_of(
@@ -42,6 +42,16 @@ def targets_with_ignored(ignored, width=120, classes=5, device="cpu"):
     target[1, 3:] = 0
     target[torch.rand(3, width, device=device) < ignored] = -100
     return loc.requires_grad_(), conf.requires_grad_(), loc_target, target
+
+
+def certain_negatives(device="cpu"):
+    """config, (loc, conf, gt, priors): negatives of loss 0 among the zeros of the positives, all selected, and
+    a normaliser that counts them."""
+    mining = MiningConfig(cap="all", positive_fill="zero", ratio=50.0)
+    config = MultiBoxConfig(mining=mining, normalizer="selected")
+    loc, conf, gt, priors = batch_of(config, (3, 2), width=40, device=device)
+    conf[:, ::2, 0] = 200.0
+    return config, (loc, conf, gt, priors)
 
 
 def reference_loss(loc, conf, gt, priors, config, **changes):

@@ -9,7 +9,7 @@ import torch
 from emulator.harness import fuzz_examples, kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from multibox_cases import batch_of, gradients, reference_loss, targets_with_ignored
+from multibox_cases import batch_of, certain_negatives, gradients, reference_loss, targets_with_ignored
 from oracles import seed
 from test_multibox import CHANGES, DTYPES, PRESETS
 
@@ -78,6 +78,15 @@ def test_presets(multibox, preset):
     assert_is_reference(multibox, *batch_of(config, (0,), width=1), config)
 
 
+@pytest.mark.parametrize("counts, width", [((), 9), ((0, 0), 0), ((0, 0), 9)])
+@pytest.mark.parametrize("normalizer", ["batch", "per_image", "selected", "batch_min_one"])
+def test_nothing_to_sum(multibox, counts, width, normalizer):
+    """No image, no prior, no positive: 0, and 0 / 0 where that is not clamped and there were images."""
+    for clamp in (True, False):
+        config = MultiBoxConfig(normalizer=normalizer, clamp_normalizer=clamp)
+        assert_is_reference(multibox, *batch_of(config, counts, width=width), config)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["bpc", "bcp"])
 @pytest.mark.parametrize("classes", [1, 2, 3, 20, 21, 81, 6200])  # each pitch; rows too long to be staged
@@ -100,6 +109,11 @@ def test_options(multibox, change):
     assert_is_reference(multibox, loc, conf, gt, priors, config)
     own = priors[None] + 0.05 * torch.rand(4, 1, 1)
     assert_is_reference(multibox, loc.detach(), conf.detach(), gt, own, config)
+
+
+def test_negatives_of_loss_0_are_counted(multibox):
+    config, case = certain_negatives()
+    assert_is_reference(multibox, *case, config)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

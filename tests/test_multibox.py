@@ -9,7 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from multibox_cases import assert_same_loss, batch_of, gradients, reference_loss, targets_with_ignored
+from multibox_cases import (
+    assert_same_loss,
+    batch_of,
+    certain_negatives,
+    gradients,
+    reference_loss,
+    targets_with_ignored,
+)
 from oracles import seed
 from torch.nn import functional as F
 
@@ -92,6 +99,11 @@ def test_options_are_the_reference(device, change, per_image_priors):
     if per_image_priors:
         priors = priors[None] + 0.05 * torch.rand(4, 1, 1, device=device)
     assert_same_loss(loc, conf, gt, priors, config)
+
+
+def test_negatives_of_loss_0_are_counted(device):
+    config, case = certain_negatives(device)
+    assert_same_loss(*case, config)
 
 
 def test_per_prior_variances(device):
@@ -222,6 +234,22 @@ def test_empty_shapes(device, shape):
     for grad, like in zip(gradients(losses, loc, conf), (loc, conf), strict=True):
         assert grad.shape == like.shape
         assert not grad.any()
+
+
+NORMALIZERS = ("batch", "per_image", "selected", "global", "batch_min_one")
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_a_batch_without_images_is_0_and_one_without_positives_0_over_0(device, normalizer):
+    """clamp_normalizer=False: nan says that nothing was positive, where there were images to say it of."""
+    config = MultiBoxConfig(normalizer=normalizer, clamp_normalizer=False)
+    assert_same_loss(*batch_of(config, (), device=device), config)
+    assert_same_loss(*batch_of(config, (0, 0), device=device), config)
+    losses = ops.multibox_loss(*batch_of(config, (), device=device), config)
+    assert [x.item() for x in losses] == [0, 0, 0]
+    loc, conf, *_ = batch_of(config, (), device=device)
+    ready = ops.multibox_loss_on_targets(loc, conf, loc, conf[..., 0].long(), config)
+    assert [x.item() for x in ready] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from conftest import random_boxes
@@ -150,6 +152,58 @@ def test_the_global_normalizer_adds_over_the_processes(device, monkeypatch):
     torch.testing.assert_close(result.classification, alone.classification / 3)
     assert result.num_positives == alone.num_positives
     assert groups == ["ours"]
+
+
+def _whole_batch(config):
+    torch.manual_seed(7)
+    return batch_of(config, (3, 0, 5), width=40)
+
+
+_GLOBAL = [MultiBoxConfig(normalizer="global", clamp_normalizer=clamp) for clamp in (True, False)]
+
+
+def _global_worker(rank, path, results):
+    """Losses and gradients of this process' images, for every place to cut the batch in two."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    found = []
+    for config in _GLOBAL:
+        loc, conf, gt, priors = _whole_batch(config)
+        for cut in range(4):
+            own = slice(cut) if rank == 0 else slice(cut, 3)
+            start, end = gt.offsets[own.start or 0], gt.offsets[own.stop]
+            counts = gt.offsets.diff()[own].tolist()
+            mine = ops.GroundTruth.from_list(
+                gt.boxes[start:end].split(counts), gt.labels[start:end].split(counts)
+            )
+            x, y = loc[own].clone().requires_grad_(), conf[own].clone().requires_grad_()
+            losses = ops.multibox_loss(x, y, mine, priors, config)
+            found.append([t.tolist() for t in (*losses, *gradients(losses, x, y))])
+    results.put((rank, found))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_the_global_normalizer_between_two_processes(tmp_path):
+    """However the images are dealt out, one process given none included, it is the loss of the whole batch."""
+    results = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    args = (str(tmp_path / "store"), results)
+    spawned = torch.multiprocessing.spawn(_global_worker, args=args, nprocs=2, join=False)
+    found = dict(results.get() for _ in range(2))
+    while not spawned.join():
+        pass
+    expected = []
+    for config in _GLOBAL:
+        loc, conf, gt, priors = _whole_batch(config)
+        loc.requires_grad_(), conf.requires_grad_()
+        losses = ops.multibox_loss(loc, conf, gt, priors, config)
+        expected += 4 * [[t.tolist() for t in (*losses, *gradients(losses, loc, conf))]]
+    for first, second, whole in zip(found[0], found[1], expected, strict=True):
+        for a, b, both in zip(first[:3], second[:3], whole[:3], strict=True):
+            assert a + b == pytest.approx(both, rel=1e-6)
+        for a, b, both in zip(first[3:], second[3:], whole[3:], strict=True):
+            torch.testing.assert_close(torch.tensor(a + b), torch.tensor(both), rtol=1e-6, atol=1e-9)
 
 
 def test_an_unchecked_label_out_of_range_is_nan(device):

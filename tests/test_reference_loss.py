@@ -290,7 +290,7 @@ def test_losses_of_nothing(device):
     assert got[1] > 0 and got[0] == 0
     unclamped = multibox_loss(*empty, *none, offsets_of([0, 0, 0], device), priors, clamp_normalizer=False)
     assert unclamped[0].isnan() and unclamped[1].isnan()
-    for normalizer in ("batch", "per_image", "selected", "batch_min_one"):
+    for normalizer in ("batch", "per_image", "selected", "batch_min_one", "global"):
         options = {"normalizer": normalizer, "clamp_normalizer": False}
         zero = multibox_loss(loc[:0], conf[:0], *none, offsets_of([], device), priors, **options)
         assert [x.item() for x in zero] == [0, 0, 0]

@@ -180,15 +180,19 @@ def multibox_loss(
         numbers,
     )
     losses = MultiBoxLosses(localization, classification, num_positives)
-    return _over_processes(losses, config, process_group) if config.normalizer == "global" else losses
+    if config.normalizer != "global":
+        return losses
+    return _over_processes(losses, config.clamp_normalizer or batch == 0, process_group)
 
 
 def _over_processes(
-    sums: MultiBoxLosses, config: MultiBoxConfig, group: torch.distributed.ProcessGroup | None
+    sums: MultiBoxLosses, clamp: bool, group: torch.distributed.ProcessGroup | None
 ) -> MultiBoxLosses:
-    """The sums of this process over the positives of all."""
+    """The sums of this process over the positives of all. clamp: over at least 1; a process without images has
+    nothing to divide, so its share is 0 whatever the others have.
+    """
     total = _total_over_processes(sums.num_positives, group).to(sums.localization.dtype)
-    if config.clamp_normalizer:
+    if clamp:
         total = total.clamp(min=1)
     return MultiBoxLosses(sums.localization / total, sums.classification / total, sums.num_positives)
 
@@ -299,7 +303,9 @@ def multibox_loss_on_targets(
         numbers,
     )
     losses = MultiBoxLosses(localization, classification, num_positives)
-    return _over_processes(losses, config, process_group) if config.normalizer == "global" else losses
+    if config.normalizer != "global":
+        return losses
+    return _over_processes(losses, config.clamp_normalizer or batch == 0, process_group)
 
 
 def _check_classes(conf_target: Tensor, config: MultiBoxConfig, num_classes: int) -> None:
