@@ -45,8 +45,8 @@ def targets_with_ignored(ignored, width=120, classes=5, device="cpu"):
 
 
 def certain_negatives(device="cpu"):
-    """config, (loc, conf, gt, priors): negatives of loss 0 among the zeros of the positives, all selected, and
-    a normaliser that counts them."""
+    """config, (loc, conf, gt, priors): negatives of loss 0 among the zeros of the positives, all of them
+    selected, and a normaliser that counts them."""
     mining = MiningConfig(cap="all", positive_fill="zero", ratio=50.0)
     config = MultiBoxConfig(mining=mining, normalizer="selected")
     loc, conf, gt, priors = batch_of(config, (3, 2), width=40, device=device)

@@ -186,7 +186,7 @@ def _global_worker(rank, path, results):
 
 
 def test_the_global_normalizer_between_two_processes(tmp_path):
-    """However the images are dealt out, one process given none included, it is the loss of the whole batch."""
+    """However the images are dealt out, even none to one process, it is the loss of the whole batch."""
     results = torch.multiprocessing.get_context("spawn").SimpleQueue()
     args = (str(tmp_path / "store"), results)
     spawned = torch.multiprocessing.spawn(_global_worker, args=args, nprocs=2, join=False)

@@ -188,8 +188,9 @@ def multibox_loss(
 def _over_processes(
     sums: MultiBoxLosses, clamp: bool, group: torch.distributed.ProcessGroup | None
 ) -> MultiBoxLosses:
-    """The sums of this process over the positives of all. clamp: over at least 1; a process without images has
-    nothing to divide, so its share is 0 whatever the others have.
+    """The sums of this process over the positives of all, or at least over 1 (clamp).
+
+    A process without images has nothing to divide: its share is 0 whatever the others have, hence clamped.
     """
     total = _total_over_processes(sums.num_positives, group).to(sums.localization.dtype)
     if clamp:
