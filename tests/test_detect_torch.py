@@ -136,6 +136,43 @@ def test_exports_with_static_shapes(device):
     assert torch.equal(found.boxes, expected.boxes) and torch.equal(found.counts, expected.counts)
 
 
+SOFT = {"soft_nms": "gaussian"}
+
+
+def _meta(batch, num_priors, classes):
+    return tuple(
+        torch.empty(shape, device="meta")
+        for shape in [(batch, num_priors, 4), (batch, num_priors, classes), (num_priors, 4)]
+    )
+
+
+@pytest.mark.parametrize(
+    "sizes, options",
+    [
+        ((64, 2**22, 91), {}),  # 2.4 10^10 scores in all
+        ((1, 2**31 - 32, 1), {"background": "none", "top_k": None, "detections_per_image": 10, **SOFT}),
+        ((1, 2**28, 11), {"top_k": 2**30 - 16, "class_agnostic": True, "detections_per_image": 10, **SOFT}),
+    ],
+)
+def test_sizes_beyond_32_bits_are_taken(sizes, options):
+    found = ops.detect(*_meta(*sizes), DetectConfig(**options))
+    assert found.boxes.shape == (sizes[0], DetectConfig(**options).detections_per_image, 4)
+
+
+def test_strides_beyond_32_bits():
+    """Rows of an image that begins 2**31 elements after the one before: untouched pages cost nothing."""
+    loc, conf, priors = head(2, 9, 4)
+    try:
+        memory = torch.empty(2**31 + 64, dtype=torch.float16)
+    except RuntimeError:
+        pytest.skip("no 4 GB of address space")
+    far = memory.as_strided(conf.shape, (2**31, 4, 1))
+    far.copy_(conf)
+    found = ops.detect(loc.half(), far, priors)
+    expected = ops.detect(loc.half(), conf.half(), priors)
+    assert all(torch.equal(a, b) for a, b in zip(found[:5], expected[:5], strict=True))
+
+
 LOC, CONF, PRIORS = torch.zeros(2, 3, 4), torch.zeros(2, 3, 5), torch.zeros(3, 4)
 
 
@@ -176,6 +213,21 @@ LOC, CONF, PRIORS = torch.zeros(2, 3, 4), torch.zeros(2, 3, 5), torch.zeros(3, 4
             lambda: ops.detect(LOC, CONF.to("meta"), PRIORS),
             ValueError,
             "must be on one device, got cpu, meta",
+        ),
+        (
+            lambda: ops.detect(*_meta(1, 2**20, 2**12), DetectConfig()),
+            ValueError,
+            r"conf must have fewer than 2\*\*32 scores an image, got P \* C = 4294967296",
+        ),
+        (
+            lambda: ops.detect(*_meta(2, 2**31, 1), DetectConfig(top_k=None, background="none", **SOFT)),
+            ValueError,
+            r"top_k must be below 2\*\*30 for soft-NMS of 2147483648 scores in a list on CUDA, got None",
+        ),
+        (
+            lambda: ops.detect(*_meta(1, 2**28, 11), DetectConfig(top_k=2**30, class_agnostic=True, **SOFT)),
+            ValueError,
+            r"top_k must be below 2\*\*30 for soft-NMS of 2684354560 scores in a list on CUDA, got 1073",
         ),
         (lambda: DetectConfig(score_threshold=math.nan), ValueError, "score_threshold must lie in"),
         (

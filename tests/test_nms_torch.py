@@ -172,6 +172,11 @@ BOXES, SCORES, IDXS = torch.zeros(3, 4), torch.zeros(3), torch.zeros(3, dtype=to
             r"scores must have shape \[3\], got \[3, 2\]",
         ),
         (lambda: ops.nms(BOXES, torch.rand(4), 0.5), ValueError, r"scores must have shape \[3\], got \[4\]"),
+        (
+            lambda: ops.nms(BOXES[:1].expand(2**31 - 1, 4), SCORES[:1].expand(2**31 - 1), 0.5),
+            ValueError,
+            r"boxes must have at most 2\*\*31 - 2 rows, got 2147483647",
+        ),
         (lambda: ops.nms(BOXES.int(), SCORES, 0.5), TypeError, "boxes must be float32, .*, got int32"),
         (lambda: ops.nms(BOXES, SCORES.int(), 0.5), TypeError, "scores must be float32, .*, got int32"),
         (lambda: ops.nms(BOXES, SCORES, 1.5), ValueError, r"iou_threshold must lie in \[0.0, 1.0\], got 1.5"),

@@ -2,6 +2,7 @@
 // T is the arithmetic type, float or double. A box is x1, y1, x2, y2; a prior may also be cx, cy, w, h.
 #pragma once
 
+#include "exp_math.h"
 #include "host_device.h"
 
 namespace ssd_cuda {
@@ -88,14 +89,14 @@ struct LogClamp {
   SSD_HOST_DEVICE bool passes(T v) const { return !(v > max_log) && !(symmetric && v < -max_log); }
 };
 
-// The inverse of encode_box; the result is x1, y1, x2, y2.
+// The inverse of encode_box; the result is x1, y1, x2, y2, with the same bits on every device.
 template <typename T>
 SSD_HOST_DEVICE Vec4<T> decode_box(Vec4<T> loc, Vec4<T> center, Vec4<T> variance,
                                    LogClamp<T> clamp) {
   const T cx = add_rn(center.x, mul_rn(mul_rn(loc.x, variance.x), center.z));
   const T cy = add_rn(center.y, mul_rn(mul_rn(loc.y, variance.y), center.w));
-  const T w = mul_rn(center.z, std::exp(clamp(mul_rn(loc.z, variance.z))));
-  const T h = mul_rn(center.w, std::exp(clamp(mul_rn(loc.w, variance.w))));
+  const T w = mul_rn(center.z, exp_fixed(clamp(mul_rn(loc.z, variance.z))));
+  const T h = mul_rn(center.w, exp_fixed(clamp(mul_rn(loc.w, variance.w))));
   return to_xyxy(Vec4<T>{cx, cy, w, h});
 }
 
@@ -115,7 +116,7 @@ template <typename T>
 SSD_HOST_DEVICE Vec4<T> decode_box_backward(Vec4<T> grad, Vec4<T> loc, Vec4<T> center,
                                             Vec4<T> variance, LogClamp<T> clamp) {
   const T lw = loc.z * variance.z, lh = loc.w * variance.w;
-  const T w = center.z * std::exp(clamp(lw)), h = center.w * std::exp(clamp(lh));
+  const T w = center.z * exp_fixed(clamp(lw)), h = center.w * exp_fixed(clamp(lh));
   return {(grad.x + grad.z) * variance.x * center.z, (grad.y + grad.w) * variance.y * center.w,
           clamp.passes(lw) ? T(0.5) * (grad.z - grad.x) * w * variance.z : T(0),
           clamp.passes(lh) ? T(0.5) * (grad.w - grad.y) * h * variance.w : T(0)};

@@ -27,7 +27,9 @@ struct SuppressRule {
   T pixel_offset;  // see box_area
   bool inclusive;
 
-  SSD_HOST_DEVICE bool passes(T value) const {
+  // V: T, or a vector of T (simd.h), which gives a mask.
+  template <typename V>
+  SSD_HOST_DEVICE auto passes(V value) const {
     return inclusive ? value >= threshold : value > threshold;
   }
   SSD_HOST_DEVICE T area(Vec4<T> box) const { return box_area(box, pixel_offset); }
@@ -38,6 +40,15 @@ struct SuppressRule {
     if (!(inter > T(0)) && !any_pair()) return false;  // spares most pairs the division
     return passes(iou_of(inter, area_a, area_b, eps));
   }
+#if !defined(__CUDA_ARCH__)
+  // The same test of a vector of boxes against one, as a mask. A free lane has area NaN.
+  template <typename V>
+  SSD_HOST_DEVICE auto lanes(Vec4<V> kept, V kept_area, Vec4<T> box, T area) const {
+    const V zero = V{};
+    const Vec4<V> other{zero + box.x, zero + box.y, zero + box.z, zero + box.w};
+    return passes(iou(kept, kept_area, other, zero + area, zero + eps, zero + pixel_offset));
+  }
+#endif
 };
 
 // The rule for a threshold given in double. torchvision's CPU kernel compares an fp32 IoU with it in double

@@ -40,7 +40,7 @@ struct DetectWorkspace {
   CandidateKey<T>* slice_worst;  // [B, slices] ~0: the slice kept everything
   unsigned* slice_counts;        // [B, slices]
   KeptList<T> kept;              // [B, rows], when rows > kSharedRows
-  int* seen;                     // [B, lists], or null
+  unsigned* seen;                // [B, lists], or null
   SoftScratch<T> soft;
   std::size_t bytes = 0;
 
@@ -67,8 +67,8 @@ struct DetectWorkspace {
     const bool shared = options.rows <= kSharedRows;
     kept.boxes = take<Vec4<T>>(shared ? 0 : images * options.rows);
     kept.areas = take<T>(shared ? 0 : images * options.rows);
-    kept.lists = take<int>(shared ? 0 : images * options.rows);
-    seen = seen_lists > 0 ? take<int>(seen_lists) : nullptr;
+    kept.lists = take<unsigned>(shared ? 0 : images * options.rows);
+    seen = seen_lists > 0 ? take<unsigned>(seen_lists) : nullptr;
   }
 
   void place_soft(const DetectOptions<T>& options, int64_t lists, int64_t per_list) {
@@ -148,7 +148,7 @@ __device__ __forceinline__ void fill_from_slices(const DetectWorkspace<T>& works
 template <typename T>
 constexpr std::size_t image_shared_bytes(int64_t rows) {
   const std::size_t kept =
-      rows <= kSharedRows ? rows * (sizeof(Vec4<T>) + sizeof(T) + sizeof(int)) : 0;
+      rows <= kSharedRows ? rows * (sizeof(Vec4<T>) + sizeof(T) + sizeof(unsigned)) : 0;
   return kImageCapacity * sizeof(CandidateKey<T>) + sizeof(ChunkState<T>) + kept;
 }
 
@@ -167,9 +167,9 @@ __global__ void __launch_bounds__(kImageThreads, 1)
   if (rows <= kSharedRows) {
     kept.boxes = reinterpret_cast<Vec4<T>*>(chunk + 1);
     kept.areas = reinterpret_cast<T*>(kept.boxes + rows);
-    kept.lists = reinterpret_cast<int*>(kept.areas + rows);
+    kept.lists = reinterpret_cast<unsigned*>(kept.areas + rows);
   }
-  int* seen = workspace.seen ? workspace.seen + image * lists : nullptr;
+  unsigned* seen = workspace.seen ? workspace.seen + image * lists : nullptr;
   if (seen) {
     for (int64_t i = threadIdx.x; i < lists; i += kImageThreads) seen[i] = 0;
   }

@@ -26,27 +26,14 @@ DetectResults detect_op(const Tensor& loc, const Tensor& conf, const Tensor& pri
       empty_on(conf, {images, rows}, ScalarType::Long),
       empty_on(conf, {images, rows}, ScalarType::Long), empty_on(conf, {images}, ScalarType::Long)};
   auto& [boxes, kept_scores, labels, prior_indices, counts] = results;
+  const DetectArguments arguments{
+      scores,       score_threshold, top_k,          iou_threshold, inclusive,  iou_eps,
+      pixel_offset, soft_sigma,      class_agnostic, first_label,   last_label, rows,
+      variance,     max_log,         symmetric,      xyxy,          clip,       clip_size};
   dispatch_floating(conf.scalar_type(), "detect", [&](auto zero) {
     using S = decltype(zero);
     using T = acc_t<S>;
-    DetectOptions<T> options{
-        .scores = static_cast<ScoreKind>(scores),
-        .score_threshold = static_cast<T>(score_threshold),
-        .skip_below = 0,
-        .top_k = top_k,
-        .rule = suppress_rule<T>(iou_threshold, inclusive, iou_eps, pixel_offset),
-        .soft_sigma = static_cast<T>(soft_sigma),
-        .class_agnostic = class_agnostic,
-        .first_label = first_label,
-        .last_label = last_label,
-        .rows = rows,
-        .variance = {T(variance[0]), T(variance[1]), T(variance[2]), T(variance[3])},
-        .clamp = {T(max_log), symmetric},
-        .format = xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh,
-        .clip = static_cast<ClipKind>(clip),
-        .clip_width = T(clip_size[0]),
-        .clip_height = T(clip_size[1])};
-    options.skip_below = make_skip_below(options, conf.size(c));
+    const DetectOptions<T> options = detect_options<T>(arguments, conf.size(c));
     const DetectInputs<T, S> inputs{
         .loc = {in<S>(loc), loc.stride(0), loc.stride(p), loc.stride(c)},
         .conf = {in<S>(conf), conf.stride(0), conf.stride(p), conf.stride(c)},

@@ -3,6 +3,7 @@
 
 #include <limits>
 #include <type_traits>
+#include <vector>
 
 #include "../common/nms_math.h"
 
@@ -45,6 +46,46 @@ inline T make_skip_below(const DetectOptions<T>& options, int64_t num_classes) {
       options.scores == ScoreKind::kSoftmax && background && options.score_threshold > 0;
   return can_skip ? std::log(options.score_threshold) - T(1e-3)
                   : -std::numeric_limits<T>::infinity();
+}
+
+// The options as the schema of the op has them, in its order.
+struct DetectArguments {
+  int64_t scores;
+  double score_threshold;
+  int64_t top_k;
+  double iou_threshold;
+  bool inclusive;
+  double iou_eps, pixel_offset, soft_sigma;
+  bool class_agnostic;
+  int64_t first_label, last_label, rows;
+  const std::vector<double>& variance;  // [4]
+  double max_log;
+  bool symmetric, xyxy;
+  int64_t clip;
+  const std::vector<double>& clip_size;  // [2]
+};
+
+template <typename T>
+inline DetectOptions<T> detect_options(const DetectArguments& a, int64_t num_classes) {
+  DetectOptions<T> options{
+      .scores = static_cast<ScoreKind>(a.scores),
+      .score_threshold = static_cast<T>(a.score_threshold),
+      .skip_below = 0,
+      .top_k = a.top_k,
+      .rule = suppress_rule<T>(a.iou_threshold, a.inclusive, a.iou_eps, a.pixel_offset),
+      .soft_sigma = static_cast<T>(a.soft_sigma),
+      .class_agnostic = a.class_agnostic,
+      .first_label = a.first_label,
+      .last_label = a.last_label,
+      .rows = a.rows,
+      .variance = {T(a.variance[0]), T(a.variance[1]), T(a.variance[2]), T(a.variance[3])},
+      .clamp = {T(a.max_log), a.symmetric},
+      .format = a.xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh,
+      .clip = static_cast<ClipKind>(a.clip),
+      .clip_width = T(a.clip_size[0]),
+      .clip_height = T(a.clip_size[1])};
+  options.skip_below = make_skip_below(options, num_classes);
+  return options;
 }
 
 // A strided view of [B, P, columns], in elements.

@@ -18,14 +18,14 @@ template <typename T>
 struct KeptList {
   Vec4<T>* boxes;
   T* areas;
-  int* lists;
+  unsigned* lists;
 };
 
 template <typename T>
 struct ChunkState {
   Vec4<T> box[kChunk];
   T area[kChunk];
-  int list[kChunk];
+  unsigned list[kChunk];
   unsigned
       mask[kChunkWords * kChunk];  // [w][t]: bit j - 32 w: an earlier j of t's list suppresses t
   unsigned gone[kChunkWords];
@@ -39,7 +39,7 @@ struct ImageNms {
   const DetectOutputs<T>& outputs;
   int64_t image;
   KeptList<T> kept_list;
-  int* seen;  // [lists] candidates that each list has had, or null when top_k cannot bind
+  unsigned* seen;  // [lists] candidates that each list has had, or null when top_k cannot bind
   ChunkState<T>* chunk;
 
   // All threads. keys: the next `count` <= kChunk candidates in order; num_kept: kept so far. Returns the new number.
@@ -69,14 +69,15 @@ struct ImageNms {
       const Vec4<T> box = candidate_box(options, inputs, image, index - label * inputs.num_priors);
       chunk->box[t] = box;
       chunk->area[t] = options.rule.area(box);
-      chunk->list[t] = options.class_agnostic ? 0 : static_cast<int>(label - options.first_label);
+      chunk->list[t] =
+          options.class_agnostic ? 0 : static_cast<unsigned>(label - options.first_label);
     }
   }
 
   __device__ __forceinline__ void drop_beyond_top_k(int count) const {
     if (seen == nullptr) return;
     for (int t = threadIdx.x; t < count; t += blockDim.x) {
-      const int list = chunk->list[t];
+      const unsigned list = chunk->list[t];
       int64_t rank = seen[list];
       if (rank + t < options.top_k) continue;  // even if all before it are of its list
       for (int j = 0; j < t; ++j) rank += chunk->list[j] == list;
@@ -84,7 +85,7 @@ struct ImageNms {
     }
     __syncthreads();
     for (int t = threadIdx.x; t < count; t += blockDim.x) {
-      if (!bit(chunk->gone, t)) atomicAdd(&seen[chunk->list[t]], 1);
+      if (!bit(chunk->gone, t)) atomicAdd(&seen[chunk->list[t]], 1u);
     }
     __syncthreads();
   }
@@ -95,7 +96,7 @@ struct ImageNms {
     if (t >= count) return;
     const Vec4<T> box = chunk->box[t];
     const T area = chunk->area[t];
-    const int list = chunk->list[t];
+    const unsigned list = chunk->list[t];
     for (int64_t k = threadIdx.x / kChunk; k < num_kept; k += parts) {
       if (kept_list.lists[k] == list &&
           options.rule(kept_list.boxes[k], kept_list.areas[k], box, area)) {
@@ -112,7 +113,8 @@ struct ImageNms {
       if (t < count && !bit(chunk->gone, t)) {
         const Vec4<T> box = chunk->box[t];
         const T area = chunk->area[t];
-        const int list = chunk->list[t], end = t < 32 * w + 32 ? t : 32 * w + 32;
+        const unsigned list = chunk->list[t];
+        const int end = t < 32 * w + 32 ? t : 32 * w + 32;
         for (int j = 32 * w; j < end; ++j) {
           if (chunk->list[j] == list && options.rule(chunk->box[j], chunk->area[j], box, area)) {
             word |= 1u << (j - 32 * w);

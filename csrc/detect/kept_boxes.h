@@ -31,7 +31,7 @@ class KeptBoxes {
     ++count_;
   }
 
-  // Whether a kept box suppresses this one: SuppressRule, lane by lane.
+  // Whether a kept box suppresses this one: SuppressRule.
   bool suppress(const SuppressRule<T>& rule, Vec4<T> box, T area) const {
     bool found = false;
     const std::size_t blocks = static_cast<std::size_t>((count_ + kLanes - 1) / kLanes);
@@ -42,15 +42,9 @@ class KeptBoxes {
       for (std::size_t i = 0; i < blocks && !found; ++i) {
         const Block& b = blocks_[i];
         for (int lane = 0; lane < kLanes; lane += kWidth) {
-          const V x1 = load_pack<V>(b.x1 + lane), y1 = load_pack<V>(b.y1 + lane);
-          const V x2 = load_pack<V>(b.x2 + lane), y2 = load_pack<V>(b.y2 + lane);
-          const V w =
-              (x2 < box.z ? x2 : V{} + box.z) - (x1 > box.x ? x1 : V{} + box.x) + rule.pixel_offset;
-          const V h =
-              (y2 < box.w ? y2 : V{} + box.w) - (y1 > box.y ? y1 : V{} + box.y) + rule.pixel_offset;
-          const V inter = (w > V{} ? w : V{}) * (h > V{} ? h : V{});
-          const V value = inter / ((load_pack<V>(b.area + lane) + area - inter) + rule.eps);
-          const auto hit = rule.inclusive ? value >= rule.threshold : value > rule.threshold;
+          const Vec4<V> kept{load_pack<V>(b.x1 + lane), load_pack<V>(b.y1 + lane),
+                             load_pack<V>(b.x2 + lane), load_pack<V>(b.y2 + lane)};
+          const auto hit = rule.lanes(kept, load_pack<V>(b.area + lane), box, area);
           uint64_t words[sizeof(V) / 8];
           std::memcpy(words, &hit, sizeof hit);
           for (uint64_t word : words) found |= word != 0;

@@ -19,8 +19,8 @@ struct ScanRange {
   int64_t first_label, last_label;  // columns
   bool after_any;                   // only keys beyond `after`
   CandidateKey<T> after;
-  const int*
-      seen;  // [lists] candidates that a list has had, or null: lists with top_k of them are closed
+  // [lists] candidates that a list has had, or null: lists with top_k of them are closed
+  const unsigned* seen;
 };
 
 template <typename T, typename S>

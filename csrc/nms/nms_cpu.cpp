@@ -10,8 +10,7 @@ std::vector<int64_t> kept_indices(const Tensor& boxes, const Tensor& scores,
                                   const std::optional<Tensor>& idxs, double iou_threshold,
                                   bool inclusive, double iou_eps, double pixel_offset,
                                   int64_t max_output) {
-  const int64_t n = boxes.size(0);
-  STD_TORCH_CHECK(n < std::numeric_limits<int32_t>::max(), "nms: at most 2^31 - 2 boxes, got ", n);
+  const int64_t n = boxes.size(0);  // below 2^31 - 1: ops/nms.py
   std::vector<int64_t> keep;
   if (n == 0) return keep;
   const Tensor box = dense(boxes, 1), score = dense(scores, 1);

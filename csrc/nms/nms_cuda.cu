@@ -96,8 +96,7 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
                                       bool inclusive, double iou_eps, double pixel_offset,
                                       int64_t max_output) {
   const CudaScope scope(boxes);
-  const int64_t n = boxes.size(0);
-  STD_TORCH_CHECK(n < std::numeric_limits<int32_t>::max(), "nms: at most 2^31 - 2 boxes, got ", n);
+  const int64_t n = boxes.size(0);  // below 2^31 - 1: ops/nms.py
   const Tensor box = dense(boxes), score = dense(scores);
   const auto idx = idxs ? std::optional(dense(*idxs)) : std::nullopt;
   Tensor keep = empty_on(box, {max_output}, ScalarType::Long);

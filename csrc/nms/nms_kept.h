@@ -75,26 +75,15 @@ inline Kind kind_of(Vec4<T> box, T area, const SuppressRule<T>& rule) {
   return odd ? Kind::kOdd : Kind::kNormal;
 }
 
-// Lanes of list[slot, slot + lanes) that remove q: -1, others 0. The arithmetic of iou() in box_math.h, lane by
-// lane; no NaN reaches it except the area of a free slot.
+// Lanes of list[slot, slot + lanes) that remove q: -1, others 0.
 template <typename V, typename T>
 SSD_SIMD_BODY inline auto removed_by(const KeptList<T>& list, int64_t slot, const Candidate<T>& q,
                                      const SuppressRule<T>& rule) {
   using M = decltype(V{} > V{});
-  const V zero = V{}, qx1 = zero + q.box.x, qy1 = zero + q.box.y, qx2 = zero + q.box.z,
-          qy2 = zero + q.box.w;
-  const V x1 = load_pack<V>(list.x1 + slot), y1 = load_pack<V>(list.y1 + slot),
-          x2 = load_pack<V>(list.x2 + slot), y2 = load_pack<V>(list.y2 + slot);
-  V w = ((x2 < qx2 ? x2 : qx2) - (x1 > qx1 ? x1 : qx1)) + rule.pixel_offset;
-  V h = ((y2 < qy2 ? y2 : qy2) - (y1 > qy1 ? y1 : qy1)) + rule.pixel_offset;
-  w = w > zero ? w : zero;
-  h = h > zero ? h : zero;
-  const V inter = w * h;
-  const V overlap = inter / (((load_pack<V>(list.area + slot) + q.area) - inter) + rule.eps);
-  const V limit = zero + rule.threshold;
-  const M strict = overlap > limit, inclusive = overlap >= limit;
+  const Vec4<V> kept{load_pack<V>(list.x1 + slot), load_pack<V>(list.y1 + slot),
+                     load_pack<V>(list.x2 + slot), load_pack<V>(list.y2 + slot)};
   const M same_class = load_pack<M>(list.classes.get() + slot) == q.cls;
-  return (rule.inclusive ? inclusive : strict) & same_class;
+  return rule.lanes(kept, load_pack<V>(list.area + slot), q.box, q.area) & same_class;
 }
 
 template <typename M>

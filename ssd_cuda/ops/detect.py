@@ -13,6 +13,7 @@ from ..config import DetectConfig
 from ._checks import FLOATING, check_no_grad, check_tensor, four_variances
 
 _NO_LIMIT = 2**63 - 1
+_MOST_SOFT_KEYS = 2**31 - 32  # of a list of soft-NMS on CUDA: a power of two above fits in 32 bits
 _SCORES = {"softmax": 0, "sigmoid": 1, "given": 2}
 _CLIP = {"none": 0, "before": 1, "after": 2}
 
@@ -86,7 +87,7 @@ def detect(
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options; an input that requires a
-            gradient; P * C of 2**32 or more.
+            gradient; P * C of 2**32 or more; soft-NMS on CUDA of lists that would keep about 2**30.
     """
     config = DetectConfig() if config is None else config
     if not isinstance(config, DetectConfig):
@@ -121,12 +122,26 @@ def _check(
         raise ValueError(
             f"conf must have fewer than 2**32 scores an image, got P * C = {num_priors * num_classes}"
         )
+    if config.soft_nms and not conf.is_cpu:
+        _check_soft_list(config, num_priors, num_classes)
     for name, value in (("loc", loc), ("conf", conf), ("priors", priors)):
         check_no_grad(name, value, "detect has no backward")
     wide = torch.float64 if torch.float64 in (loc.dtype, conf.dtype) else torch.float32
     if loc.dtype != conf.dtype:
         loc, conf = loc.to(wide), conf.to(wide)
     return loc, conf, priors.to(wide)
+
+
+def _check_soft_list(config: DetectConfig, num_priors: int, num_classes: int) -> None:
+    """A list of soft-NMS on CUDA lies in memory as keys: twice what it keeps, at most all its candidates."""
+    labels = max(0, num_classes - (config.background != "none"))
+    candidates = num_priors * (labels if config.class_agnostic else 1)
+    kept = candidates if config.top_k is None else config.top_k
+    if min(candidates, 2 * kept) > _MOST_SOFT_KEYS:
+        raise ValueError(
+            f"top_k must be below 2**30 for soft-NMS of {candidates} scores in a list on CUDA, "
+            f"got {config.top_k}"
+        )
 
 
 def op_arguments(config: DetectConfig, num_priors: int, num_classes: int) -> tuple[Any, ...]:

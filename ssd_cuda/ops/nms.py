@@ -18,6 +18,7 @@ from ..config import check_range
 from ._checks import FLOATING, check_tensor
 
 _FLOATING = frozenset(FLOATING)
+_MOST_BOXES = 2**31 - 2  # the kernels number boxes with 32 bits
 _INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _nms: Any = torch.ops.ssd_cuda.nms.default if _has_op("nms") else None
 _nms_padded: Any = torch.ops.ssd_cuda.nms_padded.default if _has_op("nms_padded") else None
@@ -133,13 +134,15 @@ def _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, op) -> Ten
         and boxes.dim() == 2
         and scores.dim() == 1
         and boxes.shape[1] == 4
-        and boxes.shape[0] == scores.shape[0]
+        and boxes.shape[0] == scores.shape[0] <= _MOST_BOXES
         and boxes.is_cpu
         and scores.is_cpu
         and _nms is not None
     ):
         check_tensor("boxes", boxes, ("N", 4), FLOATING)
         check_tensor("scores", scores, (boxes.shape[0],), FLOATING)
+        if boxes.shape[0] > _MOST_BOXES:
+            raise ValueError(f"boxes must have at most 2**31 - 2 rows, got {boxes.shape[0]}")
         require(op, boxes, scores, idxs)
     if idxs is not None:
         check_tensor("idxs", idxs, (boxes.shape[0],), (*_INTEGER, *FLOATING))

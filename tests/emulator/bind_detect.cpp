@@ -22,24 +22,11 @@ std::tuple<Array<T>, Array<T>, Array<int64_t>, Array<int64_t>, Array<int64_t>> d
     return RowView<S>{data, num_priors * columns, channels_first ? 1 : columns,
                       channels_first ? num_priors : 1};
   };
-  DetectOptions<T> options{
-      .scores = static_cast<ScoreKind>(scores),
-      .score_threshold = static_cast<T>(score_threshold),
-      .skip_below = 0,
-      .top_k = top_k,
-      .rule = suppress_rule<T>(iou_threshold, inclusive, iou_eps, pixel_offset),
-      .soft_sigma = static_cast<T>(soft_sigma),
-      .class_agnostic = class_agnostic,
-      .first_label = first_label,
-      .last_label = last_label,
-      .rows = rows,
-      .variance = {T(variance[0]), T(variance[1]), T(variance[2]), T(variance[3])},
-      .clamp = {T(max_log), symmetric},
-      .format = xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh,
-      .clip = static_cast<ClipKind>(clip),
-      .clip_width = T(clip_size[0]),
-      .clip_height = T(clip_size[1])};
-  options.skip_below = make_skip_below(options, num_classes);
+  const DetectArguments arguments{
+      scores,       score_threshold, top_k,          iou_threshold, inclusive,  iou_eps,
+      pixel_offset, soft_sigma,      class_agnostic, first_label,   last_label, rows,
+      variance,     max_log,         symmetric,      xyxy,          clip,       clip_size};
+  const DetectOptions<T> options = detect_options<T>(arguments, num_classes);
   const DetectInputs<T, S> inputs{
       .loc = view(loc, 4),
       .conf = view(conf, num_classes),
