@@ -31,7 +31,7 @@ struct BackwardArgs {
   const T* scales;         // [B]
   const T* grad_loc;       // []
   const T* grad_conf;      // []
-  RowsView<S> d_loc;       // [B, P, 4]
+  RowsView<S> d_loc;       // [B, P, 4], dense in the order of loc, aligned like Vec4
   RowsView<S> d_conf;      // [B, P, C], dense in the order of conf
 };
 
@@ -83,6 +83,19 @@ __device__ void clear_rows(RowsView<S> view, int64_t image, int64_t begin, int r
     reinterpret_cast<uint4*>(target + first)[i] = uint4{0, 0, 0, 0};
   }
   for (int i = first + packs * kPack + t; i < count; i += kTileBlock) target[i] = S(0.0f);
+}
+
+// One row of d_loc. Its four numbers lie together in [B, P, 4]: one store then (16 bytes in float, 8 in half).
+template <typename S>
+__device__ __forceinline__ void store_loc(S* target, int64_t stride, Vec4<S> value) {
+  if (stride == 1) {
+    *reinterpret_cast<Vec4<S>*>(target) = value;
+    return;
+  }
+  target[0] = value.x;
+  target[stride] = value.y;
+  target[2 * stride] = value.z;
+  target[3 * stride] = value.w;
 }
 
 // One warp writes scale * (softmax - [c == label]) of one row, rounded once.
@@ -151,12 +164,9 @@ __global__ void __launch_bounds__(kTileBlock, sizeof(T) == 8 ? 4 : 8)
       gradient = {factor * smooth_l1_gradient(d.x, beta), factor * smooth_l1_gradient(d.y, beta),
                   factor * smooth_l1_gradient(d.z, beta), factor * smooth_l1_gradient(d.w, beta)};
     }
-    S* target = args.d_loc.at(image, p);
-    const int64_t s = args.d_loc.class_stride;
-    target[0] = static_cast<S>(gradient.x);
-    target[s] = static_cast<S>(gradient.y);
-    target[2 * s] = static_cast<S>(gradient.z);
-    target[3 * s] = static_cast<S>(gradient.w);
+    store_loc(args.d_loc.at(image, p), args.d_loc.class_stride,
+              Vec4<S>{static_cast<S>(gradient.x), static_cast<S>(gradient.y),
+                      static_cast<S>(gradient.z), static_cast<S>(gradient.w)});
   }
   __syncthreads();  // the zeros are written before the rows that replace them
   for (int i = t / 32; i < static_cast<int>(num_chosen); i += kTileBlock / 32) {
