@@ -116,14 +116,10 @@ def test_negatives_of_loss_0_are_counted(multibox):
     assert_is_reference(multibox, *case, config)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("classes", [2, 6, 21])
-@pytest.mark.parametrize("layout", ["bpc", "bcp"])
-def test_keys_have_the_bits_of_the_cpu_kernels(multibox, dtype, classes, layout):
-    config = MultiBoxConfig(layout=layout)
-    loc, conf, gt, priors = batch_of(config, (3, 2), width=1100, classes=classes, dtype=dtype)
+def keys_of_both(multibox, loc, conf, gt, priors, config):
+    """The keys of the emulated kernels and of the CPU's: [B, P] twice."""
     keys = emulated(multibox, loc, conf, gt, priors, config)[3]
-    if layout == "bcp":
+    if config.layout == "bcp":
         loc, conf = loc.transpose(1, 2), conf.transpose(1, 2)
     rules, numbers = _rules(config)
     codes = ops.match(gt, priors)
@@ -131,7 +127,26 @@ def test_keys_have_the_bits_of_the_cpu_kernels(multibox, dtype, classes, layout)
     cpu = torch.ops.ssd_cuda.multibox_loss(
         loc, conf, codes, gt.boxes, gt.labels, gt.offsets, priors, None, *options
     )
-    assert torch.equal(keys, cpu[3])
+    return keys, cpu[3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("classes", [2, 6, 21])
+@pytest.mark.parametrize("layout", ["bpc", "bcp"])
+def test_keys_have_the_bits_of_the_cpu_kernels(multibox, dtype, classes, layout):
+    config = MultiBoxConfig(layout=layout)
+    case = batch_of(config, (3, 2), width=1100, classes=classes, dtype=dtype)
+    assert torch.equal(*keys_of_both(multibox, *case, config))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes, width", [(21, 131), (3, 129), (5, 1), (81, 30)])
+def test_images_that_start_anywhere(multibox, dtype, classes, width):
+    """Images start at every multiple of an element within 16 bytes; some are shorter than that."""
+    config = MultiBoxConfig()
+    case = batch_of(config, (2, 0, 1, 1, 0, 3, 1, 1, 2), width=width, classes=classes, dtype=dtype)
+    assert torch.equal(*keys_of_both(multibox, *case, config))
+    assert_is_reference(multibox, *case, config)
 
 
 @settings(max_examples=fuzz_examples(15), deadline=None)

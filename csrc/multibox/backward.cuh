@@ -63,6 +63,22 @@ __device__ __forceinline__ void for_each_pair(int count, int inner, const Fn& fn
   }
 }
 
+// count elements from an address on, cut for vectors: head before the first 16-byte boundary, then whole packs.
+template <typename S>
+struct Packs {
+  static constexpr int kPack = sizeof(uint4) / sizeof(S);
+  int misaligned, head, packs, tail;  // tail: the first element after the packs
+
+  __device__ Packs(const S* address, int count) {
+    const int bytes = static_cast<int>(reinterpret_cast<uintptr_t>(address) % sizeof(uint4));
+    misaligned = bytes / static_cast<int>(sizeof(S));
+    head = misaligned == 0 ? 0 : kPack - misaligned;
+    if (head > count) head = count;
+    packs = (count - head) / kPack;
+    tail = head + packs * kPack;
+  }
+};
+
 // Zeros rows [begin, begin + rows) of a dense gradient: one run of memory, or one a class.
 template <typename S>
 __device__ void clear_rows(RowsView<S> view, int64_t image, int64_t begin, int rows, int classes) {
@@ -73,16 +89,12 @@ __device__ void clear_rows(RowsView<S> view, int64_t image, int64_t begin, int r
                   [&](int c, int row) { target[c * view.class_stride + row] = S(0.0f); });
     return;
   }
-  const int misaligned = static_cast<int>(reinterpret_cast<uintptr_t>(target) % sizeof(uint4));
-  const int head = misaligned == 0 ? 0 : static_cast<int>((sizeof(uint4) - misaligned) / sizeof(S));
-  const int first = head < count ? head : count;
-  constexpr int kPack = sizeof(uint4) / sizeof(S);
-  const int packs = (count - first) / kPack;
-  for (int i = t; i < first; i += kTileBlock) target[i] = S(0.0f);
-  for (int i = t; i < packs; i += kTileBlock) {
-    reinterpret_cast<uint4*>(target + first)[i] = uint4{0, 0, 0, 0};
+  const Packs<S> cut(target, count);
+  if (t < cut.head) target[t] = S(0.0f);
+  for (int i = t; i < cut.packs; i += kTileBlock) {
+    reinterpret_cast<uint4*>(target + cut.head)[i] = uint4{0, 0, 0, 0};
   }
-  for (int i = first + packs * kPack + t; i < count; i += kTileBlock) target[i] = S(0.0f);
+  if (cut.tail + t < count) target[cut.tail + t] = S(0.0f);
 }
 
 // One row of d_loc. Its four numbers lie together in [B, P, 4]: one store then (16 bytes in float, 8 in half).

@@ -55,40 +55,42 @@ struct FinishArgs {
   T* scales;               // [B]
 };
 
-// Copies count elements in vectors, where the source is aligned for them; the tile always is.
-template <typename Pack, typename S>
-__device__ __forceinline__ bool copy_packs(const S* source, int count, S* tile) {
-  if (reinterpret_cast<uintptr_t>(source) % sizeof(Pack) != 0) return false;
+// Copies count elements in vectors, to the tile behind a gap: the copy is as misaligned as the source, so the
+// vectors of both fall together. Returns where it starts.
+template <typename S>
+__device__ __forceinline__ const S* copy_run(const S* source, int count, S* tile) {
+  const Packs<S> cut(source, count);
   const int t = static_cast<int>(threadIdx.x);
-  constexpr int kPack = sizeof(Pack) / sizeof(S);
-  const int packs = count / kPack;
-  for (int i = t; i < packs; i += kTileBlock) {
-    reinterpret_cast<Pack*>(tile)[i] = reinterpret_cast<const Pack*>(source)[i];
+  tile += cut.misaligned;
+  if (t < cut.head) tile[t] = source[t];
+  for (int i = t; i < cut.packs; i += kTileBlock) {
+    reinterpret_cast<uint4*>(tile + cut.head)[i] =
+        reinterpret_cast<const uint4*>(source + cut.head)[i];
   }
-  for (int i = packs * kPack + t; i < count; i += kTileBlock) tile[i] = source[i];
-  return true;
+  if (cut.tail + t < count) tile[cut.tail + t] = source[cut.tail + t];
+  return tile;
 }
 
-// Copies rows [begin, begin + rows) of an image to tile[row * pitch + class], coalesced in either layout.
+// Copies rows [begin, begin + rows) of an image, coalesced in either layout. Returns where class 0 of the first row
+// is; the rows lie pitch apart.
 template <typename S>
-__device__ void stage_tile(RowsView<const S> view, int64_t image, int64_t begin, int rows,
-                           int classes, int pitch, S* tile) {
+__device__ const S* stage_tile(RowsView<const S> view, int64_t image, int64_t begin, int rows,
+                               int classes, int pitch, S* tile) {
   const S* source = view.at(image, begin);
   const int count = rows * classes;
   if (view.row_stride == 1) {
     for_each_pair(count, rows, [&](int c, int row) {
       tile[row * pitch + c] = source[c * view.class_stride + row];
     });
-    return;
+    return tile;
   }
-  // An image of 8732 fp16 rows of odd C starts at a multiple of 8 bytes only.
-  if (pitch == classes && view.row_stride == classes && view.class_stride == 1 &&
-      (copy_packs<uint4>(source, count, tile) || copy_packs<uint2>(source, count, tile))) {
-    return;
+  if (pitch == classes && view.row_stride == classes && view.class_stride == 1) {
+    return copy_run(source, count, tile);
   }
   for_each_pair(count, classes, [&](int row, int c) {
     tile[row * pitch + c] = source[row * view.row_stride + c * view.class_stride];
   });
+  return tile;
 }
 
 // The cross entropy of one row at `label`; classes are added in order, as on the CPU.
@@ -129,8 +131,9 @@ __global__ void __launch_bounds__(kTileBlock, 8) keys_kernel(MultiBoxArgs<S, T> 
   const int rows = static_cast<int>(left < args.tile_rows ? left : args.tile_rows);
   const int classes = static_cast<int>(args.rule.label.num_classes);
   const int t = static_cast<int>(threadIdx.x);
+  const S* staged = nullptr;
   if (args.pitch > 0) {
-    stage_tile(args.conf, image, begin, rows, classes, args.pitch, tile);
+    staged = stage_tile(args.conf, image, begin, rows, classes, args.pitch, tile);
     __syncthreads();
   }
   Row row{RowKind::kIgnored, 0};
@@ -139,7 +142,7 @@ __global__ void __launch_bounds__(kTileBlock, 8) keys_kernel(MultiBoxArgs<S, T> 
     const int64_t p = begin + t, place = image * args.width + p;
     row = args.targets.row(image, p, args.rule.label);
     const T loss = args.pitch > 0
-                       ? row_cross_entropy<T>(tile + t * args.pitch, 1, classes, row.label)
+                       ? row_cross_entropy<T>(staged + t * args.pitch, 1, classes, row.label)
                        : row_cross_entropy<T>(args.conf.at(image, p), args.conf.class_stride,
                                               classes, row.label);
     Ordered<T> key = ordered_key(loss);
@@ -259,7 +262,7 @@ __global__ void __launch_bounds__(kSelectBlock, 1) finish_kernel(FinishArgs<T> a
 
 // Rows a tile and pitch of keys_kernel: an odd pitch in 4- and 8-byte elements (2 modulo 4 in 2-byte ones) lets the
 // threads of a warp read their rows without bank conflicts. An odd C in fp16 keeps its pitch: its copies are
-// 16-byte vectors then, and the conflict is two-way.
+// 16-byte vectors then, and the conflict is two-way. The bytes hold the gap of copy_run too.
 struct TilePlan {
   int rows, pitch;
   std::size_t bytes;
@@ -272,7 +275,7 @@ inline TilePlan plan_tile(int64_t classes) {
   if (row_bytes * 8 > kTileBytes) return {kTileBlock, 0, 0};
   std::size_t rows = kTileBytes / row_bytes / 8 * 8;
   if (rows > kTileBlock) rows = kTileBlock;
-  return {static_cast<int>(rows), static_cast<int>(pitch), rows * row_bytes};
+  return {static_cast<int>(rows), static_cast<int>(pitch), rows * row_bytes + sizeof(uint4)};
 }
 
 template <typename S, typename T>
