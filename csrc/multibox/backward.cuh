@@ -49,6 +49,7 @@ __device__ Vec4<T> loc_difference(RowsView<const S> loc, const Targets<T>& targe
 // fn(i / inner, i % inner) for the elements i of this thread; stepping both saves the division.
 template <typename Fn>
 __device__ __forceinline__ void for_each_pair(int count, int inner, const Fn& fn) {
+  if (count == 0) return;  // nor is there an inner to divide by
   const int t = static_cast<int>(threadIdx.x);
   const int step_high = kTileBlock / inner, step_low = kTileBlock % inner;
   int high = t / inner, low = t % inner;

@@ -1,15 +1,16 @@
 // The fused MultiBox loss.
 //
 //   1 keys      a tile of rows: per row log-sum-exp -> cross entropy -> 4-byte key; partial sums per tile
-//   2 select    a block an image: k from its positives, radix selection, sums over the selected rows
-//   3 finish    one block: the normaliser and both losses, added in the order of the images
-//   4 backward  a tile of rows: zeros, then the few rows that count are read again and written
+//   2 select    a block an image: k from its positives, radix selection, sums over the selected rows; the block that
+//               arrives last makes the normaliser and both losses, added in the order of the images
+//   3 backward  a tile of rows: zeros, then the few rows that count are read again and written
 //
 // 1 stages the tile's logits in shared memory with coalesced loads (rows lie one after the other in [B, P, C],
 // classes in [B, C, P]), then each thread owns a row; the row pitch keeps banks apart. Bytes for [B, P, C] of S:
 // forward reads B P (C |S| + 4) and writes 4 B P (+ 4 B P read by 2); backward writes B P (C + 4) |S|, reads
 // 8 B P and C |S| at each row that counts (about 1% of them). No [B, P, C] temporary, no host value.
-// Sums are double, in trees and orders that no scheduling changes.
+// Sums are double, in trees and orders that no scheduling changes. Arrivals are counted in a number that 1 sets to 0:
+// nothing outlives a call, so calls on several streams and replays of a graph do not meet.
 #pragma once
 
 #include "../mining/select.cuh"
@@ -26,10 +27,10 @@ struct MultiBoxArgs {
   Targets<T> targets;
   MultiBoxRule rule;
   int64_t images, width;
-  int tile_rows, pitch;  // pitch 0: rows are too long for shared memory and are read where they lie
-  Ordered<T>* keys;      // [B, P]
-  T* positive_loss;      // [B, P], written at positives; null unless they may count twice
-  ImageSums* tiles;      // [B, tiles an image]
+  Ordered<T>* keys;   // [B, P]
+  T* positive_loss;   // [B, P], written at positives; null unless they may count twice
+  ImageSums* tiles;   // [B, tiles an image]
+  unsigned* arrived;  // [], set to 0
 };
 
 template <typename T>
@@ -40,15 +41,9 @@ struct SelectArgs {
   Targets<T> targets;
   MultiBoxRule rule;
   int64_t images, width, tiles_per_image;
-  ImageSums* sums;  // [B]
-  int64_t* cuts;    // [B, 2]
-};
-
-template <typename T>
-struct FinishArgs {
-  const ImageSums* sums;  // [B]
-  LossRule rule;
-  int64_t images;
+  unsigned* arrived;       // [], 0 at first
+  ImageSums* sums;         // [B]
+  int64_t* cuts;           // [B, 2]
   T* localization;         // []
   T* classification;       // []
   int64_t* num_positives;  // []
@@ -121,19 +116,45 @@ __device__ inline double tile_sum(double value, double* scratch) {
   return value;
 }
 
+// Rows a tile and pitch of keys_kernel: an odd pitch in 4- and 8-byte elements (2 modulo 4 in 2-byte ones) lets the
+// threads of a warp read their rows without bank conflicts. An odd C in fp16 keeps its pitch: its copies are
+// 16-byte vectors then, and the conflict is two-way. Pitch 0: rows are too long for shared memory and are read where
+// they lie.
+struct TilePlan {
+  int rows, pitch;
+  std::size_t bytes;  // with the gap of copy_run
+
+  // An image of no priors has one empty tile.
+  __host__ __device__ int64_t tiles(int64_t width) const {
+    return width > 0 ? ceil_div<int64_t>(width, rows) : 1;
+  }
+};
+
+template <typename S>
+inline TilePlan plan_tile(int64_t classes) {
+  int64_t pitch = classes % 2 == 1 ? classes : classes + 1;
+  if (sizeof(S) == 2 && classes % 2 == 0) pitch = classes % 4 == 2 ? classes : classes + 2;
+  const std::size_t row_bytes = static_cast<std::size_t>(pitch) * sizeof(S);
+  if (row_bytes * 8 > kTileBytes) return {kTileBlock, 0, 0};
+  std::size_t rows = kTileBytes / row_bytes / 8 * 8;
+  if (rows > kTileBlock) rows = kTileBlock;
+  return {static_cast<int>(rows), static_cast<int>(pitch), rows * row_bytes + sizeof(uint4)};
+}
+
 template <typename S, typename T>
-__global__ void __launch_bounds__(kTileBlock, 8) keys_kernel(MultiBoxArgs<S, T> args) {
+__global__ void __launch_bounds__(kTileBlock, 8)
+    keys_kernel(MultiBoxArgs<S, T> args, TilePlan plan) {
   SSD_DYNAMIC_SHARED(S, tile);
   __shared__ double scratch[kTileBlock / 32];
-  const int64_t tiles = (args.width + args.tile_rows - 1) / args.tile_rows;
-  const int64_t image = blockIdx.x / tiles, begin = blockIdx.x % tiles * args.tile_rows;
+  const int64_t tiles = plan.tiles(args.width);
+  const int64_t image = blockIdx.x / tiles, begin = blockIdx.x % tiles * plan.rows;
   const int64_t left = args.width - begin;
-  const int rows = static_cast<int>(left < args.tile_rows ? left : args.tile_rows);
+  const int rows = static_cast<int>(left < plan.rows ? left : plan.rows);
   const int classes = static_cast<int>(args.rule.label.num_classes);
   const int t = static_cast<int>(threadIdx.x);
   const S* staged = nullptr;
-  if (args.pitch > 0) {
-    staged = stage_tile(args.conf, image, begin, rows, classes, args.pitch, tile);
+  if (plan.pitch > 0) {
+    staged = stage_tile(args.conf, image, begin, rows, classes, plan.pitch, tile);
     __syncthreads();
   }
   Row row{RowKind::kIgnored, 0};
@@ -141,8 +162,8 @@ __global__ void __launch_bounds__(kTileBlock, 8) keys_kernel(MultiBoxArgs<S, T> 
   if (t < rows) {
     const int64_t p = begin + t, place = image * args.width + p;
     row = args.targets.row(image, p, args.rule.label);
-    const T loss = args.pitch > 0
-                       ? row_cross_entropy<T>(staged + t * args.pitch, 1, classes, row.label)
+    const T loss = plan.pitch > 0
+                       ? row_cross_entropy<T>(staged + t * plan.pitch, 1, classes, row.label)
                        : row_cross_entropy<T>(args.conf.at(image, p), args.conf.class_stride,
                                               classes, row.label);
     Ordered<T> key = ordered_key(loss);
@@ -170,6 +191,7 @@ __global__ void __launch_bounds__(kTileBlock, 8) keys_kernel(MultiBoxArgs<S, T> 
     sums.conf = tile_sum(conf, scratch);
   }
   if (t == 0) args.tiles[blockIdx.x] = sums;
+  if (t == 0 && blockIdx.x == 0) *args.arrived = 0;
 }
 
 // Sums over kSelectBlock threads, the same on each of them.
@@ -183,27 +205,33 @@ __device__ inline ImageSums block_sums(ImageSums sums, double* doubles, long lon
   return sums;
 }
 
+// Shared memory of select_kernel.
+struct LossShared {
+  SelectShared select;
+  double doubles[kSelectWarps];
+  long long integers[kSelectWarps];
+  ImageSums total;  // in registers it would crowd out the keys
+  bool last;
+};
+
+// Selects the negatives of one image and adds up what counts in it.
 template <typename T, int kPerThread>
-__global__ void __launch_bounds__(kSelectBlock, 1) select_kernel(SelectArgs<T> args) {
+__device__ __forceinline__ void select_image(const SelectArgs<T>& args, int64_t image,
+                                             LossShared& shared) {
   using U = Ordered<T>;
-  __shared__ SelectShared shared;
-  __shared__ double doubles[kSelectWarps];
-  __shared__ long long integers[kSelectWarps];
-  const int64_t image = blockIdx.x;
   const U* row = args.keys + image * args.width;
-  __shared__ ImageSums total;  // in registers it would crowd out the keys
   ImageSums mine{};
   for (int64_t i = threadIdx.x; i < args.tiles_per_image; i += kSelectBlock) {
     mine.add(args.tiles[image * args.tiles_per_image + i]);
   }
-  mine = block_sums(mine, doubles, integers);
-  if (threadIdx.x == 0) total = mine;
+  mine = block_sums(mine, shared.doubles, shared.integers);
+  if (threadIdx.x == 0) shared.total = mine;
   __syncthreads();
   const auto load = [&](int64_t i) { return row[i]; };
   const RowKeys<kPerThread, decltype(load), U> keys(load, args.width);
-  const int64_t k =
-      num_hard_negatives(args.rule.mining, total.positives, total.candidates, args.width);
-  const RowCut<U> cut = select_row<false, U>(keys, k, shared);
+  const int64_t k = num_hard_negatives(args.rule.mining, shared.total.positives,
+                                       shared.total.candidates, args.width);
+  const RowCut<U> cut = select_row<false, U>(keys, k, shared.select);
   const U fill = positive_key<T>(args.rule.mining);
   double conf = 0;
   unsigned negatives = 0;
@@ -223,79 +251,69 @@ __global__ void __launch_bounds__(kSelectBlock, 1) select_kernel(SelectArgs<T> a
       conf += static_cast<double>(args.positive_loss[image * args.width + p]);
     }
   }
-  conf = block_reduce(conf, doubles, [](double x, double y) { return x + y; });
-  negatives =
-      block_reduce(negatives, shared.warp_total, [](unsigned x, unsigned y) { return x + y; });
+  conf = block_reduce(conf, shared.doubles, [](double x, double y) { return x + y; });
+  negatives = block_reduce(negatives, shared.select.warp_total,
+                           [](unsigned x, unsigned y) { return x + y; });
   if (threadIdx.x != 0) return;
-  total.conf += conf;
-  total.negatives = negatives;
-  args.sums[image] = total;
+  ImageSums sums = shared.total;
+  sums.conf += conf;
+  sums.negatives = negatives;
+  args.sums[image] = sums;
   args.cuts[2 * image] = static_cast<int64_t>(cut.threshold);
   args.cuts[2 * image + 1] = cut.tie;
 }
 
+// The normaliser and both losses, added in the order of the images.
 template <typename T>
-__global__ void __launch_bounds__(kSelectBlock, 1) finish_kernel(FinishArgs<T> args) {
-  __shared__ double doubles[kSelectWarps];
-  __shared__ long long integers[kSelectWarps];
+__device__ __forceinline__ void finish_batch(const SelectArgs<T>& args, LossShared& shared) {
   const auto add = [](auto a, auto b) { return a + b; };
   Denominator batch{};
   for (int64_t b = threadIdx.x; b < args.images; b += kSelectBlock) batch.add(args.sums[b]);
   for (int64_t* n : {&batch.localized, &batch.selected, &batch.at_least_one}) {
-    *n = block_reduce(static_cast<long long>(*n), integers, add);
+    *n = block_reduce(static_cast<long long>(*n), shared.integers, add);
   }
   double loc = 0, conf = 0;
   for (int64_t b = threadIdx.x; b < args.images; b += kSelectBlock) {
     const ImageSums image = args.sums[b];
-    const double scale = image_scale(args.rule, batch, image.localized, args.images);
+    const double scale = image_scale(args.rule.loss, batch, image.localized, args.images);
     loc += image_share(image.loc, scale);
     conf += image_share(image.conf, scale);
     args.scales[b] = static_cast<T>(scale);
   }
-  loc = block_reduce(loc, doubles, add);
-  conf = block_reduce(conf, doubles, add);
+  loc = block_reduce(loc, shared.doubles, add);
+  conf = block_reduce(conf, shared.doubles, add);
   if (threadIdx.x != 0) return;
-  *args.localization = static_cast<T>(loc * args.rule.loc_factor);
+  *args.localization = static_cast<T>(loc * args.rule.loss.loc_factor);
   *args.classification = static_cast<T>(conf);
   *args.num_positives = batch.localized;
 }
 
-// Rows a tile and pitch of keys_kernel: an odd pitch in 4- and 8-byte elements (2 modulo 4 in 2-byte ones) lets the
-// threads of a warp read their rows without bank conflicts. An odd C in fp16 keeps its pitch: its copies are
-// 16-byte vectors then, and the conflict is two-way. The bytes hold the gap of copy_run too.
-struct TilePlan {
-  int rows, pitch;
-  std::size_t bytes;
-};
-template <typename S>
-inline TilePlan plan_tile(int64_t classes) {
-  int64_t pitch = classes % 2 == 1 ? classes : classes + 1;
-  if (sizeof(S) == 2 && classes % 2 == 0) pitch = classes % 4 == 2 ? classes : classes + 2;
-  const std::size_t row_bytes = static_cast<std::size_t>(pitch) * sizeof(S);
-  if (row_bytes * 8 > kTileBytes) return {kTileBlock, 0, 0};
-  std::size_t rows = kTileBytes / row_bytes / 8 * 8;
-  if (rows > kTileBlock) rows = kTileBlock;
-  return {static_cast<int>(rows), static_cast<int>(pitch), rows * row_bytes + sizeof(uint4)};
+template <typename T, int kPerThread>
+__global__ void __launch_bounds__(kSelectBlock, 1) select_kernel(SelectArgs<T> args) {
+  __shared__ LossShared shared;
+  if (blockIdx.x < args.images) select_image<T, kPerThread>(args, blockIdx.x, shared);
+  if (threadIdx.x == 0) {
+    __threadfence();  // the sums of this image, before the arrival
+    shared.last = gridDim.x == 1 || atomicAdd(args.arrived, 1u) == gridDim.x - 1;
+    __threadfence();  // the sums of the others, after theirs
+  }
+  __syncthreads();
+  if (shared.last) finish_batch(args, shared);
 }
 
 template <typename S, typename T>
-inline cudaError_t launch_keys(MultiBoxArgs<S, T> args, const TilePlan& plan, cudaStream_t stream) {
-  args.tile_rows = plan.rows;
-  args.pitch = plan.pitch;
-  const int64_t blocks = args.images * ceil_div<int64_t>(args.width, plan.rows);
+inline cudaError_t launch_keys(const MultiBoxArgs<S, T>& args, const TilePlan& plan,
+                               cudaStream_t stream) {
+  const int64_t blocks = args.images * plan.tiles(args.width);
   return launch(keys_kernel<S, T>, dim3(static_cast<unsigned>(blocks)), dim3(kTileBlock),
-                plan.bytes, stream, args);
+                plan.bytes, stream, args, plan);
 }
 
 template <typename T>
 inline cudaError_t launch_select(const SelectArgs<T>& args, cudaStream_t stream) {
-  return launch_rows<T>(args.width, args.images, args, stream,
+  const int64_t blocks = args.images > 0 ? args.images : 1;  // a batch of no images has losses too
+  return launch_rows<T>(args.width, blocks, args, stream,
                         [](auto held) { return select_kernel<T, decltype(held)::value>; });
-}
-
-template <typename T>
-inline cudaError_t launch_finish(const FinishArgs<T>& args, cudaStream_t stream) {
-  return launch(finish_kernel<T>, dim3(1), dim3(kSelectBlock), 0, stream, args);
 }
 
 }  // namespace ssd_cuda

@@ -43,12 +43,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
   Tensor keys = empty_on(conf, {images, width}, key_dtype(conf.scalar_type()));
   Tensor cuts = empty_on(conf, {images, 2}, ScalarType::Long);
   Tensor scales = empty_on(conf, {images}, wide);
-  Tensor sums = workspace<ImageSums>(conf, images);
+  Tensor sums = workspace<ImageSums>(conf, images), arrived = workspace<unsigned>(conf, 1);
   dispatch_floating(conf.scalar_type(), "multibox_loss", [&](auto zero) {
     using S = decltype(zero);
     using T = acc_t<S>;
     const TilePlan plan = plan_tile<S>(conf.size(2));
-    const int64_t tiles = ceil_div<int64_t>(width, plan.rows);
+    const int64_t tiles = plan.tiles(width);
     const Tensor tile_sums = workspace<ImageSums>(conf, images * tiles);
     std::optional<Tensor> positive_loss;
     if (rule.loss.positives_twice) positive_loss = empty_on(conf, {images, width}, wide);
@@ -62,7 +62,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
                                   .width = width,
                                   .keys = out<Ordered<T>>(keys),
                                   .positive_loss = positive,
-                                  .tiles = out<ImageSums>(tile_sums)},
+                                  .tiles = out<ImageSums>(tile_sums),
+                                  .arrived = out<unsigned>(arrived)},
                                  plan, scope.stream()),
                "multibox_loss");
     check_cuda(launch_select<T>({.keys = in<Ordered<T>>(keys),
@@ -73,13 +74,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
                                  .images = images,
                                  .width = width,
                                  .tiles_per_image = tiles,
+                                 .arrived = out<unsigned>(arrived),
                                  .sums = out<ImageSums>(sums),
-                                 .cuts = out<int64_t>(cuts)},
-                                scope.stream()),
-               "multibox_loss");
-    check_cuda(launch_finish<T>({.sums = in<ImageSums>(sums),
-                                 .rule = rule.loss,
-                                 .images = images,
+                                 .cuts = out<int64_t>(cuts),
                                  .localization = out<T>(localization),
                                  .classification = out<T>(classification),
                                  .num_positives = out<int64_t>(num_positives),

@@ -61,7 +61,7 @@ py::tuple loss(Array<S> loc, Array<S> conf, bool channels_first, Array<Wide<S>> 
   const RowsView<const S> loc_view = view<const S>(loc, width, 4, channels_first);
   const RowsView<const S> conf_view = view<const S>(conf, width, classes, channels_first);
   const TilePlan plan = plan_tile<S>(classes);
-  const int64_t tiles = ceil_div<int64_t>(width, plan.rows);
+  const int64_t tiles = plan.tiles(width);
 
   Array<Stored<T>> keys({images, width});
   auto* key_data = reinterpret_cast<Ordered<T>*>(keys.data());
@@ -70,6 +70,7 @@ py::tuple loss(Array<S> loc, Array<S> conf, bool channels_first, Array<Wide<S>> 
   Array<double> tile_sums({images * tiles, sizeof(ImageSums) / 8}),
       sums({images, sizeof(ImageSums) / 8});
   Array<int64_t> cuts({images, 2}), num_positives({1});
+  Array<unsigned> arrived({1});
   Array<T> localization({1}), classification({1}), scales({images});
   emulator::check(launch_keys<S, T>({.loc = loc_view,
                                      .conf = conf_view,
@@ -79,7 +80,8 @@ py::tuple loss(Array<S> loc, Array<S> conf, bool channels_first, Array<Wide<S>> 
                                      .width = width,
                                      .keys = key_data,
                                      .positive_loss = positive,
-                                     .tiles = reinterpret_cast<ImageSums*>(tile_sums.data())},
+                                     .tiles = reinterpret_cast<ImageSums*>(tile_sums.data()),
+                                     .arrived = arrived},
                                     plan, nullptr));
   emulator::check(launch_select<T>({.keys = key_data,
                                     .positive_loss = positive,
@@ -89,12 +91,9 @@ py::tuple loss(Array<S> loc, Array<S> conf, bool channels_first, Array<Wide<S>> 
                                     .images = images,
                                     .width = width,
                                     .tiles_per_image = tiles,
+                                    .arrived = arrived,
                                     .sums = reinterpret_cast<ImageSums*>(sums.data()),
-                                    .cuts = cuts},
-                                   nullptr));
-  emulator::check(launch_finish<T>({.sums = reinterpret_cast<const ImageSums*>(sums.data()),
-                                    .rule = rule.loss,
-                                    .images = images,
+                                    .cuts = cuts,
                                     .localization = localization,
                                     .classification = classification,
                                     .num_positives = num_positives,
