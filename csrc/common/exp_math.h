@@ -29,62 +29,63 @@ SSD_HOST_DEVICE uint32_t float_to_bits(float f) {
 }
 }  // namespace detail
 
-// exp(x) = 2^n * e^r with n = round(x log2 e), r = x - n ln 2 and |r| <= ln 2 / 2. ln 2 is split in two so that
-// n * kHigh is exact; e^r is a polynomial of degree 7. No operation is fused: at most 2 units in the last place.
-// V is float, or a Pack with the operations in Ops. `shifted` returns n in its low mantissa bits.
-template <typename V, typename Ops>
-SSD_HOST_DEVICE V exp_reduced(V x, V& shifted) {
-  constexpr float kLog2E = 1.44269504088896341f, kHigh = 0.693359375f, kLow = -2.12194440e-4f;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  shifted = Ops::add(Ops::mul(x, kLog2E), kRound);
-  const V n = Ops::add(shifted, -kRound);
-  const V r = Ops::add(Ops::add(x, Ops::mul(n, -kHigh)), Ops::mul(n, -kLow));
-  V p = Ops::add(Ops::mul(r, 1.9875691500e-4f), 1.3981999507e-3f);
-  p = Ops::add(Ops::mul(p, r), 8.3334519073e-3f);
-  p = Ops::add(Ops::mul(p, r), 4.1665795894e-2f);
-  p = Ops::add(Ops::mul(p, r), 1.6666665459e-1f);
-  p = Ops::add(Ops::mul(p, r), 5.0000001201e-1f);
-  return Ops::add(Ops::add(Ops::mul(p, Ops::mul(r, r)), r), 1.0f);
-}
-constexpr float kExpLowest =
-    -87.3f;  // below: 0 (the true value is under the smallest normal number)
-constexpr float kExpHighest = 88.7f;  // above: +inf
-constexpr uint32_t kFloatOne = 0x3f800000u;
-
 struct ScalarOps {
   static SSD_HOST_DEVICE float add(float a, float b) { return add_rn(a, b); }
   static SSD_HOST_DEVICE float mul(float a, float b) { return mul_rn(a, b); }
+  static SSD_HOST_DEVICE float fma(float a, float b, float c) { return fma_rn(a, b, c); }
 };
 
-// exp(x); NaN stays NaN. Out of range it is the scale that becomes 0 or infinity, with x cut so that the polynomial
-// stays finite: no branch, so several of them overlap.
-SSD_HOST_DEVICE float exp_fixed(float x) {
-  const bool low = x < kExpLowest;
-  const bool high = x > kExpHighest;
-  float shifted;
-  const float p = exp_reduced<float, ScalarOps>(low || high ? 0.0f : x, shifted);
-  const uint32_t scale = (detail::float_to_bits(shifted) << 23) + kFloatOne;
-  return mul_rn(p, detail::bits_to_float(low ? 0u : high ? 0x7f800000u : scale));
+constexpr float kExpLowest = -88.0f;  // n = -127, whose scale is 0: the result under the smallest normal number
+constexpr float kExpHighest = 89.0f;  // n = 128, whose scale is +inf
+constexpr uint32_t kFloatOne = 0x3f800000u;
+
+// exp(x) = 2^n * e^r with n = round(x log2 e), r = x - n ln 2 and |r| <= ln 2 / 2, for x in [kExpLowest, kExpHighest]
+// or NaN. ln 2 is split in two so that n * kHigh is exact; e^r is 1 + r + r^2 * a minimax polynomial, 3e-9 from it.
+// The fused operations are written, the same ones everywhere: at most 1 unit in the last place.
+// V is float, or a Pack with the operations in Ops. `shifted` returns n in its low mantissa bits.
+template <typename V, typename Ops>
+SSD_HOST_DEVICE V exp_reduced(V x, V& shifted) {
+  const auto all = [](float value) { return V{} + value; };
+  const V round = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  shifted = Ops::fma(x, all(1.44269504088896341f), round);
+  const V n = Ops::add(shifted, -round);
+  const V r = Ops::fma(n, all(2.12194440e-4f), Ops::fma(n, all(-0.693359375f), x));
+  V p = Ops::fma(all(1.381454e-3f), r, all(8.368745e-3f));
+  p = Ops::fma(p, r, all(4.166839e-2f));
+  p = Ops::fma(p, r, all(1.6666521e-1f));
+  p = Ops::fma(p, r, all(4.9999994e-1f));
+  return Ops::fma(Ops::fma(p, r, all(1.0f)), r, all(1.0f));
 }
+
+// exp(x) for x <= 0, as a softmax needs it; NaN stays NaN. No branch, so several of them overlap.
+SSD_HOST_DEVICE float exp_negative(float x) {
+  float shifted;
+  const float p = exp_reduced<float, ScalarOps>(max_of(kExpLowest, x), shifted);
+  return mul_rn(p, detail::bits_to_float((detail::float_to_bits(shifted) << 23) + kFloatOne));
+}
+SSD_HOST_DEVICE double exp_negative(double x) { return std::exp(x); }
+
+// exp(x); above 88.37 it is +inf.
+SSD_HOST_DEVICE float exp_fixed(float x) { return exp_negative(min_of(kExpHighest, x)); }
 SSD_HOST_DEVICE double exp_fixed(double x) { return std::exp(x); }
 
 // log(1 + x) for 1 + x in [sqrt(1/2), sqrt(2)): x - x^2 / 2 + x^3 * a polynomial of degree 8; plus n * ln 2 in two
 // parts, for log(2^n * (1 + x)). log of 1 is exactly 0. At most 2 units in the last place.
 template <typename V, typename Ops>
 SSD_HOST_DEVICE V log_reduced(V x, V n) {
+  const auto all = [](float value) { return V{} + value; };
   const V z = Ops::mul(x, x);
-  V p = Ops::add(Ops::mul(x, 7.0376836292e-2f), -1.1514610310e-1f);
-  p = Ops::add(Ops::mul(p, x), 1.1676998740e-1f);
-  p = Ops::add(Ops::mul(p, x), -1.2420140846e-1f);
-  p = Ops::add(Ops::mul(p, x), 1.4249322787e-1f);
-  p = Ops::add(Ops::mul(p, x), -1.6668057665e-1f);
-  p = Ops::add(Ops::mul(p, x), 2.0000714765e-1f);
-  p = Ops::add(Ops::mul(p, x), -2.4999993993e-1f);
-  p = Ops::add(Ops::mul(p, x), 3.3333331174e-1f);
-  p = Ops::mul(Ops::mul(p, x), z);
-  p = Ops::add(p, Ops::mul(n, -2.12194440e-4f));
-  p = Ops::add(p, Ops::mul(z, -0.5f));
-  return Ops::add(Ops::add(x, p), Ops::mul(n, 0.693359375f));
+  V p = Ops::fma(x, all(7.0376836292e-2f), all(-1.1514610310e-1f));
+  p = Ops::fma(p, x, all(1.1676998740e-1f));
+  p = Ops::fma(p, x, all(-1.2420140846e-1f));
+  p = Ops::fma(p, x, all(1.4249322787e-1f));
+  p = Ops::fma(p, x, all(-1.6668057665e-1f));
+  p = Ops::fma(p, x, all(2.0000714765e-1f));
+  p = Ops::fma(p, x, all(-2.4999993993e-1f));
+  p = Ops::fma(p, x, all(3.3333331174e-1f));
+  p = Ops::fma(Ops::mul(p, x), z, Ops::mul(n, all(-2.12194440e-4f)));
+  p = Ops::fma(z, all(-0.5f), p);
+  return Ops::fma(n, all(0.693359375f), Ops::add(x, p));
 }
 constexpr uint32_t kFloatRootHalf = 0x3f3504f3u;  // sqrt(1/2)
 

@@ -15,29 +15,39 @@ struct PackOps {
   static SSD_SIMD_BODY auto mul(A a, B b) {
     return a * b;
   }
+  template <typename V>
+  static SSD_SIMD_BODY V fma(V a, V b, V c) {
+    return fma_pack(a, b, c);
+  }
 };
 
 // V: a Pack of float, or of double (there the lanes go through std::exp one by one).
 template <typename V>
-SSD_SIMD_BODY inline V exp_fixed_pack(V x) {
+SSD_SIMD_BODY inline V exp_negative_pack(V x) {
   if constexpr (std::is_same_v<std::remove_cvref_t<decltype(x[0])>, double>) {
     V y = x;
     for (int lane = 0; lane < static_cast<int>(sizeof(V) / sizeof(double)); ++lane) {
-      y[lane] = exp_fixed(static_cast<double>(x[lane]));
+      y[lane] = exp_negative(static_cast<double>(x[lane]));
     }
     return y;
   } else {
     using U = Pack<uint32_t, sizeof(V) / sizeof(float)>;
     V shifted;
-    const V p = exp_reduced<V, PackOps>(x, shifted);
+    const V p = exp_reduced<V, PackOps>(max_of(V{} + kExpLowest, x), shifted);
     U bits;
     std::memcpy(&bits, &shifted, sizeof bits);
     bits = (bits << 23) + kFloatOne;
     V scale;
     std::memcpy(&scale, &bits, sizeof scale);
-    const V y = p * scale;
-    const V infinity = V{} + INFINITY;
-    return x < kExpLowest ? V{} : (x > kExpHighest ? infinity : y);
+    return p * scale;
+  }
+}
+template <typename V>
+SSD_SIMD_BODY inline V exp_fixed_pack(V x) {
+  if constexpr (std::is_same_v<std::remove_cvref_t<decltype(x[0])>, double>) {
+    return exp_negative_pack(x);
+  } else {
+    return exp_negative_pack(min_of(V{} + kExpHighest, x));
   }
 }
 

@@ -36,6 +36,14 @@ SSD_HOST_DEVICE float div_rn(float a, float b) {
   return a / b;
 #endif
 }
+// a * b + c, rounded once. On a host without the instruction a library function gives the same bits, slowly.
+SSD_HOST_DEVICE float fma_rn(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
 SSD_HOST_DEVICE double add_rn(double a, double b) {
 #if defined(__CUDA_ARCH__)
   return __dadd_rn(a, b);

@@ -6,11 +6,11 @@
 
 namespace ssd_cuda {
 
-// -log softmax at one class: sum = sum over the classes of exp(x - largest), x the logit of the class.
-// sum >= 1 and x <= largest, so the result is never negative; a logit of NaN or +inf gives NaN.
+// -log softmax at one class: log_sum = log of the sum over the classes of exp(x - largest), x the logit of the class.
+// The sum is at least 1 and x <= largest, so the result is never negative; a logit of NaN or +inf gives NaN.
 template <typename T>
-SSD_HOST_DEVICE T cross_entropy(T sum, T x, T largest) {
-  return sub_rn(log_fixed(sum), sub_rn(x, largest));
+SSD_HOST_DEVICE T cross_entropy(T log_sum, T x, T largest) {
+  return sub_rn(log_sum, sub_rn(x, largest));
 }
 
 // d(cross entropy of class label)/d(logit c) = softmax(c) - [c == label], with probability = softmax(c).

@@ -17,6 +17,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
+#if defined(__x86_64__)
+#include <immintrin.h>  // declares the builtins of fma_pack
+#endif
 
 #define SSD_SIMD_BODY __attribute__((always_inline))
 
@@ -99,6 +102,24 @@ SSD_SIMD_BODY inline V load_pack(const T* p) {
 template <typename V, typename T>
 SSD_SIMD_BODY inline void store_pack(T* p, V v) {
   std::memcpy(p, &v, sizeof(V));
+}
+
+// a * b + c of floats, rounded once. The builtins, since an intrinsic cannot be inlined into a generic lambda;
+// the plain level has no such instruction and calls the library for each lane.
+template <typename V>
+SSD_SIMD_BODY inline V fma_pack(V a, V b, V c) {
+#if defined(__x86_64__)
+  if constexpr (sizeof(V) == 64) {
+    return __builtin_ia32_vfmaddps512_mask(a, b, c, -1, _MM_FROUND_CUR_DIRECTION);
+  } else if constexpr (sizeof(V) == 32) {
+    return __builtin_ia32_vfmaddps256(a, b, c);
+  }
+#endif
+  V y = c;
+  for (int i = 0; i < static_cast<int>(sizeof(V) / sizeof(float)); ++i) {
+    y[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  }
+  return y;
 }
 
 }  // namespace ssd_cuda

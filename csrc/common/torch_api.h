@@ -2,7 +2,6 @@
 // every torch from TORCH_TARGET_VERSION on. Bindings include this file and no other torch header.
 #pragma once
 
-#include <sys/mman.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -77,28 +76,6 @@ inline Tensor empty_on(const Tensor& like, std::initializer_list<int64_t> size, 
 }
 inline Tensor zeros_on(const Tensor& like, std::initializer_list<int64_t> size, ScalarType dtype) {
   return torch::stable::new_zeros(like, size, dtype);
-}
-
-// A zero tensor on the CPU. Above kMinPageBytes its memory is mapped, not cleared: a page is zeroed by the
-// system when it is first touched. Clearing a [32, 8732, 91] float gradient takes 37 ms on one core, nearly all
-// of it page faults, and all but 1% of its rows stay zero. Smaller memory is reused by malloc, its pages there
-// already (glibc maps nothing below 32 MB once such sizes were freed): clearing it is the cheaper way.
-inline Tensor zero_pages(const Tensor& like, const std::vector<int64_t>& size, ScalarType dtype,
-                         std::size_t element_bytes) {
-  constexpr std::size_t kMinPageBytes = std::size_t{32} << 20;
-  std::size_t bytes = element_bytes;
-  for (const int64_t n : size) bytes *= static_cast<std::size_t>(n);
-  if (bytes < kMinPageBytes) return torch::stable::new_zeros(like, size, dtype);
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return torch::stable::new_zeros(like, size, dtype);
-  std::vector<int64_t> strides(size.size());
-  int64_t stride = 1;
-  for (std::size_t d = size.size(); d-- > 0;) {
-    strides[d] = stride;
-    stride *= size[d];
-  }
-  return torch::stable::from_blob(memory, size, strides, like.device(), dtype,
-                                  [bytes](void* pages) { munmap(pages, bytes); });
 }
 
 // Calls fn(T{}) with T = float or double.

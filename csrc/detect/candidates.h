@@ -244,7 +244,7 @@ class RowScanner {
     V sums[kParts] = {};
     for (int64_t c = 0; c < padded_; c += kScanLanes) {
       for (int u = 0; u < kParts; ++u) {
-        const V v = exp_fixed_pack(logits<V>(x, c + u * kWidth) - top);
+        const V v = exp_negative_pack(logits<V>(x, c + u * kWidth) - top);
         store_pack(e + c + u * kWidth, v);
         sums[u] += v;
       }

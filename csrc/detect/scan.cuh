@@ -82,7 +82,7 @@ struct RowScan {
     }
     sum = 0;
     for (int64_t c = lane; c < inputs.num_classes; c += 32) {
-      sum = add_rn(sum, exp_fixed(sub_rn(logit(x, c), top)));
+      sum = add_rn(sum, exp_negative(sub_rn(logit(x, c), top)));
     }
     for (int offset = 16; offset > 0; offset /= 2) {
       sum = add_rn(sum, __shfl_xor_sync(kFullWarp, sum, offset));
@@ -92,7 +92,7 @@ struct RowScan {
   __device__ __forceinline__ T score(T x, T top, T sum) const {
     if (options.scores == ScoreKind::kGiven) return x;
     if (options.scores == ScoreKind::kSigmoid) return div_rn(T(1), add_rn(T(1), exp_fixed(-x)));
-    return div_rn(exp_fixed(sub_rn(x, top)), sum);
+    return div_rn(exp_negative(sub_rn(x, top)), sum);
   }
 
   __device__ __forceinline__ bool is_open(int64_t label) const {

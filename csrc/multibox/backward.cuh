@@ -127,11 +127,11 @@ __device__ void write_row_gradient(const S* row, int64_t stride, int classes, in
   }
   T sum = 0;
   for (int c = lane; c < classes; c += 32) {
-    sum += exp_fixed(sub_rn(static_cast<T>(row[c * stride]), largest));
+    sum += exp_negative(sub_rn(static_cast<T>(row[c * stride]), largest));
   }
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
   for (int c = lane; c < classes; c += 32) {
-    const T probability = exp_fixed(sub_rn(static_cast<T>(row[c * stride]), largest)) / sum;
+    const T probability = exp_negative(sub_rn(static_cast<T>(row[c * stride]), largest)) / sum;
     const T value = label < 0 ? T(NAN) : cross_entropy_gradient(probability, c == label);
     target[c * target_stride] = static_cast<S>(scale * value);
   }

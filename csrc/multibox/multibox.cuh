@@ -100,9 +100,9 @@ __device__ T row_cross_entropy(const S* row, int64_t stride, int classes, int la
   T sum = 0;
 #pragma unroll 4
   for (int c = 0; c < classes; ++c) {
-    sum = add_rn(sum, exp_fixed(sub_rn(static_cast<T>(row[c * stride]), largest)));
+    sum = add_rn(sum, exp_negative(sub_rn(static_cast<T>(row[c * stride]), largest)));
   }
-  return cross_entropy(sum, static_cast<T>(row[label * stride]), largest);
+  return cross_entropy(log_fixed(sum), static_cast<T>(row[label * stride]), largest);
 }
 
 // The sum over a block of kTileBlock threads, on thread 0.

@@ -3,15 +3,13 @@
 // Forward: tiles of kTileRows priors give a key per prior and partial sums; then one selection per image; all
 // sums are added in double in the order of the tiles, so any number of threads gives the same bits.
 // Backward: the gradients are zero pages; only the rows that count are read again and written.
-#include "../common/torch_api.h"
+#include "../common/zeros_cpu.h"
 #include "../mining/select_cpu.h"
 #include "bindings.h"
 #include "softmax_rows.h"
 
 namespace ssd_cuda {
 namespace {
-
-constexpr int64_t kTileRows = 256;
 
 // All that a kernel reads, for logits of storage type S.
 template <typename S>
@@ -57,38 +55,36 @@ ImageSums run_tile(const Batch<S>& batch, int64_t image, int64_t begin, int64_t 
                    std::vector<acc_t<S>>* scratch, Ordered<acc_t<S>>* keys) {
   using T = acc_t<S>;
   ImageSums sums{};
-  int32_t labels[kTileRows];
+  const int64_t count = end - begin, background = batch.rule.label.background;
+  RowTile<T> tile;
+  cross_entropy_rows(batch.conf, image, begin, count, background, scratch, &tile);
+  for (int64_t i = 0; i < count; ++i) keys[begin + i] = ordered_key(tile.losses[i]);
   int32_t others[kTileRows];  // the rows that are not plain negatives
-  RowKind kinds[kTileRows];   // of these
-  T losses[kTileRows];
-  const int64_t count = end - begin;
   int num_others = 0;
   for (int64_t i = 0; i < count; ++i) {
-    labels[i] = static_cast<int32_t>(batch.rule.label.background);
     others[num_others] = static_cast<int32_t>(i);
     num_others += !is_plain(batch.targets, image * batch.width + begin + i);
   }
-  for (int j = 0; j < num_others; ++j) {
-    const Row row = batch.targets.row(image, begin + others[j], batch.rule.label);
-    labels[others[j]] = row.label;
-    kinds[j] = row.kind;
-  }
-  cross_entropy_rows(batch.conf, image, begin, count, labels, scratch, losses);
-  for (int64_t i = 0; i < count; ++i) keys[begin + i] = ordered_key(losses[i]);
   sums.candidates = count - num_others;
   for (int j = 0; j < num_others; ++j) {
     const int64_t p = begin + others[j];
-    sums.candidates += is_candidate(kinds[j]);
-    if (is_localized(kinds[j])) {
+    const auto [kind, label] = batch.targets.row(image, p, batch.rule.label);
+    T loss = tile.losses[others[j]];
+    if (label != background) {
+      loss = cross_entropy_at(batch.conf, image, begin, others[j], label, tile);
+      keys[p] = ordered_key(loss);
+    }
+    sums.candidates += is_candidate(kind);
+    if (is_localized(kind)) {
       ++sums.localized;
       sums.loc += batch.loc_term(image, p);
     }
-    if (kinds[j] == RowKind::kPositive) {
+    if (kind == RowKind::kPositive) {
       ++sums.positives;
-      sums.conf += losses[others[j]];
+      sums.conf += loss;
       keys[p] = positive_key<T>(batch.rule.mining);
     }
-    if (kinds[j] == RowKind::kIgnored) keys[p] = ignored_key<T>(batch.rule.label);
+    if (kind == RowKind::kIgnored) keys[p] = ignored_key<T>(batch.rule.label);
   }
   return sums;
 }
@@ -99,6 +95,7 @@ void add_selected(const Batch<S>& batch, int64_t image, const Ordered<acc_t<S>>*
                   RowCut<Ordered<acc_t<S>>> cut, ImageSums* sums) {
   using T = acc_t<S>;
   std::vector<T> scratch;
+  RowTile<T> tile;
   const auto fill = positive_key<T>(batch.rule.mining);
   for (int64_t p = 0; p < batch.width; ++p) {
     if (!is_selected(keys[p], p, cut) || keys[p] == kExcluded<Ordered<T>>) continue;
@@ -108,9 +105,8 @@ void add_selected(const Batch<S>& batch, int64_t image, const Ordered<acc_t<S>>*
       if (row.kind == RowKind::kIgnored) continue;
       if (row.kind == RowKind::kPositive) {
         if (!batch.rule.loss.positives_twice) continue;
-        T loss;
-        cross_entropy_rows(batch.conf, image, p, 1, &row.label, &scratch, &loss);
-        sums->conf += loss;
+        cross_entropy_rows(batch.conf, image, p, 1, batch.rule.label.background, &scratch, &tile);
+        sums->conf += cross_entropy_at(batch.conf, image, p, 0, row.label, tile);
         continue;
       }
     }
@@ -245,7 +241,7 @@ template <typename S>
 Tensor zeros_like_rows(const Tensor& t) {
   const bool first = is_channels_first(t);
   const std::vector<int64_t> size = {t.size(0), t.size(first ? 2 : 1), t.size(first ? 1 : 2)};
-  const Tensor zeros = zero_pages(t, size, t.scalar_type(), sizeof(S));
+  const Tensor zeros = zeros_for_rows(t, size, t.scalar_type(), sizeof(S));
   return first ? swap_last(zeros) : zeros;
 }
 

@@ -40,7 +40,7 @@ RowSum<T> row_sum(const S* row, int64_t stride, int64_t classes) {
     largest = x > largest ? x : largest;
   }
   for (int64_t c = 0; c < classes; ++c) {
-    sum += exp_fixed(static_cast<T>(row[c * stride]) - largest);
+    sum += exp_negative(static_cast<T>(row[c * stride]) - largest);
   }
   return {largest, sum};
 }
@@ -55,41 +55,69 @@ SSD_SIMD_BODY inline void exchange(V& a, V& b, std::integer_sequence<int, kLane.
   b = __builtin_shuffle(x, y, I{(kLane & D ? N + kLane : kLane + D)...});
 }
 
-// v[i][j] <-> v[j][i] for an N x N square of packs: N log2(N) shuffles.
-template <int N, int D = N / 2, typename V>
+// v[i][j] <-> v[j][i] in each square of side K that K packs hold side by side: K log2(K) shuffles.
+template <int N, int K, int D = K / 2, typename V>
 SSD_SIMD_BODY inline void transpose_packs(V* v) {
 #pragma GCC unroll 16
-  for (int i = 0; i < N; ++i) {
+  for (int i = 0; i < K; ++i) {
     if ((i & D) == 0) exchange<D, N>(v[i], v[i + D], std::make_integer_sequence<int, N>{});
   }
-  if constexpr (D > 1) transpose_packs<N, D / 2>(v);
+  if constexpr (D > 1) transpose_packs<N, K, D / 2>(v);
+}
+
+template <int K, typename P, int... kLane>
+SSD_SIMD_BODY inline Pack<float, 2 * K> concat(P a, P b, std::integer_sequence<int, kLane...>) {
+  return __builtin_shufflevector(a, b, kLane...);
+}
+
+// N / K pieces of K classes, of rows r, r + K, r + 2K ... of those that `row` names.
+template <int N, int K, typename Row>
+SSD_SIMD_BODY inline Pack<float, N> load_pieces(const Row& row, int r) {
+  if constexpr (N == K) {
+    return load_floats<Pack<float, N>>(row(r));
+  } else {
+    return concat<N / 2>(load_pieces<N / 2, K>(row, r), load_pieces<N / 2, K>(row, r + N / 2),
+                         std::make_integer_sequence<int, N>{});
+  }
+}
+
+// Classes [first, first + K) of N rows, as columns.
+template <int N, int K, typename S>
+SSD_SIMD_BODY inline void load_square(const Logits<S>& logits, int64_t image, int64_t p,
+                                      int64_t last, int64_t first, Pack<float, N>* columns) {
+  const auto row = [&](int r) SSD_SIMD_BODY {
+    const S* from = logits.row(image, std::min(p + r, last)) + first;
+    // Sixteen short streams a square: the hardware prefetcher does not follow them.
+    __builtin_prefetch(from + 4 * N * logits.row_stride, 0, 2);
+    return from;
+  };
+  Pack<float, N> square[K];
+#pragma GCC unroll 16
+  for (int r = 0; r < K; ++r) square[r] = load_pieces<N, K>(row, r);
+  transpose_packs<N, K>(square);
+#pragma GCC unroll 16
+  for (int j = 0; j < K; ++j) columns[first + j] = square[j];
 }
 
 // The logits of rows p .. p + N - 1 as columns[c] = class c of each of them. Rows past `last` repeat it.
 template <int N, typename S>
 SSD_SIMD_BODY inline void load_columns(const Logits<S>& logits, int64_t image, int64_t p,
                                        int64_t last, Pack<float, N>* columns) {
-  using V = Pack<float, N>;
+  constexpr int kHalf = N / 2;
   const int64_t classes = logits.num_classes;
-  if (logits.class_stride == 1 && classes >= N) {
-    for (int64_t c = 0; c < classes; c += N) {
-      const int64_t first = std::min(c, classes - N);  // the last square overlaps the one before
-      V square[N];
-#pragma GCC unroll 16
-      for (int r = 0; r < N; ++r) {
-        const S* from = logits.row(image, std::min(p + r, last)) + first;
-        // Sixteen short streams a square: the hardware prefetcher does not follow them.
-        __builtin_prefetch(from + 4 * N * logits.row_stride, 0, 2);
-        square[r] = load_floats<V>(from);
-      }
-      transpose_packs<N>(square);
-#pragma GCC unroll 16
-      for (int j = 0; j < N; ++j) columns[first + j] = square[j];
+  if (logits.class_stride == 1 && classes >= kHalf) {
+    // A square that would pass the end overlaps the one before; half of one where that is enough.
+    int64_t c = 0;
+    for (; classes - c > kHalf && classes >= N; c += N) {
+      load_square<N, N>(logits, image, p, last, std::min(c, classes - N), columns);
+    }
+    for (; c < classes; c += kHalf) {
+      load_square<N, kHalf>(logits, image, p, last, std::min(c, classes - kHalf), columns);
     }
   } else if (logits.row_stride == 1 && p + N - 1 <= last) {
     const S* row = logits.row(image, p);
     for (int64_t c = 0; c < classes; ++c) {
-      columns[c] = load_floats<V>(row + c * logits.class_stride);
+      columns[c] = load_floats<Pack<float, N>>(row + c * logits.class_stride);
     }
   } else {
     for (int r = 0; r < N; ++r) {
@@ -101,10 +129,18 @@ SSD_SIMD_BODY inline void load_columns(const Logits<S>& logits, int64_t image, i
   }
 }
 
+// What a tile of rows has: its largest logits, the logs of sum exp(x - largest), the cross entropies at one class.
+constexpr int64_t kTileRows = 256;
+template <typename T>
+struct RowTile {
+  static constexpr int64_t kRoom = kTileRows + 16;  // whole vectors are stored
+  T largest[kRoom], log_sum[kRoom], losses[kRoom];
+};
+
 template <int N, typename S>
 SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t image, int64_t begin,
-                                              int64_t count, const int32_t* labels, float* scratch,
-                                              float* result) {
+                                              int64_t count, int64_t label, float* scratch,
+                                              RowTile<float>* tile) {
   using V = Pack<float, N>;
   V* columns = reinterpret_cast<V*>(scratch);
   const int64_t classes = logits.num_classes;
@@ -114,37 +150,45 @@ SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t i
     for (int64_t c = 1; c < classes; ++c) {
       largest = columns[c] > largest ? columns[c] : largest;
     }
-    for (int64_t c = 0; c < classes; ++c) sum = sum + exp_fixed_pack(columns[c] - largest);
+    for (int64_t c = 0; c < classes; ++c) sum = sum + exp_negative_pack(columns[c] - largest);
     const V log_sum = log_fixed_pack(sum);
-    for (int r = 0; r < N && i + r < count; ++r) {
-      const int32_t label = labels[i + r];
-      const float x = label < 0 ? NAN : scratch[label * N + r];
-      result[i + r] = log_sum[r] - (x - largest[r]);
-    }
+    store_pack(tile->largest + i, largest);
+    store_pack(tile->log_sum + i, log_sum);
+    store_pack(tile->losses + i, log_sum - (columns[label] - largest));
   }
 }
 
-// The cross entropy of rows [begin, begin + count) of an image at labels[0 .. count); a negative label gives NaN.
+// Fills the tile for rows [begin, begin + count) of an image, count <= kTileRows.
 template <typename S, typename T>
 void cross_entropy_rows(const Logits<S>& logits, int64_t image, int64_t begin, int64_t count,
-                        const int32_t* labels, std::vector<T>* scratch, T* result) {
+                        int64_t label, std::vector<T>* scratch, RowTile<T>* tile) {
   if constexpr (std::is_same_v<T, float>) {
     constexpr int kMostLanes = 16;
     scratch->resize((logits.num_classes + 1) * kMostLanes);
     float* aligned = scratch->data();
     while (reinterpret_cast<std::uintptr_t>(aligned) % 64 != 0) ++aligned;
     with_simd([&](auto bytes) SSD_SIMD_BODY {
-      cross_entropy_packs<decltype(bytes)::value / 4>(logits, image, begin, count, labels, aligned,
-                                                      result);
+      cross_entropy_packs<decltype(bytes)::value / 4>(logits, image, begin, count, label, aligned,
+                                                      tile);
     });
   } else {
     for (int64_t i = 0; i < count; ++i) {
       const S* row = logits.row(image, begin + i);
       const auto [largest, sum] = row_sum<T>(row, logits.class_stride, logits.num_classes);
-      const T x = labels[i] < 0 ? T(NAN) : T(row[labels[i] * logits.class_stride]);
-      result[i] = cross_entropy(sum, x, largest);
+      tile->largest[i] = largest;
+      tile->log_sum[i] = log_fixed(sum);
+      tile->losses[i] = cross_entropy(tile->log_sum[i], row[label * logits.class_stride], largest);
     }
   }
+}
+
+// The cross entropy of row `begin + i` of a filled tile at any class; a negative label gives NaN.
+template <typename S, typename T>
+T cross_entropy_at(const Logits<S>& logits, int64_t image, int64_t begin, int64_t i, int64_t label,
+                   const RowTile<T>& tile) {
+  const S* row = logits.row(image, begin + i);
+  const T x = label < 0 ? T(NAN) : static_cast<T>(row[label * logits.class_stride]);
+  return cross_entropy(tile.log_sum[i], x, tile.largest[i]);
 }
 
 // e[c] = exp(x[c] - largest) in place.
@@ -156,12 +200,12 @@ void exp_row(T* x, int64_t classes, T largest) {
       using V = Pack<float, kLanes>;
       int64_t c = 0;
       for (; c + kLanes <= classes; c += kLanes) {
-        store_pack(x + c, exp_fixed_pack(load_pack<V>(x + c) - largest));
+        store_pack(x + c, exp_negative_pack(load_pack<V>(x + c) - largest));
       }
-      for (; c < classes; ++c) x[c] = exp_fixed(x[c] - largest);
+      for (; c < classes; ++c) x[c] = exp_negative(x[c] - largest);
     });
   } else {
-    for (int64_t c = 0; c < classes; ++c) x[c] = exp_fixed(x[c] - largest);
+    for (int64_t c = 0; c < classes; ++c) x[c] = exp_negative(x[c] - largest);
   }
 }
 
