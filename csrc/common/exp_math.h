@@ -35,7 +35,8 @@ struct ScalarOps {
   static SSD_HOST_DEVICE float fma(float a, float b, float c) { return fma_rn(a, b, c); }
 };
 
-constexpr float kExpLowest = -88.0f;  // n = -127, whose scale is 0: the result under the smallest normal number
+constexpr float kExpLowest =
+    -88.0f;  // n = -127, whose scale is 0: the result under the smallest normal number
 constexpr float kExpHighest = 89.0f;  // n = 128, whose scale is +inf
 constexpr uint32_t kFloatOne = 0x3f800000u;
 

@@ -64,7 +64,8 @@ SSD_SIMD_BODY inline V log_fixed_pack(V x) {
   V m;
   std::memcpy(&m, &mantissa, sizeof m);
   const V y = log_reduced<V, PackOps>(m - 1.0f, __builtin_convertvector(n, V));
-  return x < INFINITY ? y : x;
+  const V infinity = V{} + INFINITY;
+  return x < infinity ? y : x;
 }
 
 }  // namespace ssd_cuda

@@ -16,7 +16,8 @@ namespace ssd_cuda {
 // replace. Of 23 MB on one core they take 1.4 ms, memset 3.2 ms.
 inline void stream_zeros(char* memory, std::size_t bytes) {
 #if defined(__SSE2__)
-  const std::size_t head = std::min(bytes, (16 - reinterpret_cast<std::uintptr_t>(memory) % 16) % 16);
+  const std::size_t head =
+      std::min(bytes, (16 - reinterpret_cast<std::uintptr_t>(memory) % 16) % 16);
   std::memset(memory, 0, head);
   std::size_t i = head;
   for (; i + 16 <= bytes; i += 16) {

@@ -161,9 +161,21 @@ void run_backward(const Batch<S>& batch, const Ordered<acc_t<S>>* keys, const in
       const int64_t end = std::min(begin + kTileRows, batch.width);
       const RowCut<U> cut{static_cast<U>(cuts[2 * image]), cuts[2 * image + 1]};
       const T loc_scale = static_cast<T>(grad_loc * batch.rule.loss.loc_factor * scales[image]);
+      int32_t rows[kTileRows];  // those that may have a gradient
+      int num_rows = 0;
       for (int64_t p = begin; p < end; ++p) {
         const int64_t place = image * batch.width + p;
-        if (is_plain(batch.targets, place) && !is_selected(keys[place], p, cut)) continue;
+        rows[num_rows] = static_cast<int32_t>(p);
+        num_rows += int(!is_plain(batch.targets, place)) | int(is_selected(keys[place], p, cut));
+      }
+      for (int j = 0; j < num_rows; ++j) {  // few and far apart: let their misses overlap
+        for (int64_t c = 0; c < batch.conf.num_classes; c += 64 / sizeof(S)) {
+          __builtin_prefetch(batch.conf.row(image, rows[j]) + c * batch.conf.class_stride);
+          __builtin_prefetch(d_conf.row(image, rows[j]) + c * d_conf.class_stride, 1);
+        }
+      }
+      for (int j = 0; j < num_rows; ++j) {
+        const int64_t p = rows[j];
         const Row row = batch.targets.row(image, p, batch.rule.label);
         const int weight = row_weight(row.kind, keys[image * batch.width + p], p, cut,
                                       batch.rule.loss.positives_twice);

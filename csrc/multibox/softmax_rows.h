@@ -146,10 +146,13 @@ SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t i
   const int64_t classes = logits.num_classes;
   for (int64_t i = 0; i < count; i += N) {
     load_columns<N>(logits, image, begin + i, begin + count - 1, columns);
-    V largest = columns[0], sum{};
-    for (int64_t c = 1; c < classes; ++c) {
+    V largest = columns[0], second = columns[0], sum{};  // two chains: a maximum waits four cycles
+    for (int64_t c = 1; c + 1 < classes; c += 2) {
       largest = columns[c] > largest ? columns[c] : largest;
+      second = columns[c + 1] > second ? columns[c + 1] : second;
     }
+    second = columns[classes - 1] > second ? columns[classes - 1] : second;
+    largest = second > largest ? second : largest;
     for (int64_t c = 0; c < classes; ++c) sum = sum + exp_negative_pack(columns[c] - largest);
     const V log_sum = log_fixed_pack(sum);
     store_pack(tile->largest + i, largest);
@@ -191,41 +194,47 @@ T cross_entropy_at(const Logits<S>& logits, int64_t image, int64_t begin, int64_
   return cross_entropy(tile.log_sum[i], x, tile.largest[i]);
 }
 
-// e[c] = exp(x[c] - largest) in place.
+// x[c] = softmax(c) in place: exp(x - largest), their sum in the order of the classes, the quotients. `bad` makes them
+// NaN. x has room for whole vectors.
 template <typename T>
-void exp_row(T* x, int64_t classes, T largest) {
-  if constexpr (std::is_same_v<T, float>) {
-    with_simd([&](auto bytes) SSD_SIMD_BODY {
-      constexpr int kLanes = decltype(bytes)::value / 4;
-      using V = Pack<float, kLanes>;
-      int64_t c = 0;
-      for (; c + kLanes <= classes; c += kLanes) {
-        store_pack(x + c, exp_negative_pack(load_pack<V>(x + c) - largest));
-      }
-      for (; c < classes; ++c) x[c] = exp_negative(x[c] - largest);
-    });
-  } else {
-    for (int64_t c = 0; c < classes; ++c) x[c] = exp_negative(x[c] - largest);
+void softmax_row(T* x, int64_t classes, bool bad) {
+  T largest = x[0], sum = 0;
+  for (int64_t c = 1; c < classes; ++c) largest = x[c] > largest ? x[c] : largest;
+  for (int64_t c = 0; c < classes; ++c) {
+    x[c] = exp_negative(x[c] - largest);
+    sum += x[c];
   }
+  if (bad) sum = T(NAN);
+  for (int64_t c = 0; c < classes; ++c) x[c] /= sum;
+}
+inline void softmax_row(float* x, int64_t classes, bool bad) {
+  with_simd([&](auto bytes) SSD_SIMD_BODY {
+    constexpr int kLanes = decltype(bytes)::value / 4;
+    using V = Pack<float, kLanes>;
+    for (int64_t c = classes; c % kLanes != 0; ++c) x[c] = x[0];
+    V tops = V{} + x[0];
+    for (int64_t c = 0; c < classes; c += kLanes) tops = max_of(load_pack<V>(x + c), tops);
+    float largest = tops[0], sum = 0;
+    for (int lane = 1; lane < kLanes; ++lane) largest = max_of(tops[lane], largest);
+    for (int64_t c = 0; c < classes; c += kLanes) {
+      store_pack(x + c, exp_negative_pack(load_pack<V>(x + c) - largest));
+    }
+    for (int64_t c = 0; c < classes; ++c) sum += x[c];
+    if (bad) sum = NAN;
+    for (int64_t c = 0; c < classes; c += kLanes) store_pack(x + c, load_pack<V>(x + c) / sum);
+  });
 }
 
 // grad[c * grad_stride] = scale * (softmax(c) - [c == label]), computed in T and rounded once.
 template <typename S, typename T>
 void cross_entropy_row_backward(const S* row, int64_t stride, int64_t classes, int64_t label,
                                 T scale, std::vector<T>* scratch, S* grad, int64_t grad_stride) {
-  scratch->resize(classes);
+  scratch->resize(classes + 16);
   T* x = scratch->data();
-  T largest = static_cast<T>(row[0]), sum = 0;
+  for (int64_t c = 0; c < classes; ++c) x[c] = static_cast<T>(row[c * stride]);
+  softmax_row(x, classes, label < 0);
   for (int64_t c = 0; c < classes; ++c) {
-    x[c] = static_cast<T>(row[c * stride]);
-    largest = x[c] > largest ? x[c] : largest;
-  }
-  exp_row(x, classes, largest);
-  for (int64_t c = 0; c < classes; ++c) sum += x[c];
-  if (label < 0) sum = T(NAN);
-  for (int64_t c = 0; c < classes; ++c) {
-    const T value = cross_entropy_gradient(x[c] / sum, c == label);
-    grad[c * grad_stride] = static_cast<S>(scale * value);
+    grad[c * grad_stride] = static_cast<S>(scale * cross_entropy_gradient(x[c], c == label));
   }
 }
 

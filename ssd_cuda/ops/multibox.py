@@ -312,6 +312,11 @@ def multibox_loss_on_targets(
 def _check_classes(conf_target: Tensor, config: MultiBoxConfig, num_classes: int) -> None:
     """Raise for the first ready target that is no class. Reads the values: one sync on CUDA."""
     low, high = -config.label_offset, num_classes - config.label_offset
+    if conf_target.numel() == 0:
+        return
+    smallest, largest = conf_target.aminmax()  # one pass; nearly all batches end here
+    if smallest >= low and largest < high:
+        return
     bad = (conf_target < low) | (conf_target >= high)
     if config.ignore_label is not None:
         bad &= conf_target != config.ignore_label
