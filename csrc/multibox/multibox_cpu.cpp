@@ -3,7 +3,7 @@
 // Forward: tiles of kTileRows priors give a key per prior and partial sums; then one selection per image; all
 // sums are added in double in the order of the tiles, so any number of threads gives the same bits.
 // Backward: the gradients are zero pages; only the rows that count are read again and written.
-#include "../common/zeros_cpu.h"
+#include "../common/torch_api.h"
 #include "../mining/select_cpu.h"
 #include "bindings.h"
 #include "softmax_rows.h"
