@@ -12,7 +12,8 @@ from test_mining import DTYPES, key_rows
 from ssd_cuda.ops.mining import CAPS
 from ssd_cuda.reference import mining as reference
 
-WIDTHS = [1, 31, 1023, 1025, 9 * 1024 + 1, 12 * 1024 + 1]  # about a block, and each way to hold the keys
+# About a block, and each way to hold the keys: 9 or 12 a thread in registers, shared memory, nowhere.
+WIDTHS = [1, 31, 1023, 1025, 9 * 1024 + 1, 12 * 1024 + 1, 56 * 1024]
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,21 @@ def assert_same_top_k(mining, keys, k):
 def test_top_k(mining, kind, width):
     if width > 2000 and kind in ("normal", "special"):
         pytest.skip("long rows: the others tell as much")
-    keys = key_rows(kind, 3, width, torch.float32)
-    assert_same_top_k(mining, keys, torch.tensor([0, max(width // 3, 1), width + 5]))
+    rows = 3 if width < 50_000 else 1
+    keys = key_rows(kind, rows, width, torch.float32)
+    assert_same_top_k(mining, keys, torch.tensor([max(width // 3, 1), 0, width + 5])[:rows])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtypes(mining, dtype):
     for kind in ("normal", "special"):
         assert_same_top_k(mining, key_rows(kind, 3, 300, dtype), torch.tensor([1, 100, 299]))
+
+
+@pytest.mark.parametrize("width, dtype", [(13_000, torch.float16), (28_000, torch.float64)])
+def test_long_rows_of_other_types(mining, width, dtype):
+    """Half keys are held as float in shared memory; so many double ones do not fit there."""
+    assert_same_top_k(mining, key_rows("ties", 1, width, dtype), torch.tensor([width // 5]))
 
 
 @settings(max_examples=fuzz_examples(), deadline=None)
@@ -84,3 +92,11 @@ def test_hard_negatives(mining, cap, positive_fill, rounding, ratio):
             positive_fill=positive_fill,
         )
         assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("width", [12 * 1024 + 1, 56 * 1024])
+def test_hard_negatives_of_long_rows(mining, width):
+    keys, positive = key_rows("ties", 1, width, torch.float32), torch.rand(1, width) < 0.01
+    candidates = torch.rand(1, width) < 0.5
+    result = mining.hard_negatives(keys, positive, candidates, 3.0, False, 0, CAPS.index("negatives"), False)
+    assert torch.equal(result, reference.select_hard_negatives(keys, positive, candidates=candidates))

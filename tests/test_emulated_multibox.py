@@ -139,6 +139,14 @@ def test_keys_have_the_bits_of_the_cpu_kernels(multibox, dtype, classes, layout)
     assert torch.equal(*keys_of_both(multibox, *case, config))
 
 
+@pytest.mark.parametrize("width", [12 * 1024 + 1, 56 * 1024])
+def test_long_rows(multibox, width):
+    """More priors than registers hold, and more than shared memory does."""
+    config = MultiBoxConfig.preset("seed")
+    loc, conf, gt, priors = batch_of(config, (3,), width=width, classes=2)
+    assert_is_reference(multibox.with_seeds(0), loc, conf, gt, 0.1 * priors, config)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("classes, width", [(21, 131), (3, 129), (5, 1), (81, 30)])
 def test_images_that_start_anywhere(multibox, dtype, classes, width):

@@ -213,6 +213,7 @@ struct LossShared {
   ImageSums total;  // in registers it would crowd out the keys
   bool last;
 };
+static_assert(sizeof(LossShared) <= kSelectStatic, "the rest of shared memory may hold keys");
 
 // Selects the negatives of one image and adds up what counts in it.
 template <typename T, int kPerThread>
