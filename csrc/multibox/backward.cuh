@@ -138,7 +138,7 @@ __device__ void write_row_gradient(const S* row, int64_t stride, int classes, in
 }
 
 template <typename S, typename T>
-__global__ void __launch_bounds__(kTileBlock, sizeof(T) == 8 ? 4 : 8)
+__global__ void __launch_bounds__(kTileBlock, sizeof(T) == 8 ? 4 : 12)
     backward_kernel(BackwardArgs<S, T> args) {
   using U = Ordered<T>;
   __shared__ int chosen[kTileBlock];  // row in the tile
