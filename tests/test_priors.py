@@ -8,6 +8,7 @@ from oracles.seed import DefaultBoxGenerator as SeedGenerator
 
 from ssd_cuda import PriorSpec, ops, reference
 from ssd_cuda.nn import DefaultBoxGenerator
+from ssd_cuda.ops import priors as priors_module
 
 PRESETS = {
     "paper": 8732,
@@ -145,6 +146,52 @@ def test_made_under_inference_mode_still_serves_training(device):
     loc = torch.zeros(len(priors), 4, device=device, requires_grad=True)
     ops.decode(loc, priors).sum().backward()
     assert loc.grad is not None
+
+
+class FakeStream:
+    """Notes what it is told to wait for."""
+
+    def __init__(self):
+        self.waited = []
+
+    def wait_event(self, event):
+        self.waited.append(event)
+
+
+class FakePriors:
+    device = torch.device("cuda", 0)
+
+    def __init__(self):
+        self.used_on = []
+
+    def record_stream(self, stream):
+        self.used_on.append(stream)
+
+
+def test_another_stream_waits_for_the_one_that_fills_them(monkeypatch):
+    first, other, filled = FakeStream(), FakeStream(), object()
+    shared = priors_module._Shared(FakePriors(), first, filled)
+    for stream in (first, other):
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device, stream=stream: stream)
+        assert shared.for_current_stream() is shared.priors
+    assert first.waited == [] and other.waited == [filled]
+    assert shared.priors.used_on == [other]
+
+
+def test_on_a_card_another_stream_sees_them_filled(device):
+    if device.type != "cuda":
+        pytest.skip("CUDA streams")
+    spec, side = small(offset=0.375), torch.cuda.Stream(device)
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)
+        first = ops.generate_priors(spec, device)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        later = ops.generate_priors(spec, device)
+        copied = later.clone()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert later is first and torch.equal(copied.cpu(), ops.generate_priors(spec))
 
 
 def test_compiles_without_a_break(device):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -20,7 +21,8 @@ def generate_priors(
     """The priors of a spec, on a device, generated once: later calls return the same tensor.
 
     The tensor is shared, so it must not be written to (clone it first). On CUDA nothing is copied from
-    the host; a call inside a graph capture works and is not remembered.
+    the host, and a call on another stream than the first makes that stream wait for the first, not the host;
+    a call inside a graph capture works and is not remembered.
 
     Args:
         spec: see :class:`~ssd_cuda.config_priors.PriorSpec`.
@@ -40,7 +42,7 @@ def generate_priors(
     place = _indexed(torch.device(device))
     if torch.compiler.is_compiling() or _capturing(place):
         return _generate(spec, place, dtype)
-    return _cached(spec, place, dtype)
+    return _cached(spec, place, dtype).for_current_stream()
 
 
 def prior_variances(spec: PriorSpec, device: torch.device | str = "cpu") -> Tensor:
@@ -60,10 +62,31 @@ def _capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """Priors that later calls return too, on whichever stream they come."""
+
+    priors: Tensor
+    stream: torch.cuda.Stream | None = None  # that fills them; None on the CPU
+    filled: torch.cuda.Event | None = None
+
+    def for_current_stream(self) -> Tensor:
+        if self.filled is not None:
+            current = torch.cuda.current_stream(self.priors.device)
+            if current != self.stream:
+                current.wait_event(self.filled)
+                self.priors.record_stream(current)  # should the cache drop them while they are in use there
+        return self.priors
+
+
 @lru_cache(maxsize=64)
-def _cached(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _cached(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> _Shared:
     with torch.inference_mode(False):  # an inference tensor could not be used in training later
-        return _generate(spec, device, dtype)
+        priors = _generate(spec, device, dtype)
+    if device.type != "cuda":
+        return _Shared(priors)
+    stream = torch.cuda.current_stream(device)
+    return _Shared(priors, stream, stream.record_event())
 
 
 def _generate(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
