@@ -12,7 +12,7 @@ from emulator.harness import fuzz_examples, kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd_cuda import MatchConfig, reference
+from ssd_cuda import MatchConfig, PriorSpec, ops, reference
 
 FORCED = ["none", "argmax", "bipartite"]
 
@@ -22,9 +22,10 @@ def matching():
     return kernels("matching")
 
 
-def expect(matching, boxes, counts, priors, **options):
+def expect(matching, boxes, counts, priors, first=0, **options):
+    """The kernels against the reference; the first image begins at row first."""
     config = MatchConfig(**{"prior_format": "xyxy", **options})
-    offsets = torch.tensor([0, *itertools.accumulate(counts)], dtype=torch.int32)
+    offsets = torch.tensor([*itertools.accumulate(counts, initial=first)], dtype=torch.int32)
     result = matching.match(
         boxes,
         offsets,
@@ -88,6 +89,95 @@ def test_block_edges_and_priors_of_every_image(matching, num_priors, counts, for
 @pytest.mark.parametrize("truths", [127, 128, 129, 300])
 def test_tiles_of_ground_truths(matching, truths):
     expect(matching, snapped(truths + 2), [truths, 2], snapped(40))
+
+
+@pytest.mark.parametrize("forced", ["argmax", "bipartite"])
+@pytest.mark.parametrize("truths", [100, 300])
+def test_many_ground_truths_and_groups(matching, truths, forced):
+    """Priors of SSD, whose neighbours are near each other: most groups and truths are left out."""
+    sizes = {"sizes": (30, 90), "larger_sizes": (90, 160), "ratios": ((2,), (2, 3))}
+    spec = PriorSpec(feature_maps=(14, 5), steps=None, **sizes)
+    priors = ops.generate_priors(spec)
+    boxes = random_boxes(truths + 3)
+    for options in ({}, {"tie": "last"}, {"iou_threshold": 0.0}, {"inclusive": False, "iou_eps": 1e-5}):
+        expect(matching, boxes, [truths, 0, 3], priors, forced=forced, prior_format="cxcywh", **options)
+
+
+def test_more_groups_than_a_search_orders_at_once(matching):
+    for dtype, priors in ((torch.float32, 512 * 32 + 40), (torch.float64, 256 * 32 + 1)):
+        for forced in ("argmax", "bipartite"):
+            boxes = random_boxes(3, dtype=dtype)
+            quick = matching.with_seeds(3)
+            expect(quick, boxes, [1, 2], random_boxes(priors, dtype=dtype), forced=forced)
+
+
+def test_more_images_than_lanes(matching):
+    counts = [1, 0, 2, *[1] * 40]
+    expect(matching, snapped(sum(counts)), counts, snapped(40))
+
+
+@pytest.mark.parametrize("forced", FORCED)
+def test_rows_of_no_image(matching, forced):
+    """Static buffers hold more rows than the offsets name."""
+    expect(matching, snapped(8), [2, 0, 3], snapped(40), first=2, forced=forced)
+
+
+@pytest.mark.parametrize("tie", ["first", "last"])
+@pytest.mark.parametrize("forced", FORCED)
+def test_ground_truths_that_touch_nothing(matching, forced, tie):
+    """Every overlap is 0, also that of -0.0: the nearest prior, and with threshold 0 the nearest truth."""
+    far = torch.tensor([[-3.0, -3.0, -2.0, -2.0], [-1.0, -1.0, -0.0, -0.0], [0.0, -1.0, 1.0, 0.0]])
+    priors = random_boxes(1100)
+    priors[5] = torch.tensor([-0.0, -0.0, 0.5, 0.5])
+    for options in ({}, {"iou_threshold": 0.0}, {"candidate_max_iou": 0.0}, {"forced_min_iou": 0.1}):
+        expect(matching, far, [1, 2], priors, forced=forced, tie=tie, **options)
+
+
+def test_pairs_of_equal_ground_truths(matching):
+    """Each drives the others out of the prior it holds: as many rounds as there are of them."""
+    boxes = torch.cat([snapped(1).expand(20, 4), snapped(12)])
+    for tie in ("first", "last"):
+        expect(matching, boxes, [32], snapped(90), forced="bipartite", tie=tie)
+        expect(matching, boxes, [32], random_boxes(90), forced="bipartite", tie=tie)
+
+
+@pytest.mark.parametrize("degenerate", ["keep", "ignore"])
+@pytest.mark.parametrize("forced", FORCED)
+def test_bad_priors_in_some_groups(matching, degenerate, forced):
+    priors = random_boxes(1100)
+    priors[40:44] = torch.tensor(BAD[:4])
+    priors[1090] = torch.tensor([math.nan] * 4)
+    boxes = random_boxes(6)
+    boxes[4] = torch.tensor([2.0, 2.0, 3.0, 3.0])
+    for tie in ("first", "last"):
+        expect(matching, boxes, [2, 4], priors, degenerate=degenerate, forced=forced, tie=tie)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 300.0, 1e-19, 1e-22, 1e19])
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+def test_no_overlap_is_above_the_bound(matching, dtype, scale, eps):
+    """Near and tight: priors that contain truths, lie inside, or equal them; areas out of range."""
+    for trial in range(40):
+        boxes = torch.cat([random_boxes(8, dtype=dtype), snapped(8, 16, dtype)]) * scale
+        around = random_boxes(1, dtype=dtype) * scale
+        size = 0.2 * (1 + trial % 4)
+        priors = torch.cat([around + random_boxes(6, dtype=dtype) * size * scale, boxes[trial % 16][None]])
+        overlaps = reference.boxes.box_iou(boxes, priors, eps)
+        bounds = matching.overlap_bound(boxes, priors, eps)
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        known = (area > 0) & area.isfinite()
+        most = overlaps[known].amax(1)
+        assert (most <= bounds[known]).all() and ((bounds[known] > 0) | (most == 0)).all()
+
+
+def test_the_bound_is_tight_and_knows_what_it_does_not_know(matching):
+    truth = torch.tensor([[0.0, 0.0, 4.0, 4.0], [10.0, 10.0, 11.0, 11.0]])
+    priors = torch.tensor([[1.0, 1.0, 3.0, 3.0], [2.0, 2.0, 4.0, 4.0]])
+    inside, apart = matching.overlap_bound(truth, priors, 0.0).tolist()
+    assert 0.25 <= inside < 0.2501 and apart == 0  # 4 / 16, though the box around them covers 9
+    priors[1, 2] = 1.0  # inverted: its area is negative
+    assert matching.overlap_bound(truth, priors, 0.0).isnan().all()
 
 
 def test_bipartite_beyond_a_block_of_ground_truths(matching):

@@ -61,8 +61,12 @@ SSD_HOST_DEVICE T intersection_area(Vec4<T> a, Vec4<T> b, T pixel_offset = T{}) 
 // inter / (area_a + area_b - inter + eps), each operation rounded on its own in this order: torchvision's
 // box_iou bit for bit. Two boxes of zero area give 0 / 0 = NaN, as there.
 template <typename T>
+SSD_HOST_DEVICE T union_of(T inter, T area_a, T area_b, T eps = T{}) {
+  return add_rn(sub_rn(add_rn(area_a, area_b), inter), eps);
+}
+template <typename T>
 SSD_HOST_DEVICE T iou_of(T inter, T area_a, T area_b, T eps = T{}) {
-  return div_rn(inter, add_rn(sub_rn(add_rn(area_a, area_b), inter), eps));
+  return div_rn(inter, union_of(inter, area_a, area_b, eps));
 }
 template <typename T>
 SSD_HOST_DEVICE T iou(Vec4<T> a, T area_a, Vec4<T> b, T area_b, T eps = T{}, T pixel_offset = T{}) {

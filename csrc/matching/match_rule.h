@@ -32,7 +32,10 @@ struct MatchRule {
 
   // With ignore_degenerate a NaN, which only a bad prior can cause, is no overlap; else NaN stays.
   SSD_HOST_DEVICE T overlap(Vec4<T> truth, T truth_area, Vec4<T> prior, T prior_area) const {
-    const T value = iou(truth, truth_area, prior, prior_area, eps);
+    const T inter = intersection_area(truth, prior);
+    const T all = union_of(inter, truth_area, prior_area, eps);
+    if (inter == T(0) && all > T(0)) return T(0);  // spares most pairs a division of 0, a slow one
+    const T value = div_rn(inter, all);
     return ignore_degenerate && value != value ? T(-1) : value;
   }
 
@@ -53,6 +56,15 @@ struct MatchRule {
 
   SSD_HOST_DEVICE bool is_forced(T best) const {
     return !(forced_min > T(0)) || best >= forced_min;
+  }
+  // Whether truths that are not forced rename the prior they would have had.
+  SSD_HOST_DEVICE bool relabels() const {
+    return forced == Forced::kArgmax && relabel_unforced && forced_min > T(0);
+  }
+
+  // Overlaps below it do not change the code of a prior.
+  SSD_HOST_DEVICE T least_overlap() const {
+    return candidate_max >= T(0) && candidate_max < threshold ? candidate_max : threshold;
   }
 };
 
@@ -113,6 +125,8 @@ struct Pair {
 
 struct TruthRange {
   int64_t begin, count;
+
+  SSD_HOST_DEVICE bool contains(int64_t row) const { return row >= begin && row < begin + count; }
 };
 
 // Rows of image b. Offsets live on the device and are never read by the host, so they are cut here at the

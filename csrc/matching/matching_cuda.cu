@@ -1,6 +1,6 @@
 // Bindings of the matching family for CUDA tensors.
 #include "../common/torch_api.h"
-#include "force.cuh"
+#include "matching.cuh"
 
 namespace ssd_cuda {
 namespace {
@@ -16,25 +16,30 @@ Tensor match(const Tensor& boxes, const Tensor& offsets, const Tensor& priors, d
   if (batch * num_priors == 0) return result;
   dispatch_real(prior.scalar_type(), "match", [&](auto zero) {
     using T = decltype(zero);
-    const int64_t scratch_rows = Forced(forced) == Forced::kNone ? 0 : rows;
-    // packed is only read where T is float, and must start at zero there
-    const Tensor packed = zeros_on(prior, {sizeof(T) == 4 ? scratch_rows : 0}, ScalarType::Long);
-    const Tensor tops = empty_on(prior, {scratch_rows, sizeof(BestPrior<T>)}, ScalarType::Byte);
-    const MatchArgs<T> args{
-        .boxes = in<T>(truth),
-        .offsets = in<int32_t>(offset),
-        .priors = in<T>(prior),
-        .rows = rows,
-        .batch = batch,
-        .num_priors = num_priors,
-        .per_image = prior.dim() == 3,
-        .rule = make_match_rule<T>(threshold, inclusive, eps, forced, forced_min, relabel_unforced,
-                                   tie_last, candidate_max, ignore_degenerate, xyxy),
-        .packed = out<PackedTop>(packed),
-        .tops = out<BestPrior<T>>(tops),
-        .codes = out<int32_t>(result)};
+    const auto rule =
+        make_match_rule<T>(threshold, inclusive, eps, forced, forced_min, relabel_unforced,
+                           tie_last, candidate_max, ignore_degenerate, xyxy);
+    const bool per_image = prior.dim() == 3;
+    const int64_t tables = per_image ? batch : 1, groups = num_groups(num_priors);
+    const int64_t pair_rows = rule.forced == Forced::kBipartite ? rows : 0;
+    const Tensor group =
+        empty_on(prior, {tables * groups, sizeof(PriorGroup<T>)}, ScalarType::Byte);
+    const Tensor tops = empty_on(prior, {pair_rows, sizeof(BestPrior<T>)}, ScalarType::Byte);
+    const Tensor renames =
+        empty_on(prior, {rule.relabels() ? batch * num_priors : 0}, ScalarType::Int);
+    const MatchArgs<T> args{.boxes = in<T>(truth),
+                            .offsets = in<int32_t>(offset),
+                            .priors = in<T>(prior),
+                            .rows = rows,
+                            .batch = batch,
+                            .num_priors = num_priors,
+                            .per_image = per_image,
+                            .rule = rule,
+                            .groups = out<PriorGroup<T>>(group),
+                            .tops = out<BestPrior<T>>(tops),
+                            .renames = out<int32_t>(renames),
+                            .codes = out<int32_t>(result)};
     check_cuda(launch_match(args, scope.stream()), "match");
-    check_cuda(launch_force(args, scope.stream()), "match");
   });
   return result;
 }

@@ -13,6 +13,7 @@
 
 #include "../common/simd.h"
 #include "match_rule.h"
+#include "prior_group.h"
 
 namespace ssd_cuda {
 
@@ -76,7 +77,7 @@ bool gather_truths(const Vec4<T>* boxes, TruthRange range, const MatchRule<T>& r
     const Vec4<T> box = boxes[range.begin + i];
     if (!rule.takes_part(box)) continue;
     const T area = box_area(box);
-    safe = safe && is_valid_box(box) && area > T(0) && area <= std::numeric_limits<T>::max();
+    safe = safe && is_bounded_truth(box, area);
     truths.push_back({box, area, static_cast<int32_t>(i)});
   }
   return safe;
