@@ -118,8 +118,36 @@ def test_no_foreground_and_no_rows():
         check(loc, conf, priors, DetectConfig(soft_nms=soft, detections_per_image=None))
 
 
-def test_more_columns_than_a_warp_loads_at_once():
-    check(*head(1, 40, 300, background=7.0), DetectConfig(score_threshold=0.02))
+@pytest.mark.parametrize("classes", [300, 505, 600])
+@pytest.mark.parametrize("layout", ["bpc", "bcp"])
+def test_more_columns_than_a_warp_loads_at_once(classes, layout):
+    config = DetectConfig(score_threshold=0.02, layout=layout)
+    check(*head(1, 40, classes, background=7.0), config, seeds=(0,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("classes", [2, 3, 9, 33, 81])
+def test_images_begin_anywhere_in_a_vector(dtype, classes):
+    for num_priors in (1, 5, 37):
+        check(*head(3, num_priors, classes, background=2.0, dtype=dtype), DetectConfig(), seeds=(0,))
+
+
+def test_scores_that_crowd_are_sorted_too():
+    """All scores but one in one bucket of the sort."""
+    loc, _, priors = head(1, 300, 3)
+    conf = torch.full((1, 300, 3), 0.5) + torch.arange(300).flip(0)[None, :, None] * 2.0**-23
+    conf[0, 7, 2] = 1e30
+    config = DetectConfig(scores="given", detections_per_image=400, top_k=None)
+    assert check(loc, conf, priors, config)[4].item() > 20
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e-30, 0.5, 0.999, 1 - 1e-5, 1 - 2.0**-23, 1 - 2.0**-24, 1.0])
+def test_sigmoid_near_every_threshold(threshold):
+    """Scores around the threshold, where a row may and may not be skipped."""
+    loc, _, priors = head(1, 90, 4)
+    centre = min(max(math.log(threshold / (1 - threshold)), -60.0), 17.0) if 0 < threshold < 1 else 16.5
+    conf = centre + torch.linspace(-2, 2, 360).view(1, 90, 4) ** 3
+    check(loc, conf, priors, DetectConfig(scores="sigmoid", score_threshold=threshold), seeds=(0,))
 
 
 def test_equal_logits():

@@ -159,7 +159,7 @@ struct LaneBytes {
 //
 // softmax: score[c] = exp(x[c] - max) / sum, where the sum is taken over 32 partial sums (column c in sum c mod 32)
 // joined in a fixed tree, so that it has the same bits at every register width and on a card. A row whose
-// foreground logits all lie below x[background] + log(threshold) has no candidate: no exp is taken for it.
+// foreground numbers all lie below a limit (make_skip_below) has no candidate: no exp is taken for it.
 template <typename T, typename S>
 class RowScanner {
  public:
@@ -176,7 +176,8 @@ class RowScanner {
     foreground_.assign(padded_, Mask(0));
     std::fill(foreground_.begin() + options.first_label, foreground_.begin() + options.last_label,
               Mask(-1));
-    if (options.skip_below > -std::numeric_limits<T>::infinity()) {
+    may_skip_ = options.skip_below > -std::numeric_limits<T>::infinity();
+    if (options.scores == ScoreKind::kSoftmax) {
       background_ = options.first_label > 0 ? 0 : columns_ - 1;
     }
   }
@@ -212,8 +213,9 @@ class RowScanner {
   template <typename V>
   SSD_SIMD_BODY bool may_have_candidate(const T* x) const {
     constexpr int kWidth = sizeof(V) / sizeof(T);
-    if (background_ < 0) return true;
-    const V limit = V{} + (x[background_] + options_.skip_below);
+    if (!may_skip_) return true;
+    const V limit =
+        V{} + (background_ < 0 ? options_.skip_below : x[background_] + options_.skip_below);
     auto any = limit > limit;
     for (int64_t c = 0; c < padded_; c += kWidth) {
       const auto foreground = load_pack<decltype(any)>(foreground_.data() + c);
@@ -279,7 +281,8 @@ class RowScanner {
   const DetectOptions<T>& options_;
   const DetectInputs<T, S>& inputs_;
   int64_t columns_, padded_;
-  int64_t background_ = -1;  // the column that lets a row be skipped, or -1
+  bool may_skip_;
+  int64_t background_ = -1;  // softmax: the column that skip_below is added to
   const S* end_;
   std::vector<Mask> columns_mask_, foreground_;  // [padded C], -1 or 0
 };

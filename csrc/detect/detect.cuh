@@ -1,7 +1,7 @@
 // The fused post-process: logits and offsets -> the best detections of every image, padded, without a host sync.
 //
-//   scan_kernel   grid B x slices, a warp a row: reads the logits once, writes the best candidates of each slice of the
-//                 priors as sortable keys (score, label, prior) to the workspace
+//   scan_kernel   grid B x slices, a warp a tile of rows: reads the logits once, writes the best candidates of each slice
+//                 of the priors as sortable keys (score, label, prior) to the workspace
 //   image_kernel  a CTA an image: merges the slices, sorts, and runs NMS over all classes in score order, kChunk
 //                 candidates at a time, until the rows are full. Only these candidates are decoded.
 //   soft_nms.cuh  takes their place for soft-NMS
@@ -20,6 +20,7 @@
 
 #include "image_nms.cuh"
 #include "soft_nms.cuh"
+#include "tile_scan.cuh"
 
 namespace ssd_cuda {
 
@@ -30,6 +31,8 @@ constexpr int64_t kSmallestSlice = 128;
 constexpr unsigned kSliceCapacity = 1024, kSliceKeep = 512;
 constexpr unsigned kImageCapacity = 2048, kImageKeep = 1024;
 constexpr int64_t kSharedRows = 512;
+static_assert(kSliceCapacity <= SortScratch<kScanThreads>::kCapacity &&
+              kImageCapacity <= SortScratch<kImageThreads>::kCapacity);
 static_assert(kImageThreads % kChunk == 0, "a candidate of a chunk has whole parts of the block");
 
 // Where everything is in the workspace. With a null workspace it only counts the bytes.
@@ -94,12 +97,15 @@ struct DetectWorkspace {
   unsigned char* base_;
 };
 
-template <typename T, typename S>
-__global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 2 : 5)
-    scan_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, DetectWorkspace<T> workspace) {
+// rows_of_tile: of tile_rows(), or 0 for rows of any stride.
+template <typename T, typename S, bool kTiles>
+__global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 2 : 3)
+    scan_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, DetectWorkspace<T> workspace,
+                int64_t rows_of_tile) {
   __shared__ CandidateKey<T> keys[kSliceCapacity];
   __shared__ PoolState<T> state;
-  const Pool<T> pool{keys, kSliceCapacity, kSliceKeep, &state};
+  __shared__ SortScratch<kScanThreads> scratch;
+  const Pool<T, kScanThreads> pool{keys, kSliceCapacity, kSliceKeep, &state, &scratch};
   if (threadIdx.x == 0) pool.reset();
   __syncthreads();
   const int64_t slice = blockIdx.x % workspace.slices, begin = slice * workspace.slice_rows;
@@ -112,7 +118,13 @@ __global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 2 : 5)
                            .after_any = false,
                            .after = 0,
                            .seen = nullptr};
-  RowScan<T, S>{options, inputs, range}.fill(pool);
+  const RowScan<T, S> scan{options, inputs, range};
+  if constexpr (kTiles) {
+    __shared__ uint4 tiles[kScanThreads / 32][kTileBytes / 16];
+    TileScan<T, S>{scan, reinterpret_cast<S*>(tiles[threadIdx.x / 32]), rows_of_tile}.fill(pool);
+  } else {
+    scan.fill(pool);
+  }
   const int64_t row = blockIdx.x;
   for (unsigned i = threadIdx.x; i < state.count; i += kScanThreads) {
     workspace.slice_keys[row * kSliceCapacity + i] = keys[i];
@@ -124,21 +136,30 @@ __global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 2 : 5)
 }
 
 // The stored keys of an image in (after, bound].
-template <typename T>
+template <typename T, typename P>
 __device__ __forceinline__ void fill_from_slices(const DetectWorkspace<T>& workspace,
                                                  const ScanRange<T>& range, CandidateKey<T> bound,
-                                                 const Pool<T>& pool) {
+                                                 const P& pool) {
   int64_t slice = threadIdx.x / 32;
   unsigned done = 0;
   pool.fill([&] {
     for (; slice < workspace.slices; slice += kImageThreads / 32, done = 0) {
       const int64_t row = range.image * workspace.slices + slice;
       const unsigned count = workspace.slice_counts[row];
-      for (; done < count; done += 32) {
-        const unsigned i = done + threadIdx.x % 32;
-        const CandidateKey<T> key = i < count ? workspace.slice_keys[row * kSliceCapacity + i] : 0;
-        const bool wanted = i < count && key <= bound && (!range.after_any || key > range.after);
-        if (!pool.append(wanted, key)) return false;
+      while (done < count) {
+        constexpr int kLoads = sizeof(T) == 8 ? 2 : 4;  // in flight at a time
+        const CandidateKey<T>* next = workspace.slice_keys + row * kSliceCapacity + done;
+        const unsigned lane = threadIdx.x % 32, left = count - done;
+        CandidateKey<T> keys[kLoads];
+#pragma unroll
+        for (int u = 0; u < kLoads; ++u) keys[u] = lane + 32 * u < left ? next[lane + 32 * u] : 0;
+#pragma unroll
+        for (int u = 0; u < kLoads; ++u) {
+          const bool wanted = lane + 32 * u < left && keys[u] <= bound &&
+                              (!range.after_any || keys[u] > range.after);
+          if (!pool.append(wanted, keys[u])) return false;
+          done += 32;
+        }
       }
     }
     return true;
@@ -150,6 +171,11 @@ constexpr std::size_t image_shared_bytes(int64_t rows) {
   const std::size_t kept =
       rows <= kSharedRows ? rows * (sizeof(Vec4<T>) + sizeof(T) + sizeof(unsigned)) : 0;
   return kImageCapacity * sizeof(CandidateKey<T>) + sizeof(ChunkState<T>) + kept;
+}
+
+// Candidates of the next chunk: no more than about twice the rows still wanted, as the work of a chunk is quadratic.
+__device__ __forceinline__ int chunk_size(int64_t wanted) {
+  return wanted >= kChunk / 2 ? kChunk : static_cast<int>(ceil_div<int64_t>(wanted, 32)) * 64;
 }
 
 template <typename T, typename S>
@@ -178,7 +204,10 @@ __global__ void __launch_bounds__(kImageThreads, 1)
     const Key worst = workspace.slice_worst[image * workspace.slices + s];
     bound = worst < bound ? worst : bound;
   }
-  const Pool<T> pool{keys, kImageCapacity, kImageKeep, &state};
+  // A chunk and a sort are never under way at once.
+  auto* scratch = reinterpret_cast<SortScratch<kImageThreads>*>(chunk);
+  static_assert(sizeof *scratch <= sizeof *chunk && alignof(decltype(*scratch)) <= 16);
+  const Pool<T, kImageThreads> pool{keys, kImageCapacity, kImageKeep, &state, scratch};
   const ImageNms<T, S> nms{options, inputs, outputs, image, kept, seen, chunk};
   ScanRange<T> range{.image = image,
                      .first_row = 0,
@@ -200,8 +229,9 @@ __global__ void __launch_bounds__(kImageThreads, 1)
     const int count = static_cast<int>(state.count);
     const bool cut = state.cut != 0;
     const Key worst = state.worst;
-    for (int i = 0; i < count && num_kept < rows; i += kChunk) {
-      num_kept = nms.add(keys + i, count - i < kChunk ? count - i : kChunk, num_kept);
+    for (int i = 0, size; i < count && num_kept < rows; i += size) {
+      size = chunk_size(rows - num_kept);
+      num_kept = nms.add(keys + i, count - i < size ? count - i : size, num_kept);
     }
     if (num_kept == rows || (!cut && (!stored || bound == ~Key{0}))) break;
     range.after = cut ? worst : bound;
@@ -240,8 +270,10 @@ inline cudaError_t launch_detect(const DetectOptions<T>& options, const DetectIn
                   options, inputs, outputs, workspace.soft, per_image);
   }
   if (options.labels() <= 0) workspace.slices = 0;
-  const cudaError_t error = launch(scan_kernel<T, S>, blocks(inputs.images * workspace.slices),
-                                   dim3(kScanThreads), 0, stream, options, inputs, workspace);
+  const int64_t tile = tile_rows(inputs, workspace.slice_rows, kScanThreads / 32);
+  const cudaError_t error = launch(tile > 0 ? scan_kernel<T, S, true> : scan_kernel<T, S, false>,
+                                   blocks(inputs.images * workspace.slices), dim3(kScanThreads), 0,
+                                   stream, options, inputs, workspace, tile);
   if (error != cudaSuccess) return error;
   return launch(image_kernel<T, S>, blocks(inputs.images), dim3(kImageThreads),
                 image_shared_bytes<T>(options.rows), stream, options, inputs, outputs, workspace);

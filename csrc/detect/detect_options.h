@@ -37,15 +37,22 @@ struct DetectOptions {
   }
 };
 
-// softmax: a row has no candidate when every foreground logit is < x[background] + skip_below; -inf: do not look. The
-// score of such a logit is at most exp(skip_below), which is below the threshold by far more than rounding.
+// A row has no candidate when all its foreground numbers are below this; softmax: below x[background] + this. -inf: do
+// not look. The score of such a number is below the threshold by far more than rounding.
 template <typename T>
 inline T make_skip_below(const DetectOptions<T>& options, int64_t num_classes) {
+  const T t = options.score_threshold;
+  if (options.scores == ScoreKind::kGiven) return t;
+  if (!(t > 0)) return -std::numeric_limits<T>::infinity();
+  if (options.scores == ScoreKind::kSigmoid) {
+    // Near 1 the rounding of 1 + exp(-x) moves x.
+    const T below =
+        std::log(t / (1 - t)) - T(1e-3) - 8 * std::numeric_limits<T>::epsilon() / (1 - t);
+    return t < 1 ? below : std::numeric_limits<T>::infinity();
+  }
+  // The score of a foreground number is at most exp(x - x[background]).
   const bool background = options.first_label > 0 || options.last_label < num_classes;
-  const bool can_skip =
-      options.scores == ScoreKind::kSoftmax && background && options.score_threshold > 0;
-  return can_skip ? std::log(options.score_threshold) - T(1e-3)
-                  : -std::numeric_limits<T>::infinity();
+  return background ? std::log(t) - T(1e-3) : -std::numeric_limits<T>::infinity();
 }
 
 // The options as the schema of the op has them, in its order.
@@ -134,20 +141,12 @@ SSD_HOST_DEVICE uint32_t candidate_index(unsigned __int128 key) {
   return static_cast<uint32_t>(key);
 }
 
-// The score that a key was made of (-0 comes back as +0).
+// The score that a key was made of (-0 comes back as +0); NaN for ~0.
 SSD_HOST_DEVICE float candidate_score(uint64_t key) {
-  const uint32_t ordered = ~static_cast<uint32_t>(key >> 32);
-  const uint32_t bits = (ordered & 0x80000000u) ? ordered & 0x7fffffffu : ~ordered;
-  float score;
-  std::memcpy(&score, &bits, sizeof score);
-  return score;
+  return key_value<float>(~static_cast<uint32_t>(key >> 32));
 }
 SSD_HOST_DEVICE double candidate_score(unsigned __int128 key) {
-  const uint64_t top = uint64_t{1} << 63, ordered = ~static_cast<uint64_t>(key >> 32);
-  const uint64_t bits = (ordered & top) ? ordered & ~top : ~ordered;
-  double score;
-  std::memcpy(&score, &bits, sizeof score);
-  return score;
+  return key_value<double>(~static_cast<uint64_t>(key >> 32));
 }
 
 // The box that NMS sees.
@@ -178,11 +177,12 @@ template <typename T, typename S>
 SSD_HOST_DEVICE void write_row(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs,
                                const DetectOutputs<T>& outputs, int64_t image, int64_t k,
                                CandidateKey<T> key, Vec4<T> box) {
-  const int64_t row = image * options.rows + k, index = candidate_index(key);
+  const int64_t row = image * options.rows + k;
+  const uint32_t index = candidate_index(key), priors = static_cast<uint32_t>(inputs.num_priors);
   outputs.boxes[row] = output_box(options, box);
   outputs.scores[row] = candidate_score(key);
-  outputs.labels[row] = index / inputs.num_priors;
-  outputs.prior_indices[row] = index % inputs.num_priors;
+  outputs.labels[row] = index / priors;
+  outputs.prior_indices[row] = index % priors;
 }
 
 template <typename T>

@@ -27,7 +27,8 @@ struct ChunkState {
   T area[kChunk];
   unsigned list[kChunk];
   unsigned
-      mask[kChunkWords * kChunk];  // [w][t]: bit j - 32 w: an earlier j of t's list suppresses t
+      mask[kChunkWords *
+           kChunk];  // [w][t], w <= t / 32: bit j - 32 w: an earlier j of t's list suppresses t
   unsigned gone[kChunkWords];
   unsigned kept[kChunkWords];
 };
@@ -61,16 +62,39 @@ struct ImageNms {
     return words[i / 32] >> (i % 32) & 1u;
   }
 
+  // Bit j: lists[j] is `list`, for j < count <= 32. Cheap beside the test of two boxes, and the same j in every lane.
+  __device__ __forceinline__ static unsigned same_list(const unsigned* lists, int count,
+                                                       unsigned list) {
+    unsigned same = 0;
+#pragma unroll 8
+    for (int j = 0; j < count; ++j) same |= lists[j] == list ? 1u << j : 0u;
+    return same;
+  }
+
+  // Bits of `same` whose box suppresses `box`. first: stop at the first one.
+  __device__ __forceinline__ unsigned suppressors(const Vec4<T>* boxes, const T* areas,
+                                                  unsigned same, Vec4<T> box, T area,
+                                                  bool first) const {
+    unsigned found = 0;
+    for (; same != 0 && !(first && found != 0); same &= same - 1) {
+      const int j = __ffs(static_cast<int>(same)) - 1;
+      if (options.rule(boxes[j], areas[j], box, area)) found |= 1u << j;
+    }
+    return found;
+  }
+
   __device__ __forceinline__ void load(const CandidateKey<T>* keys, int count) const {
     for (int t = threadIdx.x; t < kChunk; t += blockDim.x) {
       if (t % 32 == 0) chunk->gone[t / 32] = chunk->kept[t / 32] = 0;
       if (t >= count) continue;
-      const int64_t index = candidate_index(keys[t]), label = index / inputs.num_priors;
-      const Vec4<T> box = candidate_box(options, inputs, image, index - label * inputs.num_priors);
+      const uint32_t index = candidate_index(keys[t]),
+                     priors = static_cast<uint32_t>(inputs.num_priors);
+      const uint32_t label = index / priors;
+      const Vec4<T> box = candidate_box(options, inputs, image, index - label * priors);
       chunk->box[t] = box;
       chunk->area[t] = options.rule.area(box);
       chunk->list[t] =
-          options.class_agnostic ? 0 : static_cast<unsigned>(label - options.first_label);
+          options.class_agnostic ? 0 : label - static_cast<uint32_t>(options.first_label);
     }
   }
 
@@ -80,7 +104,9 @@ struct ImageNms {
       const unsigned list = chunk->list[t];
       int64_t rank = seen[list];
       if (rank + t < options.top_k) continue;  // even if all before it are of its list
-      for (int j = 0; j < t; ++j) rank += chunk->list[j] == list;
+      for (int j = 0; j < t; j += 32) {
+        rank += __popc(same_list(chunk->list + j, t - j < 32 ? t - j : 32, list));
+      }
       if (rank >= options.top_k) atomicOr(&chunk->gone[t / 32], 1u << (t % 32));
     }
     __syncthreads();
@@ -90,52 +116,54 @@ struct ImageNms {
     __syncthreads();
   }
 
-  // The kept boxes are dealt to blockDim / kChunk threads a candidate.
+  // The kept boxes are dealt to blockDim / kChunk threads a candidate, 32 at a time.
   __device__ __forceinline__ void drop_suppressed(int count, int64_t num_kept) const {
     const int parts = static_cast<int>(blockDim.x) / kChunk, t = threadIdx.x % kChunk;
     if (t >= count) return;
     const Vec4<T> box = chunk->box[t];
     const T area = chunk->area[t];
-    const unsigned list = chunk->list[t];
-    for (int64_t k = threadIdx.x / kChunk; k < num_kept; k += parts) {
-      if (kept_list.lists[k] == list &&
-          options.rule(kept_list.boxes[k], kept_list.areas[k], box, area)) {
+    for (int64_t k = threadIdx.x / kChunk * 32; k < num_kept; k += 32 * parts) {
+      const int size = static_cast<int>(num_kept - k < 32 ? num_kept - k : 32);
+      const unsigned same = same_list(kept_list.lists + k, size, chunk->list[t]);
+      if (suppressors(kept_list.boxes + k, kept_list.areas + k, same, box, area, true) != 0) {
         atomicOr(&chunk->gone[t / 32], 1u << (t % 32));
         return;
       }
     }
   }
 
+  // A warp takes 32 candidates and 32 that are not later at a time.
   __device__ __forceinline__ void build_mask(int count) const {
-    for (int item = threadIdx.x; item < kChunk * kChunkWords; item += blockDim.x) {
-      const int t = item % kChunk, w = item / kChunk;
-      unsigned word = 0;
-      if (t < count && !bit(chunk->gone, t)) {
-        const Vec4<T> box = chunk->box[t];
-        const T area = chunk->area[t];
-        const unsigned list = chunk->list[t];
-        const int end = t < 32 * w + 32 ? t : 32 * w + 32;
-        for (int j = 32 * w; j < end; ++j) {
-          if (chunk->list[j] == list && options.rule(chunk->box[j], chunk->area[j], box, area)) {
-            word |= 1u << (j - 32 * w);
-          }
-        }
-        word &= ~chunk->gone[w];
-      }
-      chunk->mask[w * kChunk + t] = word;
+    constexpr int kTiles = kChunkWords * (kChunkWords + 1) / 2;
+    const int lane = threadIdx.x % 32;
+    for (int tile = threadIdx.x / 32; tile < kTiles; tile += blockDim.x / 32) {
+      int row = 0, w = tile;  // of a triangle
+      while (w > row) w -= ++row;
+      const int t = 32 * row + lane;
+      if (t >= count || bit(chunk->gone, t)) continue;
+      const int size = count - 32 * w < 32 ? count - 32 * w : 32;
+      unsigned same = same_list(chunk->list + 32 * w, size, chunk->list[t]) & ~chunk->gone[w];
+      if (w == row) same &= (1u << lane) - 1u;
+      chunk->mask[w * kChunk + t] = suppressors(chunk->box + 32 * w, chunk->area + 32 * w, same,
+                                                chunk->box[t], chunk->area[t], false);
     }
   }
 
   __device__ __forceinline__ void decide(int count) const {
     const int t = threadIdx.x;  // blockDim >= kChunk; whole warps
     bool open = t < count && !bit(chunk->gone, t);
+    unsigned mask[kChunkWords];
+#pragma unroll
+    for (int w = 0; w < kChunkWords; ++w) {
+      mask[w] = open && w <= t / 32 ? chunk->mask[w * kChunk + t] : 0;
+    }
     while (__syncthreads_or(open)) {
       bool blocked = false, waiting = false;
       if (open) {
+#pragma unroll
         for (int w = 0; w < kChunkWords; ++w) {
-          const unsigned word = chunk->mask[w * kChunk + t];
-          blocked |= (word & chunk->kept[w]) != 0;
-          waiting |= (word & ~(chunk->kept[w] | chunk->gone[w])) != 0;
+          blocked |= (mask[w] & chunk->kept[w]) != 0;
+          waiting |= (mask[w] & ~(chunk->kept[w] | chunk->gone[w])) != 0;
         }
       }
       __syncthreads();

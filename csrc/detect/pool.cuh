@@ -1,36 +1,37 @@
 // A CTA's pool of the best candidates: keys in shared (or global) memory, best = smallest.
 //
-// Warps append without a barrier. When a warp finds no room it stops; at the next barrier the CTA sorts the keys,
+// Warps append without a barrier. When one finds no room it stops; at the next barrier the CTA sorts the keys,
 // keeps the best `keep`, and from then on only keys below the worst of those enter. So the pool always holds every
 // offered key up to worst(), whatever the order of arrival, and a sort makes that order irrelevant: all keys differ.
 #pragma once
 
-#include "../common/launch.cuh"
-#include "detect_options.h"
+#include "bucket_sort.cuh"
 
 namespace ssd_cuda {
-
-constexpr unsigned kFullWarp = 0xffffffffu;
 
 template <typename T>
 struct PoolState {
   CandidateKey<T> worst;
-  unsigned count;
-  int cut;  // keys beyond worst were dropped
+  unsigned count;  // places given away
+  unsigned full;   // the place from which on there was no room, or ~0
+  int cut;         // keys beyond worst were dropped
 };
 
-template <typename T>
+// kThreads: the threads of the CTA when its keys are in shared memory and bucket_sort may sort them, or 0.
+template <typename T, int kThreads>
 struct Pool {
   using Key = CandidateKey<T>;
   Key* keys;            // [capacity]
   unsigned capacity;    // a power of two
   unsigned keep;        // at most capacity - 32
   PoolState<T>* state;  // shared memory
+  SortScratch<kThreads>* scratch;
 
   // One thread; a barrier must follow.
   __device__ __forceinline__ void reset() const {
     state->worst = ~Key{0};
     state->count = 0;
+    state->full = ~0u;
     state->cut = 0;
   }
 
@@ -47,26 +48,16 @@ struct Pool {
     return true;
   }
 
-  // All threads: keys [0, count) into ascending order by a bitonic network; [count, power of two) become ~0.
+  // All threads, after a barrier: keys [0, count) into ascending order.
   __device__ __forceinline__ void sort() const {
     const unsigned count = state->count;
-    unsigned size = 2;
-    while (size < count) size *= 2;
-    for (unsigned i = count + threadIdx.x; i < size; i += blockDim.x) keys[i] = ~Key{0};
-    __syncthreads();
-    for (unsigned run = 2; run <= size; run *= 2) {
-      for (unsigned step = run / 2; step > 0; step /= 2) {
-        for (unsigned i = threadIdx.x; i < size / 2; i += blockDim.x) {
-          const unsigned a = 2 * i - (i & (step - 1)), b = a + step;
-          const Key x = keys[a], y = keys[b];
-          if ((x > y) == ((a & run) == 0)) keys[a] = y, keys[b] = x;
-        }
-        __syncthreads();
-      }
+    if constexpr (kThreads > 0) {
+      if (bucket_sort<kThreads>(keys, count, scratch)) return;
     }
+    bitonic_sort(count);
   }
 
-  // All threads: leaves the best `keep`.
+  // All threads, after a barrier: leaves the best `keep`.
   __device__ __forceinline__ void cut() const {
     sort();
     if (threadIdx.x == 0 && state->count > keep) {
@@ -84,20 +75,40 @@ struct Pool {
     bool done = false;
     while (true) {
       if (!done) done = step();
-      if (!__syncthreads_or(!done)) break;
+      const bool again = __syncthreads_or(!done);
+      if (threadIdx.x == 0 && state->full < state->count) state->count = state->full;
+      if (threadIdx.x == 0) state->full = ~0u;
+      __syncthreads();
+      if (!again) break;
       cut();
     }
   }
 
  private:
-  // The place of the first of `added` new keys, or capacity.
-  __device__ __forceinline__ unsigned reserve(unsigned added) const {
-    unsigned seen = atomicAdd(&state->count, 0u);
-    while (seen + added <= capacity) {
-      const unsigned before = atomicCAS(&state->count, seen, seen + added);
-      if (before == seen) return seen;
-      seen = before;
+  // A bitonic network; [count, power of two) become ~0.
+  __device__ __forceinline__ void bitonic_sort(unsigned count) const {
+    unsigned size = 2;
+    while (size < count) size *= 2;
+    for (unsigned i = count + threadIdx.x; i < size; i += blockDim.x) keys[i] = ~Key{0};
+    __syncthreads();
+    for (unsigned run = 2; run <= size; run *= 2) {
+      for (unsigned step = run / 2; step > 0; step /= 2) {
+        for (unsigned i = threadIdx.x; i < size / 2; i += blockDim.x) {
+          const unsigned a = 2 * i - (i & (step - 1)), b = a + step;
+          const Key x = keys[a], y = keys[b];
+          if ((x > y) == ((a & run) == 0)) keys[a] = y, keys[b] = x;
+        }
+        __syncthreads();
+      }
     }
+  }
+
+  // The place of the first of `added` new keys, or capacity. Once a warp found no room nobody does until the next
+  // barrier: the places before `full` are those in use.
+  __device__ __forceinline__ unsigned reserve(unsigned added) const {
+    const unsigned place = atomicAdd(&state->count, added);
+    if (place + added <= capacity) return place;
+    atomicMin(&state->full, place);
     return capacity;
   }
 };

@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(kSoftThreads, 1)
   __shared__ SoftBest<T> shared_best;
   const int64_t lists = options.lists(), row = blockIdx.x, image = row / lists, list = row % lists;
   const int64_t capacity = scratch.capacity, first = row * scratch.keep;
-  const Pool<T> pool{scratch.pool + row * capacity, scratch.capacity,
-                     static_cast<unsigned>(scratch.keep), &pool_state};
+  const Pool<T, 0> pool{scratch.pool + row * capacity, scratch.capacity,
+                        static_cast<unsigned>(scratch.keep), &pool_state, nullptr};
   if (threadIdx.x == 0) pool.reset();
   __syncthreads();
   const int64_t label = options.class_agnostic ? options.first_label : options.first_label + list;
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kSoftThreads, 1)
     }
     __syncthreads();
   }
-  const Pool<T> sorted{chosen, scratch.capacity, scratch.capacity, &chosen_state};
+  const Pool<T, 0> sorted{chosen, scratch.capacity, scratch.capacity, &chosen_state, nullptr};
   if (threadIdx.x == 0) {
     chosen_state.count = count;
     scratch.counts[row] = count;
