@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import selection
 
 from ssd_cuda import ops
 from ssd_cuda.reference import mining as reference
@@ -47,6 +48,23 @@ def test_top_k_is_the_reference(device, kind, dtype, width):
     keys = key_rows(kind, 6, width, dtype).to(device)
     k = torch.tensor([-3, 0, 1, max(width // 3, 1), width, width + 5], device=device)
     assert_same_top_k(keys, k)
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "equal"])
+def test_hard_negatives_are_those_of_two_sorts(device, kind):
+    keys = key_rows(kind, 6, 700, torch.float32).to(device)
+    positive = (
+        torch.rand(6, 700, device=device)
+        < torch.tensor([0, 0.01, 0.05, 0.1, 0.2, 0.9], device=device)[:, None]
+    )
+    assert torch.equal(ops.select_hard_negatives(keys, positive), selection.two_sorts(keys, positive))
+
+
+def test_with_one_k_hard_negatives_are_those_of_topk(device):
+    keys = torch.randperm(4 * 700, device=device).view(4, 700).float()
+    positive = torch.zeros(4, 700, dtype=torch.bool, device=device)
+    positive[:, 3:23] = True
+    assert torch.equal(ops.select_hard_negatives(keys, positive), selection.top_k(keys, positive, 60))
 
 
 def test_rows_longer_than_a_block_holds(device):
