@@ -72,7 +72,7 @@ format: build/lint-env
 fuzz: build
 	SSD_FUZZ_EXAMPLES=10000 $(PYTHON) -m pytest tests -k fuzz
 
-# Needs a card; STAGE=build|contract|tests|sanitizer|bench runs one stage alone.
+# Needs a card; STAGE=build|contract|tests|bench|results|sanitizer runs one stage alone, STUB=1 rehearses without.
 gpu-check: build/env
 	$(PYTHON) -m benchmarks.gpu_check $(if $(STAGE),--stage $(STAGE)) $(if $(STUB),--stub-gpu)
 
@@ -87,9 +87,10 @@ emulator-asan: build
 bench: build
 	$(PYTHON) -m ssd_cuda bench
 
-# Measures on this machine's CPU and writes every figure of the README and RESULTS.md.
+# Measures on this machine's CPU, best while nobody else works there, and writes every figure of the README and RESULTS.md.
 measure: build
-	$(PYTHON) -m benchmarks --device cpu --json benchmarks/results/cpu.json
+	$(PYTHON) -m benchmarks --device cpu --seconds 2 --json benchmarks/results/cpu.json
+	$(PYTHON) -m benchmarks.publish
 
 results:
 	$(PYTHON) -m benchmarks.publish

@@ -10,6 +10,8 @@ from ssd_cuda import ops, reference
 
 from .harness import Case, Contest
 
+POINTS = (1000, 4000, 16_000, 64_000, 250_000, 1_000_000)  # priors, or boxes, of the scaling lines
+
 
 def _boxes(n: int, device: torch.device) -> torch.Tensor:
     a, b = torch.rand(2, n, 2, device=device)
@@ -29,6 +31,7 @@ def _iou(device: torch.device, *, n: int, m: int) -> Contest:
         baselines={"torchvision": lambda: box_iou(first, second)},
         check=check,
         min_bytes=16 * (n + m) + 4 * n * m,
+        graphs=("ours", "torchvision"),
     )
 
 
@@ -45,18 +48,29 @@ def _coder(device: torch.device, *, b: int, p: int, way: str) -> Contest:
         baselines={"reference": lambda: plain(rows, priors)},
         check=check,
         min_bytes=32 * b * p + 16 * p,
+        graphs=("ours", "reference"),
     )
 
 
 def cases() -> list[Case]:
-    """IoU of an image's ground truths with the priors; encode and decode of a batch."""
+    """IoU of an image's ground truths with the priors; encode and decode of a batch; both over 3 decades."""
     found = []
+
+    def iou(name: str, g: int, p: int, sweep: str = "") -> None:
+        make = functools.partial(_iou, n=g, m=p)
+        found.append(Case("boxes", name, {"G": g, "P": p}, make, sweep, ("torchvision",)))
+
+    def code(name: str, way: str, b: int, p: int, sweep: str = "") -> None:
+        make = functools.partial(_coder, b=b, p=p, way=way)
+        found.append(Case("boxes", name, {"B": b, "P": p}, make, sweep, ("reference",)))
+
     for g in (7, 100):
-        make = functools.partial(_iou, n=g, m=8732)
-        found.append(Case("boxes", f"iou {g} x 8732", {"G": g, "P": 8732}, make))
+        iou(f"iou {g} x 8732", g, 8732)
     for way in ("encode", "decode"):
         for b in (1, 8, 32, 128):
-            make = functools.partial(_coder, b=b, p=8732, way=way)
-            sweep = "B" if way == "decode" else ""
-            found.append(Case("boxes", f"{way} B={b}", {"B": b, "P": 8732}, make, sweep=sweep))
+            code(f"{way} B={b}", way, b, 8732)
+    for p in POINTS:
+        iou(f"iou G=7 P={p}", 7, p, "P")
+    for p in POINTS:
+        code(f"decode B=1 P={p}", "decode", 1, p, "P")
     return found

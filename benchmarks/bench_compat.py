@@ -29,11 +29,11 @@ def _rule(name: str):
 def _loss(device: torch.device, *, name: str, b: int) -> Contest:
     config = MultiBoxConfig.preset(name)
     classes = 2 if config.single_class else CLASSES
-    priors = scenes.ssd300_priors(device, pixels=False)
+    priors = scenes.priors(device, pixels=False)
     boxes, labels = scenes.targets(b, 7, classes, device)
     boxes = [box / 300 for box in boxes]
     labels = [label - config.label_offset for label in labels]
-    loc, conf = scenes.head(b, classes, device, trained=True)
+    loc, conf = scenes.head(b, classes, device, **scenes.TRAINED)
     if config.layout == "bcp":
         loc, conf = loc.transpose(1, 2).contiguous(), conf.transpose(1, 2).contiguous()
     loc.requires_grad_(), conf.requires_grad_()
@@ -53,13 +53,13 @@ def _loss(device: torch.device, *, name: str, b: int) -> Contest:
             (mine.localization, mine.classification), tuple(other), rtol=1e-4, atol=1e-4
         )
 
-    return Contest(ours, {"its own rule": theirs}, check)
+    return Contest(ours, {name: theirs}, check)
 
 
 def _detect(device: torch.device, *, name: str) -> Contest:
     config = replace(DetectConfig.preset(name), soft_nms=None)
-    priors = scenes.ssd300_priors(device, pixels=False)
-    loc, conf = scenes.head(1, CLASSES, device, trained=True)
+    priors = scenes.priors(device, pixels=False)
+    loc, conf = scenes.head(1, CLASSES, device, **scenes.TRAINED)
     if config.layout == "bcp":
         loc, conf = loc.transpose(1, 2).contiguous(), conf.transpose(1, 2).contiguous()
 
@@ -69,14 +69,20 @@ def _detect(device: torch.device, *, name: str) -> Contest:
     def check() -> None:
         assert len(ours()[0]["scores"]) == len(_rule(name).detect(loc[0], conf[0], priors)[1])
 
-    return Contest(ours, {"its own rule": lambda: _rule(name).detect(loc[0], conf[0], priors)}, check)
+    theirs = functools.partial(_rule(name).detect, loc[0], conf[0], priors)
+    return Contest(ours, {name: theirs}, check, graphs=())  # lists of boxes: everyone waits
 
 
 def cases() -> list[Case]:
     """SSD300's priors; 8 images for the losses, one for detection."""
     found = []
+
+    def add(title: str, name: str, make, **sizes) -> None:
+        make = functools.partial(make, name=name, **sizes)
+        found.append(Case("compat", title, {"B": sizes.get("b", 1)}, make, against=(name,), threads="first"))
+
     for name in LOSSES:
-        found.append(Case("compat", f"{name} loss B=8", {"B": 8}, functools.partial(_loss, name=name, b=8)))
+        add(f"{name} loss B=8", name, _loss, b=8)
     for name in DETECTIONS:
-        found.append(Case("compat", f"{name} detection B=1", {"B": 1}, functools.partial(_detect, name=name)))
+        add(f"{name} detection B=1", name, _detect)
     return found

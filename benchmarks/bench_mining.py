@@ -9,52 +9,57 @@ from torch import Tensor
 
 from ssd_cuda import ops
 
+from .baselines import selection
 from .harness import Case, Contest
 
-
-def _two_sorts(keys: Tensor, positive: Tensor) -> Tensor:
-    """Rank by sorting twice, as the SSD codebases do."""
-    filled = keys.masked_fill(positive, -torch.inf)
-    rank = filled.sort(dim=1, descending=True, stable=True)[1].sort(dim=1)[1]
-    k = (3 * positive.sum(1)).clamp(max=keys.shape[1])
-    return (rank < k[:, None]) & ~positive
+RATIO = 3
 
 
-def _topk(keys: Tensor, k: int) -> Tensor:
-    return torch.zeros_like(keys, dtype=torch.bool).scatter_(1, keys.topk(k, 1)[1], True)
-
-
-def _contest(device: torch.device, *, b: int, p: int, trained: bool) -> Contest:
+def _contest(device: torch.device, *, b: int, p: int, trained: bool = True, k: int = 0) -> Contest:
+    """k: negatives to select in every row; 0: as 0.8% of the priors match, in each row another number."""
     keys = torch.rand(b, p, device=device)
     keys = keys**12 if trained else 3.04 + 1e-3 * keys  # a few hard ones; or all nearly the same
-    positive = torch.rand(b, p, device=device) < 0.008
-    k = int(3 * positive.sum(1).float().mean())
+    if k:
+        positive = torch.rand(b, p, device=device).argsort(1) < k // RATIO
+    else:
+        positive = torch.rand(b, p, device=device) < 0.008
+    mean_k = max(1, int(RATIO * positive.sum(1).float().mean()))
 
     def ours() -> Tensor:
         return ops.select_hard_negatives(keys, positive)
 
     def check() -> None:
-        assert torch.equal(ours(), _two_sorts(keys, positive))
+        assert torch.equal(ours(), selection.two_sorts(keys, positive))
 
     return Contest(
         ours=ours,
-        baselines={"seed": lambda: _two_sorts(keys, positive), "topk": lambda: _topk(keys, k)},
+        baselines={
+            "sort": lambda: selection.two_sorts(keys, positive),
+            "topk": lambda: selection.top_k(keys, positive, mean_k),
+        },
         check=check,
         min_bytes=6 * b * p,
+        graphs=("ours", "sort", "topk"),
     )
 
 
 def cases() -> list[Case]:
-    """Trained and untrained keys at B = 32; sweeps over P and B."""
+    """Trained and untrained keys at B = 32, on a card at every B; B, P and k over three decades."""
     found = []
-    for trained in (True, False):
-        name = "B=32 P=8732, " + ("trained keys" if trained else "untrained keys")
-        make = functools.partial(_contest, b=32, p=8732, trained=trained)
-        found.append(Case("mining", name, {"B": 32, "P": 8732}, make))
-    for p in (500, 2_000, 8_732, 24_564, 100_000):
-        make = functools.partial(_contest, b=8, p=p, trained=True)
-        found.append(Case("mining", f"B=8 P={p} (sweep)", {"B": 8, "P": p}, make, sweep="P"))
-    for b in (1, 4, 16, 64):
-        make = functools.partial(_contest, b=b, p=8732, trained=True)
-        found.append(Case("mining", f"B={b} P=8732 (sweep)", {"B": b, "P": 8732}, make, sweep="B"))
+
+    def add(name: str, sweep: str = "", devices: tuple[str, ...] = ("cpu", "cuda"), **sizes) -> None:
+        params = {"B": sizes["b"], "P": sizes["p"], **({"k": sizes["k"]} if "k" in sizes else {})}
+        make = functools.partial(_contest, **sizes)
+        found.append(Case("mining", name, params, make, sweep, ("sort", "topk"), devices))
+
+    for b in (1, 8, 32, 128):
+        devices = ("cpu", "cuda") if b == 32 else ("cuda",)
+        for kind in ("trained", "untrained"):
+            add(f"B={b} P=8732, {kind} keys", devices=devices, b=b, p=8732, trained=kind == "trained")
+    for b in (1, 4, 16, 64, 256, 1024):
+        add(f"P=1000 B={b}", "B", b=b, p=1000)
+    for p in (128, 512, 2048, 8192, 32_768, 131_072):
+        add(f"B=8 P={p}", "P", b=8, p=p)
+    for k in (3, 30, 300, 3000, 12_000):
+        add(f"B=8 P=32768 k={k}", "k", b=8, p=32_768, k=k)
     return found

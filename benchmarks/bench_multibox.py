@@ -1,16 +1,20 @@
-"""multibox: matching + loss, forward + backward, beside torchvision, torch.compile and the seed's class."""
+"""multibox: matching + loss, forward + backward, beside torchvision, compilers, the seed's and NVIDIA's."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ssd_cuda import MultiBoxConfig, ops
+from ssd_cuda import MultiBoxConfig, ops, reference
+from ssd_cuda.reference.dialects import nvidia
 
 from . import scenes
+from .baselines import compiled, seed, torchvision_ssd
 from .harness import Case, Contest
 
 TORCHVISION = MultiBoxConfig.preset("torchvision")
@@ -40,49 +44,68 @@ def _assert_same(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
     torch.testing.assert_close(ours[3].sum((0, 1)), theirs[3].sum((0, 1)), rtol=1e-3, atol=1e-3)
 
 
+def _torchvision(loc: Tensor, conf: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+    return torchvision_ssd.compute_loss(_bare_ssd(), loc, conf, *inputs)
+
+
+_bare_ssd = functools.cache(torchvision_ssd.bare_ssd)
+
+
+def _reference(loc: Tensor, conf: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return reference.multibox.multibox_loss(loc, conf, *inputs, **asdict(TORCHVISION))
+
+
 def _loss(
     device: torch.device,
     *,
     b: int,
     c: int,
-    trained: bool = True,
     g: int = 7,
-    compiled: bool = False,
+    p: int = scenes.SSD300_PRIORS,
+    logits: dict[str, float] = scenes.TRAINED,
+    against: tuple[str, ...] = ("torchvision",),
     dtype: torch.dtype = torch.float32,
 ) -> Contest:
-    from oracles import torchvision_ssd
-
-    priors = scenes.ssd300_priors(device)
+    priors = scenes.priors(device, p)
     boxes, labels = scenes.targets(b, g, c, device)
     gt = scenes.ground_truth(boxes, labels)
-    loc, conf = (x.to(dtype).requires_grad_() for x in scenes.head(b, c, device, trained=trained))
-    model = torchvision_ssd.bare_ssd()
+    loc, conf = (x.to(dtype).requires_grad_() for x in scenes.head(b, c, device, count=p, **logits))
+    lists, ragged = (boxes, labels, priors), (gt.boxes, gt.labels, gt.offsets, priors)
 
     def ours() -> tuple[Tensor, ...]:
         return _step(lambda x, y: ops.multibox_loss(x, y, gt, priors, TORCHVISION), loc, conf)
 
-    def theirs(compute: Callable = torchvision_ssd.compute_loss) -> tuple[Tensor, ...]:
-        return _step(lambda x, y: compute(model, x, y, boxes, labels, priors), loc, conf)
+    def run(loss: Callable[..., tuple[Tensor, ...]], *inputs: Any) -> Callable[[], tuple[Tensor, ...]]:
+        return lambda: _step(lambda x, y: loss(x, y, *inputs), loc, conf)
 
-    baselines = {"torchvision": theirs}
-    if compiled:
-        baselines["torch.compile"] = functools.partial(theirs, torch.compile(torchvision_ssd.compute_loss))
-    check = None if dtype in HALF else lambda: _assert_same(ours(), theirs())
-    return Contest(ours, baselines, check, _bytes(conf))
+    def check() -> None:
+        wide = [x.detach().float().requires_grad_() for x in (loc, conf)]
+        theirs = _step(lambda x, y: _torchvision(x, y, *lists), *wide)
+        if dtype in HALF:  # theirs rounds every step in half precision; of ours the result alone is rounded
+            torch.testing.assert_close(ours()[:2], theirs[:2], rtol=1e-3, atol=1e-3)
+        else:
+            _assert_same(ours(), theirs)
+
+    rivals = {
+        "torchvision": run(_torchvision, *lists),
+        "reference": run(_reference, *ragged),
+        "compile": lambda: run(compiled(_reference), *ragged)(),
+        "torchvision-compile": lambda: run(compiled(_torchvision), *lists)(),
+    }
+    return Contest(ours, {name: rivals[name] for name in against}, check, _bytes(conf))
 
 
-def _seed(device: torch.device, *, b: int, c: int) -> Contest:
-    from oracles.seed import SSDLoss
-
-    priors = scenes.ssd300_priors(device)
+def _ready_targets(device: torch.device, *, b: int, c: int) -> Contest:
+    """The seed's form of the loss: the targets of every prior are there already."""
+    priors = scenes.priors(device)
     boxes, labels = scenes.targets(b, 7, c, device)
     gt = scenes.ground_truth(boxes, labels)
     codes = ops.match(gt, priors, config=TORCHVISION.match)
     rows = gt.offsets[:-1, None] + codes.clamp(min=0)
     conf_target = torch.where(codes >= 0, gt.labels[rows], 0)
     loc_target = ops.encode(gt.boxes[rows], priors, prior_format="xyxy")
-    loc, conf = (x.requires_grad_() for x in scenes.head(b, c, device, trained=True))
-    plain = SSDLoss(c)
+    loc, conf = (x.requires_grad_() for x in scenes.head(b, c, device, **scenes.TRAINED))
+    plain = seed.SSDLoss(c)
 
     def ours() -> tuple[Tensor, ...]:
         return _step(lambda x, y: ops.ssd_loss(x, y, loc_target, conf_target), loc, conf)
@@ -93,39 +116,93 @@ def _seed(device: torch.device, *, b: int, c: int) -> Contest:
     return Contest(ours, {"seed": theirs}, lambda: _assert_same(ours(), theirs()), _bytes(conf))
 
 
+def _nvidia(device: torch.device, *, b: int, c: int) -> Contest:
+    """DeepLearningExamples' rule and layout, its two sorts on the other side."""
+    config = MultiBoxConfig.preset("nvidia")
+    priors = scenes.priors(device, pixels=False)
+    boxes, labels = scenes.targets(b, 7, c, device)
+    boxes = [box / 300 for box in boxes]
+    gt = scenes.ground_truth(boxes, labels)
+    loc, conf = (
+        x.transpose(1, 2).contiguous().requires_grad_() for x in scenes.head(b, c, device, **scenes.TRAINED)
+    )
+
+    def ours() -> tuple[Tensor, ...]:
+        return _step(lambda x, y: ops.multibox_loss(x, y, gt, priors, config), loc, conf)
+
+    def theirs() -> tuple[Tensor, ...]:
+        return _step(lambda x, y: nvidia.loss(x, y, boxes, labels, priors), loc, conf)
+
+    def check() -> None:
+        torch.testing.assert_close(ours()[:3], theirs()[:3], rtol=1e-4, atol=1e-5)
+
+    return Contest(ours, {"nvidia": theirs}, check, _bytes(conf.transpose(1, 2)))
+
+
+Add = Callable[..., None]
+
+
+def _named(add: Add) -> None:
+    """The sizes that people know; the compiled contestants at one thread, since each takes a minute."""
+    for b in (8, 32):
+        for c in (21, 91):
+            add(f"loss B={b} C={c}", b=b, c=c)
+    add("loss B=32 C=21, untrained", b=32, c=21, logits=scenes.UNTRAINED)
+    add("loss B=32 C=21, 50 GT an image", b=32, c=21, g=50)
+    add("loss B=32 C=81, fp16", b=32, c=81, dtype=torch.float16)
+    for c in (21, 91):
+        add(f"seed B=32 C={c}", _ready_targets, against=("seed",), b=32, c=c)
+    add("nvidia B=32 C=81", _nvidia, against=("nvidia",), b=32, c=81)
+    for c in (21, 91):
+        pair = ("reference", "compile")
+        add(f"loss B=32 C={c}, compiled", against=pair, threads="first", b=32, c=c)
+    pair = ("torchvision", "torchvision-compile")
+    add("loss B=8 C=91, compiled", against=pair, threads="first", b=8, c=91)
+
+
+def _on_a_card(add: Add) -> None:
+    """What a CPU has no time for: C = 81 in both precisions at every B, the density of the ground truth."""
+    for dtype, suffix in ((torch.float32, ""), (torch.float16, ", fp16")):
+        for b in (1, 8, 32, 128):
+            if (b, suffix) != (32, ", fp16"):  # everywhere already
+                add(f"loss B={b} C=81{suffix}", devices=("cuda",), b=b, c=81, dtype=dtype)
+    for g in (0, 50, 100):
+        add(f"loss B=32 C=81, {g} GT an image", devices=("cuda",), b=32, c=81, g=g)
+    add("loss B=32 C=81, untrained", devices=("cuda",), b=32, c=81, logits=scenes.UNTRAINED)
+
+
+def _scaling(add: Add) -> None:
+    for b in (1, 4, 16, 64, 256, 1024):
+        add(f"P=1000 C=21 G=7 B={b}", sweep="B", b=b, c=21, p=1000)
+    for p in (128, 512, 2048, 8192, 32_768, 131_072):
+        add(f"B=4 C=21 G=7 P={p}", sweep="P", b=4, c=21, p=p)
+    for c in (2, 6, 21, 91, 400, 2000):
+        add(f"B=2 P=8732 G=7 C={c}", sweep="C", b=2, c=c)
+    for g in (1, 4, 16, 64, 250, 1000):
+        add(f"B=1 P=8732 C=21 G={g}", sweep="G", b=1, c=21, g=g)
+
+
 def cases() -> list[Case]:
     """SSD300's 8732 priors, 7 boxes an image; trained-like logits unless the name says otherwise."""
     found = []
 
-    def add(name: str, make: Callable[..., Contest], sweep: str = "", **sizes) -> None:
-        params = {"B": sizes["b"], "C": sizes["c"], "P": scenes.SSD300_PRIORS, "G": sizes.get("g", 7)}
-        found.append(Case("multibox", name, params, functools.partial(make, **sizes), sweep=sweep))
+    def add(
+        name: str,
+        make: Callable[..., Contest] = _loss,
+        against: tuple[str, ...] = ("torchvision",),
+        sweep: str = "",
+        devices: tuple[str, ...] = ("cpu", "cuda"),
+        threads: str = "each",
+        **sizes: Any,
+    ) -> None:
+        params = {"P": scenes.SSD300_PRIORS, "G": 7}
+        params |= {key.upper(): sizes[key] for key in ("b", "c", "g", "p") if key in sizes}
+        if make is _loss:
+            sizes["against"] = against
+        make = functools.partial(make, **sizes)
+        found.append(Case("multibox", name, params, make, sweep, against, devices, threads))
 
-    for b in (8, 32):
-        for c in (21, 91):
-            add(f"loss B={b} C={c}", _loss, b=b, c=c, compiled=b == 8)
-    add("loss B=32 C=21, untrained", _loss, b=32, c=21, trained=False)
-    add("loss B=32 C=21, 50 GT an image", _loss, b=32, c=21, g=50)
-    add("loss B=32 C=81, fp16", _loss, b=32, c=81, dtype=torch.float16)
-    for c in (21, 91):
-        add(f"seed B=32 C={c}", _seed, b=32, c=c)
-    for c in (5, 11, 41, 161):
-        add(f"loss B=4 C={c} (sweep)", _loss, sweep="C", b=4, c=c)
+    _named(add)
+    _on_a_card(add)
+    _scaling(add)
     return found
-
-
-def main() -> None:
-    """The table of this family alone, 1 and 2 threads: python -m benchmarks.bench_multibox."""
-    from .harness import measure
-
-    device = torch.device("cpu")
-    print(f"{'case':34} threads   ours ms   against")
-    for case in cases():
-        for threads in (1, 2):
-            result = measure(case, device, threads=threads)
-            ratios = ", ".join(f"{name} {ratio:.1f}x" for name, ratio in result.speedups.items())
-            print(f"{case.name:34} {threads:7} {1e3 * result.timings['ours'].median:9.2f}   {ratios}")
-
-
-if __name__ == "__main__":
-    main()

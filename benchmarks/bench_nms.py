@@ -20,6 +20,7 @@ from .harness import Case, Contest, Run
 
 THRESHOLD = 0.5
 CLASSES = 20
+SWEEP = (100, 400, 1600, 6400, 20_000, 100_000)
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000)
 
 
@@ -63,7 +64,13 @@ def _contest(device: torch.device, *, n: int, kind: str, batched: bool) -> Conte
         def theirs() -> Tensor:
             return nms(boxes, scores, THRESHOLD)
 
+    # A suppressed pair is quadratic work there: on a CPU a call with 100,000 boxes takes 2 to 20 s.
+    affordable = device.type == "cuda" or n <= 20_000 or kind == "crowded"
+
     def check() -> None:
+        if not affordable:
+            _assert_greedy(boxes, scores, idxs if batched else torch.zeros_like(idxs), ours())
+            return
         # Below 1,000 boxes torchvision's batched form moves the coordinates, and its CUDA form rounds the
         # threshold: both may decide an IoU next to the threshold otherwise.
         result, expected = ours(), theirs()
@@ -71,7 +78,19 @@ def _contest(device: torch.device, *, n: int, kind: str, batched: bool) -> Conte
         agree = torch.isin(result, expected).float().mean().item() if len(result) else 1.0
         assert torch.equal(result, expected) if exact else agree > 0.99, (kind, n, batched)
 
-    return Contest(ours=ours, baselines={"torchvision": theirs}, check=check, min_bytes=20 * n)
+    baselines = {"torchvision": theirs} if affordable else {}
+    return Contest(ours=ours, baselines=baselines, check=check, min_bytes=20 * n, graphs=())
+
+
+def _assert_greedy(boxes: Tensor, scores: Tensor, idxs: Tensor, keep: Tensor, sample: int = 500) -> None:
+    """What defines the result, for a sample: a box is kept if no better kept box of its class overlaps it."""
+    kept = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    kept[keep] = True
+    some = torch.arange(0, len(boxes), max(1, len(boxes) // sample), device=boxes.device)
+    rival = (scores[keep][None] > scores[some, None]) & (idxs[keep][None] == idxs[some, None])
+    overlapped = ((ops.box_iou(boxes[some], boxes[keep]) > THRESHOLD) & rival).any(1)
+    assert torch.equal(kept[some], ~overlapped)
+    assert torch.equal(scores[keep], scores[keep].sort(descending=True).values)
 
 
 def _padded(device: torch.device, *, n: int, kind: str) -> Contest:
@@ -85,21 +104,27 @@ def _padded(device: torch.device, *, n: int, kind: str) -> Contest:
 
 
 def cases() -> list[Case]:
-    """The sizes of the targets; a scaling line; the padded form, which a CUDA graph can hold."""
+    """The sizes of the targets; the padded form, which a CUDA graph can hold; N over three decades."""
     found = []
+
+    def add(name: str, make, sweep: str = "", against: tuple[str, ...] = ("torchvision",), **sizes) -> None:
+        make = functools.partial(make, **sizes)
+        found.append(Case("nms", name, {"N": sizes["n"]}, make, sweep, against))
+
     for kind in ("sparse", "dense", "crowded"):
-        for n in (100, 1000, 5000, 20_000):
-            make = functools.partial(_contest, n=n, kind=kind, batched=False)
-            found.append(
-                Case("nms", f"nms {kind} N={n}", {"N": n}, make, sweep="N" if kind == "dense" else "")
-            )
+        for n in (1000, 5000, 20_000):
+            add(f"nms {kind} N={n}", _contest, n=n, kind=kind, batched=False)
     for kind in ("sparse", "dense"):
-        for n in (100, 1000, 5000, 20_000):
-            make = functools.partial(_contest, n=n, kind=kind, batched=True)
-            found.append(Case("nms", f"batched_nms {CLASSES} classes {kind} N={n}", {"N": n}, make))
+        for n in (1000, 5000, 20_000):
+            add(f"batched_nms {CLASSES} classes {kind} N={n}", _contest, n=n, kind=kind, batched=True)
     for n in (10_000, 100_000):
-        make = functools.partial(_padded, n=n, kind="dense")
-        found.append(Case("nms", f"nms_padded dense N={n}", {"N": n}, make))
+        for kind in ("dense", "sparse"):
+            add(f"nms_padded {kind} N={n}", _padded, against=(), n=n, kind=kind)
+    for kind in ("dense", "sparse", "crowded"):
+        for n in SWEEP:
+            add(f"nms {kind}, N={n}", _contest, "N", n=n, kind=kind, batched=False)
+    for n in SWEEP:
+        add(f"batched_nms {CLASSES} classes dense, N={n}", _contest, "N", n=n, kind="dense", batched=True)
     return found
 
 

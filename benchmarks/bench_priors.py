@@ -1,4 +1,4 @@
-"""priors: generation of SSD300's and SSD512's, beside torchvision's generator and the seed's Python loop."""
+"""priors: generation of SSD300's in several dialects, beside torchvision's generator and plain loops."""
 
 from __future__ import annotations
 
@@ -6,38 +6,55 @@ import functools
 
 import torch
 
-from ssd_cuda import PriorSpec, reference
+from ssd_cuda import PriorSpec, nn, reference
 from ssd_cuda.ops import priors as family
 
-from . import scenes  # noqa: F401  puts the oracles on the path
+from .baselines import seed
 from .harness import Case, Contest
 
 
-def _torchvision(device: torch.device) -> Contest:
+def _generate(spec: PriorSpec, device: torch.device) -> torch.Tensor:
+    return family._generate(spec, device, torch.float32)  # without the cache that training reads
+
+
+def _torchvision(device: torch.device, *, cells: int = 0) -> Contest:
+    """SSD300's six maps, or one map of ``cells`` x ``cells`` with four boxes a cell."""
     from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
     from torchvision.models.detection.image_list import ImageList
 
-    ratios = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
-    scales, steps = [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05], [8, 16, 32, 64, 100, 300]
+    spec = PriorSpec.preset("torchvision")
+    sides = [side for side, _ in spec.feature_maps]
+    ratios, steps = [[2], [2, 3], [2, 3], [2, 3], [2], [2]], [8, 16, 32, 64, 100, 300]
+    scales = [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05]
+    if cells:
+        sides, ratios, steps, scales = [cells], [[2]], None, scales[:2]
+        spec = spec.replace(
+            feature_maps=(cells,),
+            steps=None,
+            ratios=spec.ratios[:1],
+            sizes=spec.sizes[:1],
+            larger_sizes=spec.larger_sizes[:1],
+        )
     generator = DefaultBoxGenerator(ratios, scales=scales, steps=steps)
     images = ImageList(torch.zeros(1, 3, 300, 300, device=device), [(300, 300)])
-    maps = [torch.zeros(1, 1, f, f, device=device) for f in (38, 19, 10, 5, 3, 1)]
-    spec = PriorSpec.preset("torchvision")
-
-    def ours() -> torch.Tensor:
-        return family._generate(spec, device, torch.float32)  # without the cache
+    maps = [torch.zeros(1, 1, f, f, device=device) for f in sides]
 
     def check() -> None:
-        assert torch.equal(ours(), generator(images, maps)[0])
+        assert torch.equal(_generate(spec, device), generator(images, maps)[0])
 
-    return Contest(ours, {"torchvision": lambda: generator(images, maps)}, check, min_bytes=16 * 8732)
+    return Contest(
+        ours=lambda: _generate(spec, device),
+        baselines={"torchvision": lambda: generator(images, maps)},
+        check=check,
+        min_bytes=16 * spec.num_priors,
+    )
 
 
 def _preset(device: torch.device, *, name: str) -> Contest:
     spec = PriorSpec.preset(name)
 
     def ours() -> torch.Tensor:
-        return family._generate(spec, device, torch.float32)
+        return _generate(spec, device)
 
     def check() -> None:
         torch.testing.assert_close(ours().cpu(), reference.priors.generate_priors(spec).float())
@@ -46,9 +63,32 @@ def _preset(device: torch.device, *, name: str) -> Contest:
     return Contest(ours, baselines, check, min_bytes=16 * spec.num_priors)
 
 
+def _seed(device: torch.device) -> Contest:
+    spec, plain = nn.DefaultBoxGenerator().spec(), seed.DefaultBoxGenerator()
+
+    def check() -> None:
+        torch.testing.assert_close(_generate(spec, device), plain.generate(device))
+
+    return Contest(
+        ours=lambda: _generate(spec, device),
+        baselines={"seed": lambda: plain.generate(device)},
+        check=check,
+        min_bytes=16 * spec.num_priors,
+    )
+
+
 def cases() -> list[Case]:
-    """Generation itself; training reads a cached tensor."""
-    found = [Case("priors", "torchvision ssd300", {"P": 8732}, _torchvision)]
+    """Generation itself; training reads a cached tensor. One map of growing size gives the scaling line."""
+    ssd300 = {"P": 8732}
+    found = [
+        Case("priors", "torchvision ssd300", ssd300, _torchvision, against=("torchvision",)),
+        Case("priors", "seed", ssd300, _seed, against=("seed",)),
+    ]
     for name in ("paper", "nvidia"):
-        found.append(Case("priors", f"{name}", {"P": 8732}, functools.partial(_preset, name=name)))
+        make = functools.partial(_preset, name=name)
+        found.append(Case("priors", name, ssd300, make, against=("reference",)))
+    for cells in (5, 16, 50, 160, 500):
+        count = 4 * cells * cells
+        make = functools.partial(_torchvision, cells=cells)
+        found.append(Case("priors", f"one map, P={count}", {"P": count}, make, "P", ("torchvision",)))
     return found

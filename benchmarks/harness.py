@@ -2,19 +2,21 @@
 
 A case is checked before it is timed. On the CPU the contestants take turns, so that a neighbour's load hits
 all of them alike, and the ratio of medians in one run is what counts; p20 and p80 stand beside it. On a card
-each contestant that can be captured is replayed as a CUDA graph over inputs that rotate through more than the
-L2 cache; one that cannot (it reads a value on the host) is timed by events around eager calls, and says so.
+each contestant that never waits for it is replayed as a CUDA graph over inputs that rotate through more than
+the L2 cache; the others are timed by events around eager calls, and every timing says which. Ours is timed
+there once more in eager mode and once more with a warm L2.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import ssd_cuda
 
 Run = Callable[[], Any]
 L2_BYTES = 64 << 20  # more than the L2 of any card we know: H100 50 MB, H200 60 MB
+EAGER, WARM = "eager", "warm L2"  # ours once more, on a card only
 
 
 @dataclass
@@ -35,12 +38,16 @@ class Contest:
         baselines: name -> the same result by other means.
         check: raises unless ours and the baselines agree; runs before the clock does.
         min_bytes: bytes that must be moved: each input read once, each output written once. 0: not said.
+        graphs: the contestants that never wait for a card, so that a CUDA graph can hold them.
+        rotate: on a card, over as many inputs as fill the L2; False where one call sweeps it anyway.
     """
 
     ours: Run
     baselines: dict[str, Run] = field(default_factory=dict)
     check: Run | None = None
     min_bytes: int = 0
+    graphs: Collection[str] = ("ours",)
+    rotate: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,9 @@ class Case:
         params: the sizes, for plots and fits (B, P, C, G, N).
         make: device -> Contest; a fresh call gives fresh inputs of the same kind.
         sweep: the parameter that a scaling plot puts on its axis, or "".
+        against: the baselines that the contest may have; names of ``baselines.NAMES``.
+        devices: where it is measured.
+        threads: on a CPU, at which of the asked thread counts: "each", "first" or "last".
     """
 
     family: str
@@ -60,6 +70,26 @@ class Case:
     params: dict[str, int]
     make: Callable[[torch.device], Contest]
     sweep: str = ""
+    against: Collection[str] = ()
+    devices: Collection[str] = ("cpu", "cuda")
+    threads: str = "each"
+
+    def counts(self, threads: Sequence[int]) -> Sequence[int]:
+        """The thread counts of this case; a sweep is about its slope, so the first is enough."""
+        if self.sweep or self.threads == "first":
+            return threads[:1]
+        return threads[-1:] if self.threads == "last" else threads
+
+    @property
+    def late(self) -> int:
+        """Cases run in this order: named sizes, scaling, what takes a minute to compile."""
+        return 2 if any("compile" in name for name in self.against) else 1 if self.sweep else 0
+
+    def rehearsal(self) -> Case:
+        """The same with one image, for a machine without the card that it is meant for."""
+        if not isinstance(self.make, functools.partial) or "b" not in self.make.keywords:
+            return self
+        return replace(self, make=functools.partial(self.make.func, **{**self.make.keywords, "b": 1}))
 
 
 @dataclass
@@ -71,6 +101,7 @@ class Timing:
     p80: float
     calls: int
     how: str = "wall clock"
+    memory: int = 0  # bytes that one call allocates at its peak; 0: not known (CPU)
 
     @staticmethod
     def of(samples: list[float], calls: int, how: str = "wall clock") -> Timing:
@@ -80,25 +111,24 @@ class Timing:
         return Timing(statistics.median(samples), cuts[0], cuts[3], calls, how)
 
 
-def _calls_for(run: Run, target: float) -> int:
-    """How many calls take about ``target`` seconds, so that the clock's grain does not matter."""
-    start = time.perf_counter()
-    run()
-    once = time.perf_counter() - start
-    return max(1, min(10_000, int(target / max(once, 1e-7))))
-
-
 def time_cpu(runs: dict[str, Run], *, rounds: int = 15, seconds: float = 4.0) -> dict[str, Timing]:
-    """Median, p20 and p80 of each contestant; they take turns, and slow ones get fewer rounds."""
-    calls = {}
+    """Median, p20 and p80 of each contestant; they take turns, and slow ones get fewer rounds.
+
+    A turn makes as many calls as take 2 ms, so that the clock's grain does not matter.
+    """
+    calls: dict[str, int] = {}
+    samples: dict[str, list[float]] = {}
     for name, run in runs.items():
         run()
-        calls[name] = _calls_for(run, 2e-3)
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    spent = dict.fromkeys(runs, 0.0)
-    for turn in range(rounds):
+        start = time.perf_counter()
+        run()
+        once = time.perf_counter() - start
+        calls[name] = max(1, min(10_000, int(2e-3 / max(once, 1e-7))))
+        samples[name] = [once] if once > 0.1 else []  # of a slow contestant every call counts
+    spent = {name: sum(taken) for name, taken in samples.items()}
+    for _ in range(rounds):
         for name, run in runs.items():
-            if turn >= 3 and spent[name] > seconds / len(runs):
+            if len(samples[name]) >= 3 and spent[name] > seconds / len(runs):
                 continue
             start = time.perf_counter()
             for _ in range(calls[name]):
@@ -123,32 +153,67 @@ def _capture(runs: list[Run]) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def time_cuda(runs: list[Run], *, rounds: int = 30, warm: bool = False) -> Timing:
+def peak_memory(run: Run) -> int:
+    """Bytes that one call allocates at its peak, beyond its inputs."""
+    run()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def time_cuda(runs: list[Run], *, graph: bool, rounds: int = 30, seconds: float = 2.0) -> Timing:
     """One contestant over rotating inputs (``runs`` do the same work on different buffers)."""
-    runs = runs[:1] if warm else runs
-    how = "graph replay, " + ("warm L2" if warm else f"{len(runs)} rotating inputs")
-    try:
-        graph = _capture(runs)
-        replay = graph.replay
-    except Exception:  # it waits for the card, or allocates in a way that a graph cannot hold
-        torch.cuda.synchronize()
-        how = how.replace("graph replay", "eager calls")
+    memory = peak_memory(runs[0])
+    how = f"{len(runs)} inputs" if len(runs) > 1 else "one input"
 
-        def replay() -> None:
-            for run in runs:
-                run()
+    def replay() -> None:
+        for run in runs:
+            run()
 
+    if graph:
+        try:
+            replay, how = _capture(runs).replay, "graph, " + how
+        except Exception as error:  # a broken promise: said in the table, and measured all the same
+            torch.cuda.synchronize()
+            how = f"eager since {type(error).__name__} in the capture, " + how
+    else:
+        how = "eager, " + how
     for _ in range(3):
         replay()
-    samples = []
-    for _ in range(rounds):
+    torch.cuda.synchronize()
+    samples: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(samples) < 3 or (len(samples) < rounds and time.perf_counter() < end):
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         replay()
         stop.record()
         stop.synchronize()
         samples.append(start.elapsed_time(stop) * 1e-3 / len(runs))
-    return Timing.of(samples, len(runs), how)
+    return replace(Timing.of(samples, len(runs), how), memory=memory)
+
+
+def time_stub(runs: dict[str, Run]) -> dict[str, Timing]:
+    """One call on the CPU in place of a card's timing; it names itself.
+
+    Left out: torchvision's half precision, which its CPU code lacks, and compilers, which take minutes.
+    """
+    timings = {}
+    for name, run in runs.items():
+        if "compile" in name:
+            continue
+        start = time.perf_counter()
+        try:
+            run()
+        except RuntimeError as error:
+            if name == "ours" or "not implemented for 'Half'" not in str(error):
+                raise
+            continue
+        timings[name] = Timing.of([time.perf_counter() - start], 1, "STUB: one call on the CPU")
+    return timings
 
 
 def copy_bandwidth(device: torch.device, size: int = 256 << 20) -> float:
@@ -156,7 +221,7 @@ def copy_bandwidth(device: torch.device, size: int = 256 << 20) -> float:
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
     if device.type == "cuda":
-        timing = time_cuda([lambda: target.copy_(source)])
+        timing = time_cuda([lambda: target.copy_(source)], graph=True)
     else:
         timing = time_cpu({"copy": lambda: target.copy_(source)}, seconds=1.0)["copy"]
     return 2 * size / timing.median
@@ -190,37 +255,62 @@ class Result:
         return {**asdict(self), "speedups": self.speedups, "contended": self.contended}
 
 
+def _on_card(case: Case, contest: Contest, names: Sequence[str], seconds: float) -> dict[str, Timing]:
+    device = torch.device("cuda")
+    copies = min(16, 1 + L2_BYTES // max(contest.min_bytes, 1 << 20)) if contest.rotate else 1
+    contests = [contest, *(case.make(device) for _ in range(copies - 1))]
+    ours = [c.ours for c in contests]
+    captured = "ours" in contest.graphs
+    timings = {"ours": time_cuda(ours, graph=captured, seconds=seconds / 2)}
+    if captured:
+        timings[EAGER] = time_cuda(ours, graph=False, seconds=seconds / 4)
+    if copies > 1:
+        timings[WARM] = time_cuda(ours[:1], graph=captured, seconds=seconds / 4)
+    for name in names:
+        runs = [c.baselines[name] for c in contests]
+        try:
+            timings[name] = time_cuda(runs, graph=name in contest.graphs, rounds=10, seconds=seconds / 4)
+        except torch.OutOfMemoryError:
+            timings["ours"].how += f"; {name} runs out of memory"
+    return timings
+
+
 def measure(
     case: Case,
     device: torch.device,
     *,
-    threads: int = 1,
-    against: Iterable[str] | None = None,
+    threads: Sequence[int] = (1,),
+    against: Collection[str] | None = None,
     seconds: float = 4.0,
-) -> Result:
-    """Check the case, then time it."""
-    contest = case.make(device)
+    stub: bool = False,
+) -> list[Result]:
+    """Check the case, then time it: one result a thread count of the CPU, one on a card.
+
+    ``stub`` takes a CPU for the card: one image, one call, timings that say so.
+    """
+    contest = case.rehearsal().make(torch.device("cpu")) if stub else case.make(device)
+    unknown = set(contest.baselines) - set(case.against)
+    if unknown:
+        raise ValueError(f"against of {case.family} {case.name!r} must name {sorted(unknown)}")
     if contest.check:
         contest.check()
-    wanted = [name for name in contest.baselines if against is None or name in against]
-    previous = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        if device.type == "cuda":
-            copies = min(16, 1 + L2_BYTES // max(contest.min_bytes, 1 << 20))
-            contests = [contest, *(case.make(device) for _ in range(copies - 1))]
-            timings = {"ours": time_cuda([c.ours for c in contests])}
-            for name in wanted:
-                timings[name] = time_cuda([c.baselines[name] for c in contests], rounds=10)
-        else:
-            runs = {"ours": contest.ours, **{name: contest.baselines[name] for name in wanted}}
-            timings = time_cpu(runs, seconds=seconds)
-    finally:
-        torch.set_num_threads(previous)
-    params = dict(case.params)
-    return Result(
-        case.family, case.name, params, case.sweep, device.type, threads, timings, contest.min_bytes
-    )
+    names = [name for name in contest.baselines if against is None or name in against]
+    runs = {"ours": contest.ours, **{name: contest.baselines[name] for name in names}}
+    timed: dict[int, dict[str, Timing]] = {}
+    if stub:
+        timed[1] = time_stub(runs)
+    elif device.type == "cuda":
+        timed[1] = _on_card(case, contest, names, seconds)
+    else:
+        previous = torch.get_num_threads()
+        try:
+            for count in case.counts(threads):
+                torch.set_num_threads(count)
+                timed[count] = time_cpu(runs, seconds=seconds)
+        finally:
+            torch.set_num_threads(previous)
+    facts = (case.family, case.name, dict(case.params), case.sweep, device.type)
+    return [Result(*facts, count, timings, contest.min_bytes) for count, timings in timed.items()]
 
 
 def _shell(*command: str) -> str:

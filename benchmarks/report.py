@@ -1,11 +1,8 @@
-"""Tables, fits and charts of measured cases."""
+"""Tables of measured cases."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from .harness import Result
@@ -20,15 +17,63 @@ def seconds(value: float) -> str:
     return f"{value * 1e6:.3g} us"
 
 
+def _others(result: Result) -> str:
+    return ", ".join(
+        f"{name} {seconds(result.timings[name].median)} ({ratio:.1f}x)"
+        for name, ratio in result.speedups.items()
+    )
+
+
 def row(result: Result, copy_rate: float) -> list[str]:
-    """One line: case, ours, bandwidth reached, each baseline with its ratio."""
+    """One line: case, how (threads, or how a card was timed), ours, bandwidth reached, the others' ratios."""
     ours = result.timings["ours"]
     reached = result.min_bytes / ours.median if result.min_bytes else 0.0
     share = f"{100 * reached / copy_rate:.0f}%" if reached else ""
-    ratios = result.speedups
-    others = [f"{name} {seconds(result.timings[name].median)} ({x:.1f}x)" for name, x in ratios.items()]
     spread = f"{seconds(ours.p20)}..{seconds(ours.p80)}" + (" busy" if result.contended else "")
-    return [result.name, str(result.threads), seconds(ours.median), spread, share, ", ".join(others)]
+    how = [str(result.threads)]
+    if result.device != "cpu":
+        how = [ours.how, f"{ours.memory / 1e6:.1f} MB" if ours.memory else ""]
+    return [result.name, *how, seconds(ours.median), spread, share, _others(result)]
+
+
+HEADERS = {
+    "cpu": ["case", "threads", "ours (median)", "p20..p80", "of a copy", "others (times ours)"],
+    "cuda": ["case", "how", "memory", "ours (median)", "p20..p80", "of a copy", "others (times ours)"],
+}
+
+
+def table(results: Sequence[Result], copy_rate: float) -> str:
+    """The named cases of one family; the swept ones stand in scaling.tables."""
+    named = [result for result in results if not result.sweep]
+    if not named:
+        return ""
+    header = HEADERS["cpu" if named[0].device == "cpu" else "cuda"]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    lines += ["| " + " | ".join(row(result, copy_rate)) + " |" for result in named]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(results: Sequence[Result], copy_rate: float) -> str:
+    """A table per family."""
+    parts = []
+    for family in dict.fromkeys(result.family for result in results):
+        text = table([result for result in results if result.family == family], copy_rate)
+        parts.append(f"### {family}\n\n{text}" if text else "")
+    return "\n".join(part for part in parts if part)
+
+
+def conditions(record: dict[str, Any]) -> str:
+    """One paragraph that says where and how the figures came about."""
+    environment = record["environment"]
+    build = environment["build"]
+    machine = environment.get("gpu") or f"{environment['cpu']}, {environment['cores']} cores"
+    stub = "STUB, a rehearsal on the CPU and no result: " if record.get("stub") else ""
+    return (
+        f"{stub}{environment['date']}, {machine}, torch {environment['torch']}, commit "
+        f"{environment['commit']}, SIMD {build['simd']}, CUDA {build['cuda'] or 'none'}; load "
+        f"{environment['load']} at the start; a copy moves {record['copy_rate'] / 1e9:.1f} GB/s (read + "
+        "written). Medians; contestants take turns in one run."
+    )
 
 
 def host_work(rows: Sequence[dict[str, Any]]) -> str:
@@ -46,103 +91,52 @@ def host_work(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-HEADER = ["case", "threads", "ours (median)", "p20..p80", "of a copy", "others (times ours)"]
+def core_share(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Images per second of a step, and the part of it that is the core, before and after: from the pairs of
+    a step and its core in one run. Before is the baseline of the step."""
+    whole = {result.name: result for result in results if result.family == "end_to_end"}
+    rows = []
+    for name, step in whole.items():
+        core = whole.get(f"{name}, core")
+        if core is None:
+            continue
+        row: dict[str, Any] = {"step": name, "B": step.params["B"], "threads": step.threads}
+        for label in step.timings.keys() & core.timings.keys():
+            median = step.timings[label].median
+            row[label] = {
+                "images_per_second": step.params["B"] / median,
+                "core_seconds": core.timings[label].median,
+                "core_share": core.timings[label].median / median,
+            }
+        rows.append(row)
+    return rows
 
 
-def markdown(results: Sequence[Result], copy_rate: float) -> str:
-    """A table per family."""
-    lines: list[str] = []
-    for family in dict.fromkeys(result.family for result in results):
-        lines += ["", f"### {family}", "", "| " + " | ".join(HEADER) + " |", "|---" * len(HEADER) + "|"]
-        lines += [
-            "| " + " | ".join(row(result, copy_rate)) + " |" for result in results if result.family == family
-        ]
-    return "\n".join(lines).strip() + "\n"
+def share_of(row: dict[str, Any]) -> tuple[dict[str, float] | None, dict[str, float]]:
+    """(before, after) of one row of ``core_share``."""
+    before = [value for key, value in row.items() if isinstance(value, dict) and key != "ours"]
+    return (before[0] if before else None), row["ours"]
 
 
-def conditions(environment: dict[str, Any], copy_rate: float) -> str:
-    """One paragraph that says where and how the figures came about."""
-    build = environment["build"]
-    machine = environment.get("gpu") or f"{environment['cpu']}, {environment['cores']} cores"
-    return (
-        f"{environment['date']}, {machine}, torch {environment['torch']}, commit {environment['commit']}, "
-        f"SIMD {build['simd']}, CUDA {build['cuda'] or 'none'}; load {environment['load']} at the start; a "
-        f"copy moves {copy_rate / 1e9:.1f} GB/s (read + written). Medians; contestants take turns in one run."
-    )
+def percent(share: float) -> str:
+    return f"{100 * share:.2g}%" if share < 0.1 else f"{100 * share:.0f}%"
 
 
-def slope(results: Sequence[Result], contestant: str = "ours") -> float:
-    """Least-squares exponent of time against the swept size, on log axes: 1 is linear, 2 is quadratic."""
-    points = [
-        (math.log(r.params[r.sweep]), math.log(r.timings[contestant].median))
-        for r in results
-        if contestant in r.timings and r.params[r.sweep] > 0
+def shares(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of ``core_share``."""
+    lines = [
+        "| step | images/s before | after | its core before | share | after | share |",
+        "|---|---|---|---|---|---|---|",
     ]
-    if len(points) < 2:
-        raise ValueError(f"a fit needs two sizes, got {len(points)}")
-    mean_x = sum(x for x, _ in points) / len(points)
-    mean_y = sum(y for _, y in points) / len(points)
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
-
-
-def sweeps(results: Sequence[Result]) -> dict[tuple[str, str, int], list[Result]]:
-    """Scaling series: (the name without the size, swept parameter, threads) -> results by size."""
-    series: dict[tuple[str, str, int], list[Result]] = {}
-    for result in results:
-        if result.sweep:
-            rest = re.sub(rf"\b{result.sweep}=\d+|\(sweep\)|,", "", result.name)
-            what = " ".join([result.family, *rest.split()])
-            series.setdefault((what, result.sweep, result.threads), []).append(result)
-    return {
-        key: sorted(rows, key=lambda r: r.params[r.sweep]) for key, rows in series.items() if len(rows) > 1
-    }
-
-
-def fits(results: Sequence[Result]) -> str:
-    """The fitted exponents, one line a series."""
-    lines = []
-    for (what, parameter, threads), rows in sweeps(results).items():
-        names = dict.fromkeys(name for row in rows for name in row.timings)
-        parts = []
-        for name in names:
-            measured = [r for r in rows if name in r.timings]
-            if len(measured) > 1:
-                parts.append(f"{name} {parameter}^{slope(measured, name):.2f}")
-        low, high = rows[0].params[parameter], rows[-1].params[parameter]
-        lines.append(f"- {what}: {parameter} = {low}..{high}, {threads} thread(s): " + ", ".join(parts))
-    return "\n".join(lines)
-
-
-def plot(results: Sequence[Result], copy_rate: float, folder: Path) -> list[Path]:
-    """One chart a series, log axes, with the time that its bytes alone would take."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise RuntimeError("--plot needs matplotlib: pip install matplotlib") from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for (what, parameter, threads), rows in sweeps(results).items():
-        figure, axes = plt.subplots(figsize=(6, 4), dpi=130)
-        for name in dict.fromkeys(name for r in rows for name in r.timings):
-            points = [(r.params[parameter], r.timings[name].median * 1e3) for r in rows if name in r.timings]
-            width = 2.4 if name == "ours" else 1.4
-            axes.plot(*zip(*points, strict=True), marker="o", ms=4, lw=width, label=name)
-        light = [(r.params[parameter], r.min_bytes / copy_rate * 1e3) for r in rows if r.min_bytes]
-        if light:
-            axes.plot(*zip(*light, strict=True), "k:", lw=1.2, label="its bytes at a copy's rate")
-        axes.set(xscale="log", yscale="log", xlabel=parameter, ylabel="ms")
-        axes.set_title(
-            f"{what}: time against {parameter} ({rows[0].device}, {threads} thread(s))", fontsize=10
-        )
-        axes.grid(True, which="both", alpha=0.25)
-        axes.legend(fontsize=8)
-        figure.tight_layout()
-        path = folder / f"{what.replace(' ', '_')}_{parameter}_{rows[0].device}_{threads}t.png"
-        figure.savefig(path)
-        plt.close(figure)
-        written.append(path)
-    return written
+    for row in rows:
+        before, after = share_of(row)
+        if before is None:
+            continue
+        speeds = [f"{part['images_per_second']:.3g}" for part in (before, after)]
+        cores = [
+            cell
+            for part in (before, after)
+            for cell in (seconds(part["core_seconds"]), percent(part["core_share"]))
+        ]
+        lines.append("| " + " | ".join([row["step"], *speeds, *cores]) + " |")
+    return "\n".join(lines) + "\n"

@@ -367,4 +367,5 @@ def _bench(options: argparse.Namespace) -> None:
             "run it in a clone of the repository"
         )
     sys.path.insert(0, str(root))
-    importlib.import_module("benchmarks.__main__").main(options.rest)
+    if status := importlib.import_module("benchmarks.__main__").main(options.rest):
+        raise SystemExit(status)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as face
-from benchmarks import gpu_check, harness, publish, report
+from benchmarks import baselines, gpu_check, harness, publish, report, scaling
 from benchmarks.harness import Case, Contest, Result, Timing
 
 CPU = torch.device("cpu")
@@ -37,13 +37,30 @@ def test_a_case_is_checked_before_it_is_timed():
 def test_contestants_are_timed_and_threads_restored():
     before = torch.get_num_threads()
     x = torch.rand(1000)
-    contest = Contest(lambda: x.sum(), {"sort": lambda: x.sort(), "left out": lambda: 1 / 0}, min_bytes=4000)
-    measured = harness.measure(Case("toy", "sum", {"N": 1000}, lambda device: contest), CPU, against=["sort"])
-    assert set(measured.timings) == {"ours", "sort"}
+    contest = Contest(lambda: x.sum(), {"sort": lambda: x.sort(), "seed": lambda: 1 / 0}, min_bytes=4000)
+    case = Case("toy", "sum", {"N": 1000}, lambda device: contest, against=("sort", "seed"))
+    for measured, threads in zip(
+        harness.measure(case, CPU, threads=[1, 2], against=["sort"]), (1, 2), strict=True
+    ):
+        assert measured.threads == threads and set(measured.timings) == {"ours", "sort"}
+        for timing in measured.timings.values():
+            assert 0 < timing.p20 <= timing.median <= timing.p80
+        assert json.loads(json.dumps(measured.to_json()))["speedups"].keys() == {"sort"}
     assert torch.get_num_threads() == before
-    for timing in measured.timings.values():
-        assert 0 < timing.p20 <= timing.median <= timing.p80
-    assert json.loads(json.dumps(measured.to_json()))["speedups"].keys() == {"sort"}
+
+
+def test_a_baseline_that_the_case_does_not_name_is_refused():
+    case = Case("toy", "sum", {}, lambda device: Contest(lambda: 1, {"seed": lambda: 1}), against=("sort",))
+    with pytest.raises(ValueError, match=r"against of toy 'sum' must name \['seed'\]"):
+        harness.measure(case, CPU)
+
+
+def test_sweeps_and_whole_steps_take_one_thread_count():
+    def counts(**options) -> list[int]:
+        return list(Case("toy", "x", {}, lambda device: None, **options).counts([1, 2, 4]))
+
+    assert counts() == [1, 2, 4] and counts(sweep="N") == [1]
+    assert counts(threads="first") == [1] and counts(threads="last") == [4]
 
 
 def test_contention_is_noticed():
@@ -55,17 +72,39 @@ def test_contention_is_noticed():
 
 def test_the_fit_finds_the_exponent():
     rows = [result(n, 1e-6 * n, 1e-9 * n**2) for n in (10, 100, 1000)]
-    assert report.slope(rows) == pytest.approx(1.0)
-    assert report.slope(rows, "other") == pytest.approx(2.0)
-    assert "ours N^1.00, other N^2.00" in report.fits(rows)
+    assert scaling.slope(rows) == pytest.approx(1.0)
+    assert scaling.slope(rows, "other") == pytest.approx(2.0)
     with pytest.raises(ValueError, match="a fit needs two sizes, got 1"):
-        report.slope(rows[:1])
+        scaling.slope(rows[:1])
+
+
+def test_the_tail_of_a_fit_leaves_fixed_costs_behind():
+    rows = [result(n, 1e-3 + 1e-6 * n, 1.0) for n in (1, 10, 100, 10**4, 10**5, 10**6)]
+    assert scaling.slope(rows) < 0.6
+    assert scaling.slope(rows, tail=True) == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_sweep_is_one_table_with_range_exponents_and_speed_of_light():
+    rows = [result(n, 1e-6 * n, 1e-9 * n**2, name=f"dense, N={n}") for n in (10, 100, 1000, 10_000)]
+    del rows[-1].timings["other"]  # it left the sweep: a call would have taken too long
+    text = scaling.tables(rows, copy_rate=1e6)
+    assert "N = 10 .. 10000 (x 1000); dense, 1 thread" in text
+    assert "| ours | 10 us | 100 us | 1 ms | 10 ms | 1.00 | 1.00 |" in text
+    assert "| other | 0.1 us | 10 us | 1 ms |  | 2.00 | 2.00 |" in text
+    assert f"| {scaling.LIGHT} | 10 us | 100 us | 1 ms | 10 ms |" in text
 
 
 def test_the_table_names_ratio_spread_and_share():
-    text = report.markdown([result(1000, 1e-6, 5e-6)], copy_rate=2e9)
+    text = report.markdown([result(1000, 1e-6, 5e-6, sweep="")], copy_rate=2e9)
     assert "### toy" in text and "N=1000" in text
     assert "1 us" in text and "5.0x" in text and "50%" in text
+
+
+def test_the_table_of_a_card_says_how_and_how_much_memory():
+    row = result(1000, 1e-6, 5e-6, sweep="", device="cuda")
+    row.timings["ours"] = Timing(1e-6, 1e-6, 1e-6, 4, "graph, 4 inputs", memory=2_500_000)
+    text = report.markdown([row], copy_rate=2e9)
+    assert "graph, 4 inputs" in text and "2.5 MB" in text
 
 
 @pytest.mark.parametrize("value, text", [(2.0, "2.00 s"), (0.0123, "12.3 ms"), (4.56e-5, "45.6 us")])
@@ -73,37 +112,189 @@ def test_seconds(value, text):
     assert report.seconds(value) == text
 
 
+def test_the_share_of_the_core_comes_from_a_step_and_its_core():
+    facts = dict(family="end_to_end", sweep="", params={"B": 4})
+    step, core = result(1, 2.0, 2.5, name="step", **facts), result(1, 0.1, 1.0, name="step, core", **facts)
+    (row,) = report.core_share([step, core, result(1, 1.0, 1.0, name="alone", **facts)])
+    assert row["ours"] == {"images_per_second": 2.0, "core_seconds": 0.1, "core_share": 0.05}
+    assert row["other"]["core_share"] == 0.4
+    assert "| step | 1.6 | 2 | 1.00 s | 40% | 100 ms | 5% |" in report.shares([row])
+
+
 def test_charts_are_written(tmp_path):
     pytest.importorskip("matplotlib")
     rows = [result(n, 1e-6 * n, 1e-9 * n**2) for n in (10, 100, 1000)]
-    (path,) = report.plot(rows, 1e9, tmp_path)
-    assert path.stat().st_size > 5000
+    (path,) = scaling.plot(rows, 1e9, tmp_path)
+    assert path.name == "toy_cpu.png" and path.stat().st_size > 5000
 
 
 def test_the_face_writes_conditions_and_results(tmp_path, capsys):
     pytest.importorskip("torchvision")
     target = tmp_path / "out.json"
-    assert (
-        face.main(["boxes", "--filter", "iou 7", "--device", "cpu", "--threads", "1", "--json", str(target)])
-        == 0
-    )
+    arguments = ["boxes", "--filter", "iou 7", "--device", "cpu", "--threads", "1", "--json", str(target)]
+    assert face.main([*arguments, "--plot"]) == 0
     record = json.loads(target.read_text())
     assert {"cpu", "torch", "commit", "build", "load"} <= set(record["environment"])
     assert record["results"][0]["timings"]["ours"]["median"] > 0
-    assert "torchvision" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "torchvision" in out and f"wrote {target}" in out and "nothing to draw" in out
 
 
-def test_an_unknown_family_is_one_sentence():
-    with pytest.raises(SystemExit, match=r"family must be one of boxes, .*, got 'bananas'"):
-        face.main(["bananas"])
+def test_the_clock_ends_a_run_and_the_rest_is_named(tmp_path, capsys):
+    pytest.importorskip("torchvision")
+    target = tmp_path / "out.json"
+    arguments = ["priors", "--quick", "--device", "cpu", "--threads", "1", "--json", str(target)]
+    face.main([*arguments, "--limit", "1e-9"])
+    record = json.loads(target.read_text())
+    assert record["results"] == [] and "priors: seed" in record["left_out"]
+    assert "left out, the time was up: 4 cases" in capsys.readouterr().out
+
+
+def test_a_case_that_fails_is_told_and_ends_in_1(monkeypatch, capsys, tmp_path):
+    wrong = Case("toy", "wrong", {}, lambda device: Contest(lambda: 1, check=lambda: 1 / 0))
+    right = Case("toy", "right", {}, lambda device: Contest(lambda: 1))
+    monkeypatch.setattr(face, "cases", lambda *_, **__: [wrong, right])
+    target = tmp_path / "out.json"
+    assert face.main(["--device", "cpu", "--threads", "1", "--json", str(target)]) == 1
+    assert "FAILED toy: wrong: ZeroDivisionError: division by zero" in capsys.readouterr().out
+    assert [row["name"] for row in json.loads(target.read_text())["results"]] == ["right"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["bananas"], r"family must be one of boxes, .*, got 'bananas'"),
+        (["mining", "--against", "bananas"], r"--against must name .* \(sort, topk\), got 'bananas'"),
+        (["mining", "--against", "seed"], r"--against must name .* \(sort, topk\), got 'seed'"),
+        (["nms", "--filter", "bananas"], r"--filter must be part of a case's name .*, got 'bananas'"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence(arguments, message):
+    pytest.importorskip("torchvision")
+    with pytest.raises(SystemExit, match=message) as caught:
+        face.main([*arguments, "--device", "cpu"])
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_threads_are_one_sentence(capsys):
+    with pytest.raises(SystemExit):
+        face.main(["mining", "--threads", "0"])
+    assert "argument --threads: invalid list of thread counts value: '0'" in capsys.readouterr().err
+
+
+def test_against_leaves_the_cases_that_have_the_name(capsys):
+    pytest.importorskip("torchvision")
+    assert face.main(["multibox", "--against", "seed,compile", "--device", "cpu", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and all("seed" in line or "compile" in line for line in lines)
 
 
 @pytest.mark.parametrize("family", face.FAMILIES)
-def test_every_family_has_cases(family):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_family_has_cases(family, device):
     pytest.importorskip("torchvision")
-    found = face.cases([family])
+    found = face.cases([family], device=device)
     assert found and all(case.family == family for case in found)
     assert len({case.name for case in found}) == len(found)
+    assert {name for case in found for name in case.against} <= set(baselines.NAMES)
+
+
+SWEPT = {
+    "multibox": {"B", "P", "C", "G"},
+    "matching": {"B", "P", "G"},
+    "mining": {"B", "P", "k"},
+    "detect": {"B", "P", "C", "candidates"},
+    "nms": {"N"},
+    "boxes": {"P"},
+    "priors": {"P"},
+}
+
+
+@pytest.mark.parametrize("family", SWEPT)
+def test_every_size_that_matters_is_swept_over_three_decades(family):
+    pytest.importorskip("torchvision")
+    rows = [
+        result(1, 1.0, 1.0, family=family, name=case.name, params=case.params, sweep=case.sweep)
+        for case in face.cases([family])
+    ]
+    series = scaling.sweeps(rows)
+    assert {key[2] for key in series} == SWEPT[family]
+    for (_, _, size, _), points in series.items():
+        sizes = [point.params[size] for point in points]
+        assert len(sizes) >= 5 and sizes[-1] >= 1000 * sizes[0]
+
+
+def test_the_cases_of_a_card():
+    pytest.importorskip("torchvision")
+    found = {case.name: case for case in face.cases(device="cuda")}
+    for b in (1, 8, 32, 128):
+        for step in ("training step", "training step, core", "detection", "detection, core"):
+            assert f"ssd300_vgg16 B={b} {step}" in found
+        for dtype in ("", ", fp16"):
+            assert f"loss B={b} C=81{dtype}" in found
+            assert f"trained B={b} C=81{dtype}" in found and f"fresh B={b} C=81{dtype}" in found
+    for words in ("training step, AMP", "detection, AMP channels_last"):
+        assert f"ssd300_vgg16 B=32 {words}" in found
+    assert "our ssd300_vgg16 B=32 training step, CUDA graph" in found
+    for g in (0, 50, 100):
+        assert f"loss B=32 C=81, {g} GT an image" in found and f"B=32, {g} GT an image" in found
+    assert all(name in found for _, name, *_ in publish.GOALS)
+    order = [case.late for case in face.cases(gpu_check.FAMILIES, device="cuda")]
+    assert order == sorted(order) and set(gpu_check.FAMILIES) == set(face.FAMILIES)
+
+
+@pytest.fixture
+def rehearsed(tmp_path):
+    """The goals' mining cases as a card would run them, on the CPU."""
+    pytest.importorskip("torchvision")
+    target = tmp_path / "stub.json"
+    assert face.main(["mining", "--stub-gpu", "--filter", "P=8732, trained", "--json", str(target)]) == 0
+    return target
+
+
+def test_a_rehearsal_takes_one_image_and_says_stub(rehearsed, capsys):
+    record = json.loads(rehearsed.read_text())
+    assert record["stub"] and record["device"] == "cuda" and len(record["results"]) == 4
+    assert all("STUB" in row["timings"]["ours"]["how"] for row in record["results"])
+    assert publish.main(["--rehearse", str(rehearsed)]) == 0
+    page = capsys.readouterr().out
+    assert "## CUDA" in page and "STUB, a rehearsal on the CPU and no result" in page
+    assert "| mining: B=32 P=8732, trained keys | 6 us |" in page and "Not measured yet: no card" not in page
+
+
+def test_a_rehearsal_is_never_published(rehearsed, monkeypatch):
+    monkeypatch.setattr(publish, "FOLDER", rehearsed.parent)
+    rehearsed.rename(rehearsed.with_name("cuda.json"))
+    with pytest.raises(ValueError, match=r"cuda.json must hold results, and it is a rehearsal"):
+        publish.results_page()
+
+
+def test_a_measured_card_reaches_the_readme(rehearsed, monkeypatch):
+    record = json.loads(rehearsed.read_text())
+    del record["stub"]
+    readme, cpu = (publish.ROOT / "README.md").read_text(), (publish.FOLDER / "cpu.json").read_text()
+    monkeypatch.setattr(publish, "FOLDER", rehearsed.parent)
+    (rehearsed.parent / "cuda.json").write_text(json.dumps(record))
+    (rehearsed.parent / "cpu.json").write_text(cpu)
+    assert "| mining: B=32 P=8732, trained keys | 6 us |" in publish.readme(readme)
+    assert "### Goals" in publish.results_page()
+
+
+def test_sweeps_and_shares_of_a_fresh_file_are_published(tmp_path, monkeypatch):
+    readme, record = (publish.ROOT / "README.md").read_text(), publish.load(publish.FOLDER / "cpu.json")[0]
+    facts = dict(family="end_to_end", sweep="", params={"B": 2})
+    rows = [result(1, 2.0, 2.5, name="step", **facts), result(1, 0.1, 1.0, name="step, core", **facts)]
+    for n in (1, 30, 1000):
+        more = dict(family="multibox", name=f"P=1000, B={n}", params={"B": n}, sweep="B")
+        rows.append(result(n, 1e-6 * n, 1e-9 * n**2, **more))
+    record |= {"results": [row.to_json() for row in rows], "core_share": report.core_share(rows)}
+    (tmp_path / "cpu.json").write_text(json.dumps(record))
+    monkeypatch.setattr(publish, "FOLDER", tmp_path)
+    page, front = publish.results_page(), publish.readme(readme)
+    assert "![multibox on log axes, with the time that its bytes take](results/multibox_cpu.png)" in page
+    assert "B = 1 .. 1000 (x 1000); P=1000, 1 thread" in page and "### The core's share of a step" in page
+    assert "| matching + loss, forward + backward | B^1.00 |" in front and "B 1 to 1,000" in front
+    assert "| step | 0.8 | 1 | 40% | 5% |" in front
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
@@ -119,6 +310,16 @@ def test_the_rehearsal_names_itself(tmp_path, monkeypatch, capsys):
     record = json.loads((tmp_path / "benchmarks/results/gpu_check_stub.json").read_text())
     assert record["stub"] is True
     assert all(line.startswith(("STUB", "wrote", "")) for line in capsys.readouterr().out.splitlines())
+
+
+def test_the_stages_of_a_card_share_ten_minutes():
+    names = list(gpu_check.STAGES)
+    assert sum(gpu_check.LIMITS[name] for name in names) <= gpu_check.BUDGET <= 600
+    left = gpu_check.BUDGET
+    for name in names:  # every stage takes all it may, and the clock holds
+        left -= gpu_check.limits(names, name, left)
+    assert left >= 0
+    assert gpu_check.limits(names, "bench", 500) == 500 - 20 - 120  # what build and tests left over
 
 
 def test_readme_and_results_agree():
