@@ -99,8 +99,8 @@ def ours(loc, scores, priors, config, device):
 
 
 def in_order_of(rows: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    """``rows`` (``[N, 6]`` label, score, box) in the order that ``expected`` gives equal scores: OpenCV's last sort
-    is not stable. Each row is paired with one of its score, and with one only."""
+    """``rows`` (``[N, 6]`` label, score, box) in the order that ``expected`` gives equal scores: OpenCV's last
+    sort is not stable. Each row is paired with one of its score, and with one only."""
     found = rows.clone()
     start = 0
     for size in torch.unique_consecutive(expected[:, 1], return_counts=True)[1].tolist():
@@ -115,7 +115,7 @@ def in_order_of(rows: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
 def assert_same_detections(found, rows: torch.Tensor, *, score_tolerance: float = 0.0):
     """Ours against the rows of the network: every label, score and box of every image, and no row more.
 
-    Their exp is libm's and ours is our own, which may move the last bits of a coordinate (coordinates reach 5 here).
+    Their exp is libm's and ours is our own, which may move the last bits of a coordinate (they reach 5 here).
     """
     rows = rows[rows[:, 2] > 0]
     for image, count in enumerate(found.counts.tolist()):
