@@ -99,8 +99,8 @@ def ours(loc, scores, priors, config, device):
 
 
 def in_order_of(rows: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    """``rows`` (``[N, 6]`` label, score, box) in the order that ``expected`` gives equal scores: OpenCV's last
-    sort is not stable. Each row is paired with one of its score, and with one only."""
+    """``rows`` (``[N, 6]`` label, score, box) in the order that ``expected`` gives equal scores: OpenCV's
+    last sort is not stable. Each row is paired with one of its score, and with one only."""
     found = rows.clone()
     start = 0
     for size in torch.unique_consecutive(expected[:, 1], return_counts=True)[1].tolist():
