@@ -9,6 +9,7 @@ import torch
 from ssd_cuda import PriorSpec, nn, reference
 from ssd_cuda.ops import priors as family
 
+from . import scenes
 from .baselines import seed
 from .harness import Case, Contest
 
@@ -23,11 +24,9 @@ def _torchvision(device: torch.device, *, cells: int = 0) -> Contest:
     from torchvision.models.detection.image_list import ImageList
 
     spec = PriorSpec.preset("torchvision")
-    sides = [side for side, _ in spec.feature_maps]
-    ratios, steps = [[2], [2, 3], [2, 3], [2, 3], [2], [2]], [8, 16, 32, 64, 100, 300]
-    scales = [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05]
+    sides, options = scenes.SSD300_MAPS, scenes.SSD300
     if cells:
-        sides, ratios, steps, scales = [cells], [[2]], None, scales[:2]
+        sides, options = (cells,), {"aspect_ratios": [[2]], "scales": options["scales"][:2]}
         spec = spec.replace(
             feature_maps=(cells,),
             steps=None,
@@ -35,7 +34,7 @@ def _torchvision(device: torch.device, *, cells: int = 0) -> Contest:
             sizes=spec.sizes[:1],
             larger_sizes=spec.larger_sizes[:1],
         )
-    generator = DefaultBoxGenerator(ratios, scales=scales, steps=steps)
+    generator = DefaultBoxGenerator(**options)
     images = ImageList(torch.zeros(1, 3, 300, 300, device=device), [(300, 300)])
     maps = [torch.zeros(1, 1, f, f, device=device) for f in sides]
 

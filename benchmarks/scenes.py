@@ -12,6 +12,13 @@ from torch import Tensor
 from ssd_cuda import ops
 
 SSD300_PRIORS = 8732
+SSD300_MAPS = (38, 19, 10, 5, 3, 1)
+# torchvision's DefaultBoxGenerator for them.
+SSD300: dict[str, Any] = {
+    "aspect_ratios": [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
+    "scales": [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
+    "steps": [8, 16, 32, 64, 100, 300],
+}
 # Logits, as options of head(). Of a trained head background leads nearly everywhere and few rows are sure.
 TRAINED: dict[str, Any] = {"background": 9.0, "sure": 0.01}
 UNTRAINED: dict[str, Any] = {"spread": 0.05}
@@ -36,11 +43,8 @@ def priors(device: torch.device, count: int = SSD300_PRIORS, pixels: bool = True
     from torchvision.models.detection.image_list import ImageList
 
     if count == SSD300_PRIORS:
-        ratios = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
-        scales, steps = [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05], [8, 16, 32, 64, 100, 300]
-        generator = DefaultBoxGenerator(ratios, scales=scales, steps=steps)
-        maps = [torch.zeros(1, 1, f, f) for f in (38, 19, 10, 5, 3, 1)]
-        corners = generator(ImageList(torch.zeros(1, 3, 300, 300), [(300, 300)]), maps)[0]
+        maps = [torch.zeros(1, 1, f, f) for f in SSD300_MAPS]
+        corners = DefaultBoxGenerator(**SSD300)(ImageList(torch.zeros(1, 3, 300, 300), [(300, 300)]), maps)[0]
     else:
         corners = _grid(count)
     if not pixels:
