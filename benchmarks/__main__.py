@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from . import baselines, harness, report, scaling
+from . import baselines, harness, machine, report, scaling
 
 FAMILIES = tuple(sorted(p.stem.removeprefix("bench_") for p in Path(__file__).parent.glob("bench_*.py")))
 CHARTS = Path("runs/bench")  # where --plot draws without --json; git ignores runs
@@ -110,7 +110,7 @@ def _select(options: argparse.Namespace) -> tuple[list[harness.Case], Any]:
 def _environment(options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device("cpu" if options.stub_gpu else options.device)
     record = {
-        "environment": harness.environment(),
+        "environment": machine.environment(),
         "device": options.device,
         "copy_rate": harness.copy_bandwidth(device),
     }

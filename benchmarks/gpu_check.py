@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from . import harness
+from . import machine
 
 ROOT = Path(__file__).parents[1]
 BUDGET = 590.0  # seconds for all stages together
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(table(stages[-1:], options.stub_gpu), flush=True)
     record = {
         "stub": options.stub_gpu,
-        "environment": harness.environment(),
+        "environment": machine.environment(),
         "stages": [asdict(stage) for stage in stages],
     }
     path = ROOT / "benchmarks/results" / ("gpu_check_stub.json" if options.stub_gpu else "gpu_check.json")

@@ -1,4 +1,4 @@
-"""What every benchmark shares: cases, timing on CPU and CUDA, the environment header.
+"""What every benchmark shares: cases, timing on CPU and CUDA.
 
 A case is checked before it is timed. On the CPU the contestants take turns, so that a neighbour's load hits
 all of them alike, and the ratio of medians in one run is what counts; p20 and p80 stand beside it. On a card
@@ -10,19 +10,15 @@ there once more in eager mode and once more with a warm L2.
 from __future__ import annotations
 
 import functools
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-import ssd_cuda
+from .machine import BUSY, Neighbours
 
 Run = Callable[[], Any]
 L2_BYTES = 64 << 20  # more than the L2 of any card we know: H100 50 MB, H200 60 MB
@@ -239,6 +235,7 @@ class Result:
     threads: int
     timings: dict[str, Timing]
     min_bytes: int
+    others: float = 0.0  # share of the cores that other processes took meanwhile
 
     @property
     def speedups(self) -> dict[str, float]:
@@ -247,9 +244,12 @@ class Result:
 
     @property
     def contended(self) -> bool:
-        """Whether the spread of ours says that something else wanted the cores."""
+        """Whether something else wanted the cores: it was seen there, or the spread of ours says so.
+
+        Two threads beside a busy neighbour are slow in every round alike, so the spread is not enough.
+        """
         ours = self.timings["ours"]
-        return ours.p80 > 1.5 * ours.p20
+        return self.others > BUSY or ours.p80 > 1.5 * ours.p20
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "speedups": self.speedups, "contended": self.contended}
@@ -297,6 +297,7 @@ def measure(
     names = [name for name in contest.baselines if against is None or name in against]
     runs = {"ours": contest.ours, **{name: contest.baselines[name] for name in names}}
     timed: dict[int, dict[str, Timing]] = {}
+    others: dict[int, float] = {}
     if stub:
         timed[1] = time_stub(runs)
     elif device.type == "cuda":
@@ -306,44 +307,13 @@ def measure(
         try:
             for count in case.counts(threads):
                 torch.set_num_threads(count)
+                neighbours = Neighbours()
                 timed[count] = time_cpu(runs, seconds=seconds)
+                others[count] = round(neighbours.share(), 3)
         finally:
             torch.set_num_threads(previous)
     facts = (case.family, case.name, dict(case.params), case.sweep, device.type)
-    return [Result(*facts, count, timings, contest.min_bytes) for count, timings in timed.items()]
-
-
-def _shell(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def environment() -> dict[str, Any]:
-    """The conditions of a run: machine, card, versions, commit, build, and how busy the machine was."""
-    build = ssd_cuda.build_info()
-    header = {
-        "date": time.strftime("%Y-%m-%d"),
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": _shell("git", "rev-parse", "--short", "HEAD"),
-        "build": {key: build[key] for key in ("torch_built_with", "cuda", "cuda_archs", "simd", "compiler")},
-    }
-    if torch.cuda.is_available():
-        query = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm"
-        header["gpu"] = _shell("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
-    return header
+    return [
+        Result(*facts, count, timings, contest.min_bytes, others.get(count, 0.0))
+        for count, timings in timed.items()
+    ]

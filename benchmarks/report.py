@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .harness import Result
+from .machine import BUSY
 
 
 def seconds(value: float) -> str:
@@ -62,17 +63,28 @@ def markdown(results: Sequence[Result], copy_rate: float) -> str:
     return "\n".join(part for part in parts if part)
 
 
+def busy(record: dict[str, Any]) -> str:
+    """How many of the measurements others disturbed, where these are more than a few; else nothing."""
+    rows = record.get("results", [])
+    disturbed = sum(row.get("others", 0.0) > BUSY for row in rows)
+    if disturbed <= 0.02 * len(rows):
+        return ""
+    return f"other processes took over {BUSY:.0%} of the cores in {disturbed} of {len(rows)} measurements"
+
+
 def conditions(record: dict[str, Any]) -> str:
     """One paragraph that says where and how the figures came about."""
     environment = record["environment"]
     build = environment["build"]
     machine = environment.get("gpu") or f"{environment['cpu']}, {environment['cores']} cores"
     stub = "STUB, a rehearsal on the CPU and no result: " if record.get("stub") else ""
+    neighbours = busy(record)
     return (
         f"{stub}{environment['date']}, {machine}, torch {environment['torch']}, commit "
         f"{environment['commit']}, SIMD {build['simd']}, CUDA {build['cuda'] or 'none'}; load "
         f"{environment['load']} at the start; a copy moves {record['copy_rate'] / 1e9:.1f} GB/s (read + "
         "written). Medians; contestants take turns in one run."
+        + (f" **Not a quiet machine: {neighbours}.**" if neighbours else "")
     )
 
 

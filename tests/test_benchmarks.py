@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import __main__ as face
-from benchmarks import baselines, gpu_check, harness, publish, report, scaling
+from benchmarks import baselines, gpu_check, harness, machine, publish, report, scaling
 from benchmarks.harness import Case, Contest, Result, Timing
 
 CPU = torch.device("cpu")
@@ -68,6 +73,37 @@ def test_contention_is_noticed():
     assert not calm.contended
     calm.timings["ours"] = Timing(1.0, 0.9, 1.6, 1)
     assert calm.contended
+    assert result(1, 1.0, 2.0, others=0.3).contended
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells")
+def test_a_neighbour_is_seen():
+    code = "import time; end = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
+    neighbour = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        watch = machine.Neighbours()
+        time.sleep(1.5)
+        assert watch.share() > 0.3 / os.cpu_count()
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+
+
+def test_own_work_is_no_neighbour(monkeypatch):
+    moments = iter([(0.0, 100.0, 5.0), (10.0, 112.0, 14.0)])
+    monkeypatch.setattr(machine.Neighbours, "_now", lambda self: next(moments))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert machine.Neighbours().share() == pytest.approx((12 - 9) / 20)
+
+
+def test_a_busy_machine_is_named_in_the_conditions():
+    record = publish.load(publish.FOLDER / "cpu.json")[0]
+    record["results"] = [{"others": 0.5}] * 3 + [{"others": 0.0}] * 7
+    assert "Not a quiet machine: other processes took over 10% of the cores in 3 of 10" in report.conditions(
+        record
+    )
+    record["results"] = [{"others": 0.5}] + [{"others": 0.0}] * 99
+    assert "Not a quiet" not in report.conditions(record)
 
 
 def test_the_fit_finds_the_exponent():
