@@ -184,6 +184,42 @@ def test_an_ignored_row_is_not_ranked_where_the_rule_says_so(device):
     assert losses.classification.item() == pytest.approx(3 * math.log(2))
 
 
+READY_RULES = {
+    "background last": dict(background="last"),
+    "label_offset": dict(label_offset=1),
+    "background last, label_offset": dict(background="last", label_offset=1),
+    "single_class": dict(single_class=True),
+    "ignore_label": dict(background="last", ignore_label=-7),
+    "nvidia": dict(layout="bcp", normalizer="per_image"),
+}
+
+
+@pytest.mark.parametrize("name", READY_RULES)
+def test_ready_targets_are_those_of_the_matching(device, name):
+    """The targets that the codes stand for, handed over as given: before the offset, background too."""
+    config = MultiBoxConfig(**READY_RULES[name])
+    loc, conf, gt, priors = batch_of(config, (3, 0, 5), device=device)
+    codes = ops.match(gt, priors, config=config.match)
+    classes = conf.shape[1 if config.layout == "bcp" else 2]
+    background = (classes - 1 if config.background == "last" else 0) - config.label_offset
+    rows = (gt.offsets[:-1, None] + codes.clamp(min=0)).clamp(max=len(gt.labels) - 1)
+    target = torch.where(codes >= 0, gt.labels[rows], background)
+    loc_target = ops.encode(gt.boxes[rows], priors, config.variances)
+    if config.layout == "bcp":
+        loc_target = loc_target.transpose(1, 2)
+    if config.ignore_label is not None:
+        ignored = gt.labels[0].item()
+        config = dataclasses.replace(config, ignore_label=ignored)
+        assert (target == ignored).any()
+    loc.requires_grad_(), conf.requires_grad_()
+    ready = ops.multibox_loss_on_targets(loc, conf, loc_target, target, config)
+    ragged = ops.multibox_loss(loc, conf, gt, priors, config, codes=codes)
+    torch.testing.assert_close(ready, ragged, rtol=1e-5, atol=1e-6)
+    assert ready.num_positives > 0
+    for mine, theirs in zip(gradients(ready, loc, conf), gradients(ragged, loc, conf), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("layout", ["bpc", "bcp"])
 def test_gradcheck(device, layout):
     for change in (dict(), dict(normalizer="per_image", loc_weight=2.0), dict(normalizer="global", beta=0.5)):

@@ -33,7 +33,7 @@ SSD_SIMD_BODY inline V exp_negative_pack(V x) {
   } else {
     using U = Pack<uint32_t, sizeof(V) / sizeof(float)>;
     V shifted;
-    const V p = exp_reduced<V, PackOps>(max_of(V{} + kExpLowest, x), shifted);
+    const V p = exp_reduced<V, PackOps>(max_of_constant(V{} + kExpLowest, x), shifted);
     U bits;
     std::memcpy(&bits, &shifted, sizeof bits);
     bits = (bits << 23) + kFloatOne;

@@ -18,7 +18,7 @@
 #include <cstring>
 #include <type_traits>
 #if defined(__x86_64__)
-#include <immintrin.h>  // declares the builtins of fma_pack
+#include <immintrin.h>  // declares the builtins of fma_pack and load_floats
 #endif
 
 #define SSD_SIMD_BODY __attribute__((always_inline))
@@ -36,7 +36,8 @@ inline SimdLevel detect_simd() {
   SimdLevel best = SimdLevel::kBaseline;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
     best = SimdLevel::kAvx2;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
@@ -57,12 +58,13 @@ __attribute__((flatten, noinline)) void simd_baseline(const Fn& fn) {
 }
 #if defined(__x86_64__)
 template <typename Fn>
-__attribute__((flatten, noinline, target("avx2,fma"))) void simd_avx2(const Fn& fn) {
+__attribute__((flatten, noinline, target("avx2,fma,f16c"))) void simd_avx2(const Fn& fn) {
   fn(std::integral_constant<int, 32>{});
 }
 template <typename Fn>
-__attribute__((flatten, noinline,
-               target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512"))) void
+__attribute__((
+    flatten, noinline,
+    target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"))) void
 simd_avx512(const Fn& fn) {
   fn(std::integral_constant<int, 64>{});
 }
@@ -120,6 +122,15 @@ SSD_SIMD_BODY inline V fma_pack(V a, V b, V c) {
     y[i] = __builtin_fmaf(a[i], b[i], c[i]);
   }
   return y;
+}
+
+// max_of of floats where a is a constant: there g++ 12 takes a comparison and a blend instead of one maximum.
+template <typename V>
+SSD_SIMD_BODY inline V max_of_constant(V a, V b) {
+#if defined(__x86_64__)
+  if constexpr (sizeof(V) == 32) return __builtin_ia32_maxps256(a, b);
+#endif
+  return a > b ? a : b;
 }
 
 }  // namespace ssd_cuda

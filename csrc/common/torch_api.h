@@ -2,7 +2,6 @@
 // every torch from TORCH_TARGET_VERSION on. Bindings include this file and no other torch header.
 #pragma once
 
-#include <sys/mman.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -23,6 +22,7 @@
 #include <vector>
 
 #include "stream_zeros.h"
+#include "zero_pages.h"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -109,38 +109,31 @@ inline void parallel_grains(int64_t count, int64_t grain, const Fn& fn) {
   });
 }
 
-// A contiguous zero tensor. Above kMinPageBytes its memory is mapped, not cleared: a page is zeroed by the system when
-// it is first touched. Clearing a [32, 8732, 91] float gradient takes 37 ms on one core, nearly all of it page
-// faults, and all but 1% of its rows stay zero. Smaller memory is reused by malloc, its pages there already
-// (glibc maps nothing below 32 MB once such sizes were freed): clearing it is the cheaper way.
+// A contiguous zero tensor. Large memory comes as zero pages from the system (zero_pages.h); smaller memory is reused by
+// malloc and cleared.
 inline Tensor zeros_for_rows(const Tensor& like, const std::vector<int64_t>& size, ScalarType dtype,
                              std::size_t element_bytes) {
-  constexpr std::size_t kMinPageBytes = std::size_t{32} << 20;
   constexpr std::size_t kMinStreamBytes = std::size_t{1} << 20;  // less stays in the cache
   constexpr int64_t kGrain = int64_t{1} << 18;
   std::size_t bytes = element_bytes;
-  for (const int64_t n : size) bytes *= static_cast<std::size_t>(n);
-  void* pages = MAP_FAILED;
-  if (bytes >= kMinPageBytes) {
-    pages = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  }
-  if (pages == MAP_FAILED) {
-    if (bytes < kMinStreamBytes) return torch::stable::new_zeros(like, size, dtype);
-    const Tensor zeros = torch::stable::new_empty(like, size, dtype);
-    char* memory = out<char>(zeros);
-    parallel_grains(static_cast<int64_t>(bytes), kGrain, [&](int64_t begin, int64_t end) {
-      stream_zeros(memory + begin, static_cast<std::size_t>(end - begin));
-    });
-    return zeros;
-  }
   std::vector<int64_t> strides(size.size());
   int64_t stride = 1;
   for (std::size_t d = size.size(); d-- > 0;) {
     strides[d] = stride;
     stride *= size[d];
+    bytes *= static_cast<std::size_t>(size[d]);
   }
-  return torch::stable::from_blob(pages, size, strides, like.device(), dtype,
-                                  [bytes](void* p) { munmap(p, bytes); });
+  if (const ZeroPages pages = ZeroPages::map(bytes); pages.memory != nullptr) {
+    return torch::stable::from_blob(pages.memory, size, strides, like.device(), dtype,
+                                    [pages](void*) { pages.unmap(); });
+  }
+  if (bytes < kMinStreamBytes) return torch::stable::new_zeros(like, size, dtype);
+  const Tensor zeros = torch::stable::new_empty(like, size, dtype);
+  char* memory = out<char>(zeros);
+  parallel_grains(static_cast<int64_t>(bytes), kGrain, [&](int64_t begin, int64_t end) {
+    stream_zeros(memory + begin, static_cast<std::size_t>(end - begin));
+  });
+  return zeros;
 }
 
 #if defined(__CUDACC__)

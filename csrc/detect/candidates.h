@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../common/exp_simd.h"
+#include "../common/lanes.h"
 #include "detect_options.h"
 
 namespace ssd_cuda {
@@ -124,36 +125,6 @@ SSD_SIMD_BODY inline T fold(V v, const Op& op) {
     return fold<T>(op(half[0], half[1]), op);
   }
 }
-
-// A mask (lanes 0 or -1) as bytes 0x00 or 0xff, lane by lane.
-template <typename M>
-struct LaneBytes {
-  static constexpr int kLanes = sizeof(M) / sizeof(std::declval<M>()[0]);
-  uint64_t words[(kLanes + 7) / 8] = {};
-
-  SSD_SIMD_BODY explicit LaneBytes(M mask) {
-    const auto bytes = __builtin_convertvector(mask, Pack<int8_t, kLanes>);
-    std::memcpy(words, &bytes, sizeof bytes);
-  }
-  SSD_SIMD_BODY bool any() const {
-    uint64_t all = 0;
-    for (uint64_t word : words) all |= word;
-    return all != 0;
-  }
-  // fn(lane) for every lane that is set, in order.
-  template <typename Fn>
-  SSD_SIMD_BODY void for_each(const Fn& fn) const {
-    int first = 0;
-    for (uint64_t word : words) {
-      for (; word != 0;) {
-        const int byte = __builtin_ctzll(word) / 8;
-        fn(first + byte);
-        word &= ~(uint64_t{0xff} << (8 * byte));
-      }
-      first += 8;
-    }
-  }
-};
 
 // Scores rows of logits and offers what may matter to a sink.
 //

@@ -5,13 +5,6 @@
 namespace ssd_cuda {
 namespace {
 
-// Keys of storage type S in the arithmetic type, as ordered integers.
-template <typename S>
-void order_row(const S* keys, int64_t width, std::vector<Ordered<acc_t<S>>>* ordered) {
-  ordered->resize(width);
-  for (int64_t i = 0; i < width; ++i) (*ordered)[i] = ordered_key(static_cast<acc_t<S>>(keys[i]));
-}
-
 // keys: [B, P], k: int64 [B] -> threshold [B], tie index int64 [B], count int64 [B], sum [B], mask bool [B, P].
 // The sum adds in index order in double.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> top_k_threshold(const Tensor& keys_in,
@@ -30,19 +23,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> top_k_threshold(const Tensor&
     using T = acc_t<S>;
     torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
       RowSelector<Ordered<T>> selector;
-      std::vector<Ordered<T>> ordered;
+      std::vector<Ordered<T>> ordered(width);
       for (int64_t b = begin; b < end; ++b) {
         const S* row = in<S>(keys) + b * width;
-        order_row(row, width, &ordered);
+        bool* marks = out<bool>(mask) + b * width;
+        order_keys(row, width, ordered.data());
         const auto cut = selector.select(ordered.data(), width, in<int64_t>(ks)[b]);
+        mark_selected(ordered.data(), width, cut, marks);
         double total = 0;
         int64_t selected = 0;
-        for (int64_t i = 0; i < width; ++i) {
-          const bool take = is_selected(ordered[i], i, cut);
-          out<bool>(mask)[b * width + i] = take;
-          if (take) total += static_cast<T>(row[i]);
-          selected += take;
-        }
+        for_each_marked(marks, width, [&](int64_t i) {
+          total += static_cast<T>(row[i]);
+          ++selected;
+        });
         out<S>(threshold)[b] = static_cast<S>(cut.tie < 0 ? std::numeric_limits<T>::infinity()
                                                           : key_value<T>(cut.threshold));
         out<int64_t>(tie)[b] = cut.tie;
@@ -70,25 +63,25 @@ Tensor select_hard_negatives(const Tensor& keys_in, const Tensor& positive_in,
     using U = Ordered<T>;
     torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
       RowSelector<U> selector;
-      std::vector<U> ordered;
+      std::vector<U> ordered(width);
       for (int64_t b = begin; b < end; ++b) {
-        order_row(in<S>(keys) + b * width, width, &ordered);
         const bool* positive = in<bool>(positives) + b * width;
-        const bool* candidate = candidates ? in<bool>(candidates) + b * width : nullptr;
-        int64_t num_positives = 0, num_candidates = 0;
-        for (int64_t i = 0; i < width; ++i) {
-          const bool negative = !positive[i] && (!candidate || candidate[i]);
-          num_positives += positive[i];
-          num_candidates += negative;
-          if (positive[i]) ordered[i] = positive_key<T>(rule);
-          if (!positive[i] && !negative) ordered[i] = kExcluded<U>;
+        const bool* candidate = candidates ? in<bool>(*candidates) + b * width : nullptr;
+        order_keys(in<S>(keys) + b * width, width, ordered.data());
+        int64_t num_candidates = 0;
+        for (int64_t i = 0; candidate != nullptr && i < width; ++i) {
+          num_candidates += candidate[i] && !positive[i];
+          if (!candidate[i]) ordered[i] = kExcluded<U>;
         }
+        int64_t num_positives = 0;
+        for_each_marked(positive, width, [&](int64_t i) {
+          ordered[i] = positive_key<T>(rule);
+          ++num_positives;
+        });
+        if (candidate == nullptr) num_candidates = width - num_positives;
         const int64_t k = num_hard_negatives(rule, num_positives, num_candidates, width);
         const auto cut = selector.select(ordered.data(), width, k);
-        for (int64_t i = 0; i < width; ++i) {
-          out<bool>(mask)[b * width + i] =
-              ordered[i] != kExcluded<U> && is_selected(ordered[i], i, cut);
-        }
+        mark_selected(ordered.data(), width, cut, out<bool>(mask) + b * width);
       }
     });
   });

@@ -7,14 +7,54 @@
 #include <utility>
 #include <vector>
 
+#include "../common/half_simd.h"
+#include "../common/lanes.h"
 #include "mining_rule.h"
 
 namespace ssd_cuda {
 
-// Radix selection, of the upper part of the row where k is small: a histogram over the digit that starts at the highest bit in which the keys differ names
-// the bucket of the k-th key; only that bucket goes on to the next digit. Trained rows share their top
-// bits, untrained rows all of them: starting at the highest differing bit keeps both at one or two passes.
-// One object serves one thread; it only holds scratch memory.
+// ordered_key of a Pack of floats.
+template <typename V>
+SSD_SIMD_BODY inline auto ordered_key_pack(V key) {
+  using U = Pack<uint32_t, sizeof(V) / sizeof(float)>;
+  using I = Pack<int32_t, sizeof(V) / sizeof(float)>;
+  const V plain = key + 0.0f;
+  I bits;
+  std::memcpy(&bits, &plain, sizeof bits);
+  const U flipped = U(bits ^ ((bits >> 31) | INT32_MIN));
+  return flipped | U(key != key);
+}
+
+// Keys of storage type S in the arithmetic type, as ordered integers.
+template <typename S, typename U>
+void order_keys(const S* keys, int64_t count, U* ordered) {
+  int64_t i = 0;
+  if constexpr (sizeof(U) == 4) {
+    with_simd([&](auto bytes) SSD_SIMD_BODY {
+      constexpr int kLanes = decltype(bytes)::value / sizeof(float);
+      for (; i + kLanes <= count; i += kLanes) {
+        store_pack(ordered + i, ordered_key_pack(load_floats<Pack<float, kLanes>>(keys + i)));
+      }
+    });
+  }
+  using T = std::conditional_t<sizeof(U) == 4, float, double>;
+  for (; i < count; ++i) ordered[i] = ordered_key(static_cast<T>(keys[i]));
+}
+
+// mask[i] = whether key i of a row is selected; excluded rows never are.
+template <typename U>
+void mark_selected(const U* keys, int64_t width, RowCut<U> cut, bool* mask) {
+  const int64_t through =
+      std::clamp<int64_t>(cut.tie + 1, 0, width);  // equal keys count up to here
+  const U low = std::max(cut.threshold, U(kExcluded<U> + 1));
+  for (int64_t i = 0; i < through; ++i) mask[i] = keys[i] >= low;
+  for (int64_t i = through; i < width; ++i) mask[i] = keys[i] > cut.threshold;
+}
+
+// Radix selection, of the upper part of the row where k is small: a histogram over the digit that starts at the
+// highest bit in which the keys differ names the bucket of the k-th key; only that bucket goes on to the next digit.
+// Trained rows share their top bits, untrained rows all of them: starting at the highest differing bit keeps both at
+// one or two passes. One object serves one thread; it only holds scratch memory.
 template <typename U>
 class RowSelector {
  public:
@@ -25,10 +65,9 @@ class RowSelector {
     const U* current = keys;
     const int64_t* indices = nullptr;  // null: position i is index i
     int64_t count = width;
-    if (width >= kSampledWidth && k <= width / 8 && keep_upper_part(keys, width, k)) {
-      current = keys_.data();
-      indices = indices_.data();
-      count = static_cast<int64_t>(keys_.size()) - 1;
+    if (width >= kSampledWidth && k <= width / 8) {
+      const int64_t kept = keep_upper_part(keys, width, k);
+      if (kept >= k) current = keys_.data(), indices = indices_.data(), count = kept;
     }
     for (;;) {
       U low = current[0], high = current[0];
@@ -47,6 +86,7 @@ class RowSelector {
   static constexpr int64_t kSamples = 256;
   static constexpr int kDigitBits = 11;
   static constexpr int kBuckets = 1 << kDigitBits;
+  static constexpr int kBits = 8 * sizeof(U);
 
   static int64_t last_of(const U* keys, const int64_t* indices, int64_t count, U value) {
     int64_t i = count - 1;
@@ -58,24 +98,29 @@ class RowSelector {
     return 63 - __builtin_clzll(static_cast<unsigned long long>(value));
   }
 
-  // Few of many: an evenly spaced sample gives a bound that about 2 k keys reach, and only those go on, in
-  // index order. False where the sample misled and fewer than k reach it.
-  bool keep_upper_part(const U* keys, int64_t width, int64_t k) {
+  // Few of many: an evenly spaced sample gives a bound that about 2 k keys reach, and only those are kept. Returns how
+  // many; fewer than k where the sample misled.
+  int64_t keep_upper_part(const U* keys, int64_t width, int64_t k) {
     U sample[kSamples];
     for (int64_t i = 0; i < kSamples; ++i) sample[i] = keys[i * width / kSamples];
     const int64_t rank = std::min<int64_t>(2 * k * kSamples / width + 8, kSamples - 1);
     std::nth_element(sample, sample + rank, sample + kSamples, std::greater<U>());
-    const U bound = sample[rank];
-    keys_.resize(width + 1);  // + 1: the branchless store below writes one place past the last hit
-    indices_.resize(width + 1);
-    int64_t n = 0;
-    for (int64_t i = 0; i < width; ++i) {
-      keys_[n] = keys[i];
-      indices_[n] = i;
-      n += keys[i] >= bound;
+    return keep_range(keys, nullptr, width, sample[rank], ~U(0));
+  }
+
+  // Copies the keys in [low, high] and their indices to the scratch memory, in order; returns how many.
+  int64_t keep_range(const U* keys, const int64_t* indices, int64_t count, U low, U high) {
+    next_indices_.resize(count);
+    const int64_t n = list_in_range(keys, count, low, high, next_indices_.data());
+    next_keys_.resize(n);
+    for (int64_t j = 0; j < n; ++j) {
+      const int64_t i = next_indices_[j];
+      next_keys_[j] = keys[i];
+      if (indices != nullptr) next_indices_[j] = indices[i];
     }
-    keys_.resize(n + 1);
-    return n >= k;
+    std::swap(keys_, next_keys_);
+    std::swap(indices_, next_indices_);
+    return n;
   }
 
   // Leaves the keys of the bucket in which the k-th largest lies, in index order, and its k in the bucket.
@@ -87,21 +132,11 @@ class RowSelector {
     for (int64_t i = 0; i < *count; ++i) ++histogram_[digit((*keys)[i])];
     int64_t bucket = kBuckets - 1;
     for (; histogram_[bucket] < *k; --bucket) *k -= histogram_[bucket];
-    const int64_t size = histogram_[bucket];
-    next_keys_.resize(size + 1);  // + 1 as above
-    next_indices_.resize(size + 1);
-    int64_t n = 0;
-    for (int64_t i = 0; i < *count; ++i) {
-      const U key = (*keys)[i];
-      next_keys_[n] = key;
-      next_indices_[n] = *indices ? (*indices)[i] : i;
-      n += static_cast<U>(bucket) == digit(key);
-    }
-    std::swap(keys_, next_keys_);
-    std::swap(indices_, next_indices_);
+    const U mask = top + 1 < kBits ? (U(1) << (top + 1)) - 1 : ~U(0);
+    const U first = (low & ~mask) | (static_cast<U>(bucket) << shift);
+    *count = keep_range(*keys, *indices, *count, first, first | ((U(1) << shift) - 1));
     *keys = keys_.data();
     *indices = indices_.data();
-    *count = size;
   }
 
   std::vector<int64_t> histogram_;

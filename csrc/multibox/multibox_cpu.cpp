@@ -43,10 +43,16 @@ Logits<S> logits_of(const Tensor& t) {
   return {in<S>(t), t.stride(0), t.stride(1), t.stride(2), t.size(2)};
 }
 
-// Whether a prior is a plain negative, as nearly all are: code -1, or class 0 of ready targets.
+// marks[i] |= whether prior place + i is no plain negative. Nearly all are: code -1, or the background as ready target.
 template <typename T>
-bool is_plain(const Targets<T>& targets, int64_t place) {
-  return targets.codes != nullptr ? targets.codes[place] == -1 : targets.labels[place] == 0;
+void mark_others(const Targets<T>& targets, const LabelRule& rule, int64_t place, int64_t count,
+                 bool* marks) {
+  const int64_t background = rule.background - rule.offset;  // as given
+  if (targets.codes != nullptr) {
+    for (int64_t i = 0; i < count; ++i) marks[i] |= targets.codes[place + i] != -1;
+  } else {
+    for (int64_t i = 0; i < count; ++i) marks[i] |= targets.labels[place + i] != background;
+  }
 }
 
 // Keys and sums of priors [begin, end) of an image, before the selection.
@@ -58,23 +64,19 @@ ImageSums run_tile(const Batch<S>& batch, int64_t image, int64_t begin, int64_t 
   const int64_t count = end - begin, background = batch.rule.label.background;
   RowTile<T> tile;
   cross_entropy_rows(batch.conf, image, begin, count, background, scratch, &tile);
-  for (int64_t i = 0; i < count; ++i) keys[begin + i] = ordered_key(tile.losses[i]);
-  int32_t others[kTileRows];  // the rows that are not plain negatives
-  int num_others = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    others[num_others] = static_cast<int32_t>(i);
-    num_others += !is_plain(batch.targets, image * batch.width + begin + i);
-  }
-  sums.candidates = count - num_others;
-  for (int j = 0; j < num_others; ++j) {
-    const int64_t p = begin + others[j];
+  order_keys(tile.losses, count, keys + begin);
+  bool others[kTileRows] = {};
+  mark_others(batch.targets, batch.rule.label, image * batch.width + begin, count, others);
+  sums.candidates = count;
+  for_each_marked(others, count, [&](int64_t i) {
+    const int64_t p = begin + i;
     const auto [kind, label] = batch.targets.row(image, p, batch.rule.label);
-    T loss = tile.losses[others[j]];
+    T loss = tile.losses[i];
     if (label != background) {
-      loss = cross_entropy_at(batch.conf, image, begin, others[j], label, tile);
+      loss = cross_entropy_at(batch.conf, image, begin, i, label, tile);
       keys[p] = ordered_key(loss);
     }
-    sums.candidates += is_candidate(kind);
+    sums.candidates -= !is_candidate(kind);
     if (is_localized(kind)) {
       ++sums.localized;
       sums.loc += batch.loc_term(image, p);
@@ -85,20 +87,24 @@ ImageSums run_tile(const Batch<S>& batch, int64_t image, int64_t begin, int64_t 
       keys[p] = positive_key<T>(batch.rule.mining);
     }
     if (kind == RowKind::kIgnored) keys[p] = ignored_key<T>(batch.rule.label);
-  }
+  });
   return sums;
 }
 
 // Adds what the selected rows of one image contribute.
 template <typename S>
 void add_selected(const Batch<S>& batch, int64_t image, const Ordered<acc_t<S>>* keys,
-                  RowCut<Ordered<acc_t<S>>> cut, ImageSums* sums) {
+                  RowCut<Ordered<acc_t<S>>> cut, std::vector<int64_t>* reached, ImageSums* sums) {
   using T = acc_t<S>;
+  using U = Ordered<T>;
   std::vector<T> scratch;
   RowTile<T> tile;
   const auto fill = positive_key<T>(batch.rule.mining);
-  for (int64_t p = 0; p < batch.width; ++p) {
-    if (!is_selected(keys[p], p, cut) || keys[p] == kExcluded<Ordered<T>>) continue;
+  const U low = std::max(cut.threshold, U(kExcluded<U> + 1));
+  const int64_t count = list_in_range(keys, batch.width, low, ~U(0), reached->data());
+  for (int64_t j = 0; j < count; ++j) {
+    const int64_t p = (*reached)[j];
+    if (!is_selected(keys[p], p, cut)) continue;
     // A negative or an ignored row may share the key of the positives: only its target tells.
     if (keys[p] == fill) {
       const Row row = batch.targets.row(image, p, batch.rule.label);
@@ -132,6 +138,7 @@ void run_forward(const Batch<S>& batch, Ordered<acc_t<S>>* keys, int64_t* cuts,
   });
   torch::stable::parallel_for(0, batch.images, 1, [&](int64_t first, int64_t last) {
     RowSelector<U> selector;
+    std::vector<int64_t> reached(batch.width);
     for (int64_t image = first; image < last; ++image) {
       ImageSums& total = (*sums)[image];
       for (int64_t t = 0; t < tiles; ++t) total.add(partial[image * tiles + t]);
@@ -139,7 +146,7 @@ void run_forward(const Batch<S>& batch, Ordered<acc_t<S>>* keys, int64_t* cuts,
           num_hard_negatives(batch.rule.mining, total.positives, total.candidates, batch.width);
       const U* row = keys + image * batch.width;
       const RowCut<U> cut = selector.select(row, batch.width, k);
-      add_selected(batch, image, row, cut, &total);
+      add_selected(batch, image, row, cut, &reached, &total);
       cuts[2 * image] = static_cast<int64_t>(cut.threshold);
       cuts[2 * image + 1] = cut.tie;
     }
@@ -161,13 +168,14 @@ void run_backward(const Batch<S>& batch, const Ordered<acc_t<S>>* keys, const in
       const int64_t end = std::min(begin + kTileRows, batch.width);
       const RowCut<U> cut{static_cast<U>(cuts[2 * image]), cuts[2 * image + 1]};
       const T loc_scale = static_cast<T>(grad_loc * batch.rule.loss.loc_factor * scales[image]);
-      int32_t rows[kTileRows];  // those that may have a gradient
+      const int64_t place = image * batch.width + begin;
+      bool marks[kTileRows];  // those that may have a gradient
+      mark_selected(keys + place, end - begin, {cut.threshold, cut.tie - begin}, marks);
+      mark_others(batch.targets, batch.rule.label, place, end - begin, marks);
+      int32_t rows[kTileRows];
       int num_rows = 0;
-      for (int64_t p = begin; p < end; ++p) {
-        const int64_t place = image * batch.width + p;
-        rows[num_rows] = static_cast<int32_t>(p);
-        num_rows += int(!is_plain(batch.targets, place)) | int(is_selected(keys[place], p, cut));
-      }
+      for_each_marked(marks, end - begin,
+                      [&](int64_t r) { rows[num_rows++] = static_cast<int32_t>(begin + r); });
       for (int j = 0; j < num_rows; ++j) {  // few and far apart: let their misses overlap
         for (int64_t c = 0; c < batch.conf.num_classes; c += 64 / sizeof(S)) {
           __builtin_prefetch(batch.conf.row(image, rows[j]) + c * batch.conf.class_stride);

@@ -140,12 +140,15 @@ struct Targets {
   SSD_HOST_DEVICE static int32_t in_range(int64_t label, const LabelRule& rule) {
     return label >= 0 && label < rule.num_classes ? static_cast<int32_t>(label) : -1;
   }
-  // Ready class targets: above 0 is positive.
+  // Ready class targets: what is neither ignored nor the background is positive.
   SSD_HOST_DEVICE static Row ready_row(int64_t label, const LabelRule& rule) {
     if (rule.has_ignore && label == rule.ignore) {
       return {RowKind::kIgnored, static_cast<int32_t>(rule.background)};
     }
-    return {label > 0 ? RowKind::kPositive : RowKind::kNegative, in_range(label, rule)};
+    label += rule.offset;
+    if (label == rule.background) return {RowKind::kNegative, static_cast<int32_t>(label)};
+    if (rule.single_class) label = 1;
+    return {RowKind::kPositive, in_range(label, rule)};
   }
 };
 

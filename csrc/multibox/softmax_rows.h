@@ -85,12 +85,8 @@ SSD_SIMD_BODY inline Pack<float, N> load_pieces(const Row& row, int r) {
 template <int N, int K, typename S>
 SSD_SIMD_BODY inline void load_square(const Logits<S>& logits, int64_t image, int64_t p,
                                       int64_t last, int64_t first, Pack<float, N>* columns) {
-  const auto row = [&](int r) SSD_SIMD_BODY {
-    const S* from = logits.row(image, std::min(p + r, last)) + first;
-    // Sixteen short streams a square: the hardware prefetcher does not follow them.
-    __builtin_prefetch(from + 4 * N * logits.row_stride, 0, 2);
-    return from;
-  };
+  const auto row = [&](int r)
+                       SSD_SIMD_BODY { return logits.row(image, std::min(p + r, last)) + first; };
   Pack<float, N> square[K];
 #pragma GCC unroll 16
   for (int r = 0; r < K; ++r) square[r] = load_pieces<N, K>(row, r);
@@ -137,6 +133,8 @@ struct RowTile {
   T largest[kRoom], log_sum[kRoom], losses[kRoom];
 };
 
+constexpr int64_t kAheadBytes = 4096;
+
 template <int N, typename S>
 SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t image, int64_t begin,
                                               int64_t count, int64_t label, float* scratch,
@@ -144,6 +142,12 @@ SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t i
   using V = Pack<float, N>;
   V* columns = reinterpret_cast<V*>(scratch);
   const int64_t classes = logits.num_classes;
+  // The rows that come next are fetched while the exps keep the core busy: a line for as many classes as N rows have of
+  // it. The hardware does not follow N short streams.
+  constexpr int64_t kClassBytes = N * sizeof(S),
+                    kClassesALine = kClassBytes < 64 ? 64 / kClassBytes : 1;
+  const int64_t block = N * logits.row_stride * static_cast<int64_t>(sizeof(S));
+  const int64_t distance = (kAheadBytes + block - 1) / block * block;
   for (int64_t i = 0; i < count; i += N) {
     load_columns<N>(logits, image, begin + i, begin + count - 1, columns);
     V largest = columns[0], second = columns[0], sum{};  // two chains: a maximum waits four cycles
@@ -153,7 +157,11 @@ SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t i
     }
     second = columns[classes - 1] > second ? columns[classes - 1] : second;
     largest = second > largest ? second : largest;
-    for (int64_t c = 0; c < classes; ++c) sum = sum + exp_negative_pack(columns[c] - largest);
+    const char* ahead = reinterpret_cast<const char*>(logits.row(image, begin + i)) + distance;
+    for (int64_t c = 0; c < classes; ++c) {
+      if (c % kClassesALine == 0) __builtin_prefetch(ahead + c * kClassBytes);
+      sum = sum + exp_negative_pack(columns[c] - largest);
+    }
     const V log_sum = log_fixed_pack(sum);
     store_pack(tile->largest + i, largest);
     store_pack(tile->log_sum + i, log_sum);
