@@ -72,9 +72,11 @@ format: build/lint-env
 fuzz: build
 	SSD_FUZZ_EXAMPLES=10000 $(PYTHON) -m pytest tests -k fuzz
 
-# Needs a card; STAGE=build|contract|tests|bench|results|sanitizer runs one stage alone, STUB=1 rehearses without.
-gpu-check: build/env
-	$(PYTHON) -m benchmarks.gpu_check $(if $(STAGE),--stage $(STAGE)) $(if $(STUB),--stub-gpu)
+# Needs a card and the torch that finds it; STAGE=needs|build|contract|tests|bench|results|sanitizer runs one stage
+# alone, STUB=1 rehearses without a card, BUDGET= is its seconds, OUT= a folder for copies of the results.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check $(if $(STAGE),--stage $(STAGE)) $(if $(STUB),--stub-gpu) \
+	  $(if $(BUDGET),--budget $(BUDGET)) $(if $(OUT),--out $(OUT))
 
 # Fails where the emulated suite takes less than 95% of the lines of a .cuh.
 emulator-coverage: build

@@ -54,19 +54,20 @@ def known(cases: Sequence[Any]) -> list[str]:
 
 
 def chosen(wanted: str | None, cases: Sequence[Any]) -> Collection[str] | None:
-    """``--against`` as names, checked; None: all.
+    """``--against`` as names, checked; None: all. A name that only other cases have is left out.
 
     Raises:
-        ValueError: a name that none of the cases has.
+        ValueError: a name that there is not, or none that any of the cases has.
     """
     if wanted is None:
         return None
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     have = known(cases)
-    for name in names or [wanted]:
-        if name not in have:
-            raise ValueError(
-                f"--against must name baselines of these cases ({', '.join(have) or 'they have none'}), "
-                f"got {name!r}"
-            )
-    return names
+    wrong = next((name for name in names if name not in NAMES), None)
+    fitting = [name for name in names if name in have]
+    if wrong is not None or not fitting:
+        raise ValueError(
+            f"--against must name baselines of these cases ({', '.join(have) or 'they have none'}), "
+            f"got {wrong or wanted!r}"
+        )
+    return fitting

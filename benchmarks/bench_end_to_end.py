@@ -26,9 +26,9 @@ from ssd_cuda.compat import torchvision as compat
 from . import scenes, waits
 from .baselines import torchvision_ssd
 from .harness import Case, Contest
+from .report import CORE
 
 CLASSES = 21
-CORE = ", core"  # the end of the name of the case beside its step
 SSD300, SSDLITE = "ssd300_vgg16", "ssdlite320_mobilenet_v3_large"
 Run = Callable[[], Any]
 
@@ -126,8 +126,10 @@ def _same(ours: Run, theirs: Run, training: bool, amp: bool = False) -> None:
     if training:
         tolerance = 1e-2 if amp else 1e-4
         torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance)
-    elif not amp:
-        assert [len(x["boxes"]) for x in mine] == [len(x["boxes"]) for x in other]
+        return
+    counts = [sum(len(image["boxes"]) for image in found) for found in (mine, other)]
+    # A score beside a threshold may fall on either side of it; in half precision the scores themselves move.
+    assert abs(counts[0] - counts[1]) <= (0.1 if amp else 0.01) * max(counts), counts
 
 
 def _accelerated(
@@ -203,7 +205,14 @@ def _own(device: torch.device, *, b: int, training: bool, amp: bool = False, las
     gt = ops.GroundTruth.from_list([box / 300 for box in boxes], labels)
     ours = _own_steps(model, torch.stack(images), gt, training, amp)
     theirs = _steps(plain, images, targets, training, amp)
-    return Contest(ours, {"torchvision": theirs}, rotate=False)
+
+    def check() -> None:
+        first, second = ours(), ours()
+        if training:
+            assert all(x.isfinite() for x in first)
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)
+
+    return Contest(ours, {"torchvision": theirs}, check, rotate=False)
 
 
 def _small(device: torch.device, *, b: int, training: bool, core: bool = False) -> Contest:
@@ -289,8 +298,9 @@ def cases() -> list[Case]:
             title = f"{SSD300} B=32 {what}, {extra}"
             add(title, _accelerated, "cuda", "torchvision", b=32, training=training, **flags)
         for extra, flags in (("", {}), (", AMP channels_last", dict(amp=True, last=True))):
-            title = f"our {SSD300} B=32 {what}, CUDA graph{extra}"
-            add(title, _own, "cuda", "torchvision", b=32, training=training, **flags)
+            for b in (1, 32):
+                title = f"our {SSD300} B={b} {what}, CUDA graph{extra}"
+                add(title, _own, "cuda", "torchvision", b=b, training=training, **flags)
     return found
 
 

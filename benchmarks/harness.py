@@ -21,7 +21,9 @@ import torch
 from .machine import BUSY, Neighbours
 
 Run = Callable[[], Any]
-L2_BYTES = 64 << 20  # more than the L2 of any card we know: H100 50 MB, H200 60 MB
+L2_BYTES = 64 << 20  # where a card does not say: more than the L2 of an H100 (50 MB) or an H200 (60 MB)
+MOST_COPIES = 64  # of the inputs, on a card
+BASELINE_COPIES = 4  # a baseline moves more; and its calls may be slow
 EAGER, WARM = "eager", "warm L2"  # ours once more, on a card only
 
 
@@ -149,20 +151,26 @@ def _capture(runs: list[Run]) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def peak_memory(run: Run) -> int:
-    """Bytes that one call allocates at its peak, beyond its inputs."""
-    run()
+def watched_call(run: Run) -> tuple[float, int]:
+    """Seconds of one call, and the bytes that it allocates at its peak, beyond its inputs."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
+    start = time.perf_counter()
     run()
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+    return time.perf_counter() - start, torch.cuda.max_memory_allocated() - before
 
 
 def time_cuda(runs: list[Run], *, graph: bool, rounds: int = 30, seconds: float = 2.0) -> Timing:
-    """One contestant over rotating inputs (``runs`` do the same work on different buffers)."""
-    memory = peak_memory(runs[0])
+    """One contestant over rotating inputs (``runs`` do the same work on different buffers).
+
+    One of whose calls takes longer than ``seconds`` is timed by the next call, and that is all.
+    """
+    watched_call(runs[0])  # loads the kernels
+    once, memory = watched_call(runs[0])
+    if once > seconds:
+        return replace(Timing.of([once], 1, "eager, one call"), memory=memory)
     how = f"{len(runs)} inputs" if len(runs) > 1 else "one input"
 
     def replay() -> None:
@@ -255,19 +263,29 @@ class Result:
         return {**asdict(self), "speedups": self.speedups, "contended": self.contended}
 
 
+def copies_of(contest: Contest, l2_bytes: int) -> int:
+    """How many inputs push each other out of the L2, as far as that many are sensible."""
+    if not contest.rotate:
+        return 1
+    return min(MOST_COPIES, 1 + l2_bytes // max(contest.min_bytes, 1))
+
+
 def _on_card(case: Case, contest: Contest, names: Sequence[str], seconds: float) -> dict[str, Timing]:
     device = torch.device("cuda")
-    copies = min(16, 1 + L2_BYTES // max(contest.min_bytes, 1 << 20)) if contest.rotate else 1
+    l2_bytes = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0) or L2_BYTES
+    copies = copies_of(contest, l2_bytes)
     contests = [contest, *(case.make(device) for _ in range(copies - 1))]
     ours = [c.ours for c in contests]
     captured = "ours" in contest.graphs
     timings = {"ours": time_cuda(ours, graph=captured, seconds=seconds / 2)}
+    if contest.rotate and copies * contest.min_bytes < l2_bytes:
+        timings["ours"].how += " that fit the L2"
     if captured:
         timings[EAGER] = time_cuda(ours, graph=False, seconds=seconds / 4)
     if copies > 1:
         timings[WARM] = time_cuda(ours[:1], graph=captured, seconds=seconds / 4)
     for name in names:
-        runs = [c.baselines[name] for c in contests]
+        runs = [c.baselines[name] for c in contests[:BASELINE_COPIES]]
         try:
             timings[name] = time_cuda(runs, graph=name in contest.graphs, rounds=10, seconds=seconds / 4)
         except torch.OutOfMemoryError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -59,6 +60,34 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def _commit() -> str:
+    """The commit, "dirty" where files differ from it; without git, a hash of the sources."""
+    found = _shell("git", "describe", "--always", "--dirty", "--exclude=*") or os.environ.get(
+        "SSD_COMMIT", ""
+    )
+    if found:
+        return found
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted([*root.glob("csrc/**/*"), *root.glob("ssd_cuda/**/*.py")]):
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return f"unknown, sources {digest.hexdigest()[:10]}"
+
+
+def _card() -> dict[str, str]:
+    """Name, driver and clocks (now, and at most) of the card."""
+    names = {
+        "driver_version": "driver",
+        "clocks.sm": "SM clock",
+        "clocks.max.sm": "of",
+        "clocks.mem": "memory",
+    }
+    found = _shell("nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader").split("\n")[0]
+    values = [value.strip() for value in found.split(",")]
+    told = dict(zip(names.values(), values, strict=True)) if len(values) == len(names) else {}
+    return {"card": torch.cuda.get_device_name(), **told}
+
+
 def environment() -> dict[str, Any]:
     """The conditions of a run: machine, card, versions, commit, build, and how busy the machine was."""
     build = ssd_cuda.build_info()
@@ -69,10 +98,9 @@ def environment() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": _shell("git", "rev-parse", "--short", "HEAD"),
+        "commit": _commit(),
         "build": {key: build[key] for key in ("torch_built_with", "cuda", "cuda_archs", "simd", "compiler")},
     }
     if torch.cuda.is_available():
-        query = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm"
-        header["gpu"] = _shell("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
+        header["gpu"] = _card()
     return header

@@ -45,7 +45,6 @@ GOALS: tuple[tuple[str, str, float | None, float | None], ...] = (
     ("matching", "B=32, 100 GT an image", 20e-6, None),
     ("nms", "nms_padded dense N=100000", 800e-6, None),
 )
-SEED_FPS = 46  # SSD300 in the seed's table
 # The README's rows of exponents: what a reader calls a family, and the columns.
 GROWTH = {
     "multibox": "matching + loss, forward + backward",
@@ -115,7 +114,7 @@ def _whole_steps(record: dict[str, Any]) -> str:
         )
         parts.append(report.shares(record["core_share"]))
         if record["device"] == "cuda":
-            parts.append(f"The seed's table gives SSD300 {SEED_FPS} images per second.\n")
+            parts.append(f"The seed's table gives SSD300 {report.SEED_FPS} images per second.\n")
     if record.get("host_work"):
         parts.append(
             "### What a step asks of the host\n\nSSDlite320, counted on a CPU; the waits that remain are "
@@ -166,14 +165,20 @@ def _find(results: Sequence[Result], family: str, name: str, threads: int = 1) -
     return found[0] if found else None
 
 
+def _need(results: Sequence[Result], family: str, name: str, other: str) -> Result:
+    """A case that the README names."""
+    found = _find(results, family, name)
+    if found is None or other not in found.timings:
+        raise ValueError(f"cpu.json must hold {family} {name!r} against {other}: run 'make measure'")
+    return found
+
+
 def readme_table() -> str:
     """The README's table of ratios, one thread and two."""
     lines = ["| CPU | ours | the other | times faster, 1 thread | 2 threads |", "|---|---|---|---|---|"]
     record, results = load(FOLDER / "cpu.json")
     for title, family, name, other in README_LINES:
-        one, two = (_find(results, family, name, threads) for threads in (1, 2))
-        if one is None or other not in one.timings:
-            continue
+        one, two = _need(results, family, name, other), _find(results, family, name, 2)
         both = f"{two.speedups[other]:.1f}" if two and other in two.timings else ""
         lines.append(
             f"| {title} | {report.seconds(one.timings['ours'].median)} | {other} "
@@ -194,7 +199,7 @@ def readme_card() -> str:
 
 def readme_growth() -> str:
     """The exponents of ours, a row a family: the steepest of its sweeps over each size."""
-    _, results = load(FOLDER / "cpu.json")
+    record, results = load(FOLDER / "cpu.json")
     steepest: dict[tuple[str, str], float] = {}
     ends: dict[str, list[int]] = {}
     for (family, _, size, _), rows in scaling.sweeps(results).items():
@@ -211,8 +216,9 @@ def readme_growth() -> str:
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     ranges = ", ".join(f"{size} {min(ends[size]):,} to {max(ends[size]):,}" for size in columns)
     return "\n".join(lines) + (
-        f"\n\nFitted over the three largest sizes of each sweep, one thread: {ranges}. G: ground truths an "
-        "image, k: negatives selected in a row."
+        "\n\nFitted over the three largest sizes of each sweep, one thread of an "
+        f"{record['environment']['cpu']}: {ranges}. G: ground truths an image, k: negatives selected in a "
+        "row."
     )
 
 
@@ -222,7 +228,7 @@ def readme_share() -> str:
     lines = []
     for row in record.get("core_share", []):
         before, after = report.share_of(row)
-        if before is None or "untrained" in row["step"]:
+        if before is None or "core_share" not in before or "untrained" in row["step"]:
             continue
         speeds = (f"{part['images_per_second']:.3g}" for part in (before, after))
         parts = (report.percent(part["core_share"]) for part in (before, after))
@@ -237,9 +243,7 @@ def readme_headline() -> str:
     """One sentence, one figure, its conditions."""
     family, name, other = HEADLINE
     record, results = load(FOLDER / "cpu.json")
-    found = _find(results, family, name)
-    if found is None or other not in found.timings:
-        return ""
+    found = _need(results, family, name, other)
     machine = record["environment"]["cpu"]
     ours, theirs = (report.seconds(found.timings[who].median) for who in ("ours", other))
     return (
@@ -259,7 +263,8 @@ def readme_compat() -> str:
             ours, theirs = (result.timings[who].median for who in ("ours", other))
             cells = (result.name, report.seconds(ours), report.seconds(theirs), f"{theirs / ours:.1f}")
             lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + f"\n\n21 classes, 8732 priors, 1 thread; {record['environment']['cpu']}."
+    machine = record["environment"]["cpu"]
+    return "\n".join(lines) + f"\n\n21 classes (retinaface 2), 8732 priors, 1 thread; {machine}."
 
 
 def readme(text: str) -> str:

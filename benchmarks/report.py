@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .harness import Result
+from .harness import EAGER, WARM, Result, Timing
 from .machine import BUSY
+
+SEED_FPS = 46  # images per second of SSD300 in the seed's table
 
 
 def seconds(value: float) -> str:
@@ -18,11 +20,18 @@ def seconds(value: float) -> str:
     return f"{value * 1e6:.3g} us"
 
 
+def _memory(timing: Timing) -> str:
+    return f"{timing.memory / 1e6:.1f} MB" if timing.memory else ""
+
+
 def _others(result: Result) -> str:
-    return ", ".join(
-        f"{name} {seconds(result.timings[name].median)} ({ratio:.1f}x)"
-        for name, ratio in result.speedups.items()
-    )
+    """The other contestants, with their memory where it is known."""
+    cells = []
+    for name, ratio in result.speedups.items():
+        timing = result.timings[name]
+        facts = ", ".join(fact for fact in (f"{ratio:.1f}x", _memory(timing)) if fact)
+        cells.append(f"{name} {seconds(timing.median)} ({facts})")
+    return ", ".join(cells)
 
 
 def row(result: Result, copy_rate: float) -> list[str]:
@@ -33,7 +42,7 @@ def row(result: Result, copy_rate: float) -> list[str]:
     spread = f"{seconds(ours.p20)}..{seconds(ours.p80)}" + (" busy" if result.contended else "")
     how = [str(result.threads)]
     if result.device != "cpu":
-        how = [ours.how, f"{ours.memory / 1e6:.1f} MB" if ours.memory else ""]
+        how = [ours.how, _memory(ours)]
     return [result.name, *how, seconds(ours.median), spread, share, _others(result)]
 
 
@@ -76,12 +85,16 @@ def conditions(record: dict[str, Any]) -> str:
     """One paragraph that says where and how the figures came about."""
     environment = record["environment"]
     build = environment["build"]
-    machine = environment.get("gpu") or f"{environment['cpu']}, {environment['cores']} cores"
+    machine = f"{environment['cpu']}, {environment['cores']} cores"
+    if record["device"] == "cuda":
+        card = environment.get("gpu") or {}
+        machine = card if isinstance(card, str) else ", ".join(f"{k} {v}" for k, v in card.items())
     stub = "STUB, a rehearsal on the CPU and no result: " if record.get("stub") else ""
     neighbours = busy(record)
     return (
-        f"{stub}{environment['date']}, {machine}, torch {environment['torch']}, commit "
-        f"{environment['commit']}, SIMD {build['simd']}, CUDA {build['cuda'] or 'none'}; load "
+        f"{stub}{environment['date']}, {machine}, Python {environment['python']}, torch "
+        f"{environment['torch']}, commit {environment['commit']}, {build['compiler']}, SIMD {build['simd']}, "
+        f"CUDA {build['cuda'] or 'none'} for {build['cuda_archs'] or 'no card'}; load "
         f"{environment['load']} at the start; a copy moves {record['copy_rate'] / 1e9:.1f} GB/s (read + "
         "written). Medians; contestants take turns in one run."
         + (f" **Not a quiet machine: {neighbours}.**" if neighbours else "")
@@ -103,23 +116,27 @@ def host_work(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+CORE = ", core"  # the end of the name of the case beside its step
+ALSO_OURS = (EAGER, WARM)
+
+
 def core_share(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Images per second of a step, and the part of it that is the core, before and after: from the pairs of
-    a step and its core in one run. Before is the baseline of the step."""
+    a step and its core in one run. Before is the baseline of the step; a step may have no core beside it."""
     whole = {result.name: result for result in results if result.family == "end_to_end"}
     rows = []
     for name, step in whole.items():
-        core = whole.get(f"{name}, core")
-        if core is None:
+        if name.endswith(CORE):
             continue
-        row: dict[str, Any] = {"step": name, "B": step.params["B"], "threads": step.threads}
-        for label in step.timings.keys() & core.timings.keys():
-            median = step.timings[label].median
-            row[label] = {
-                "images_per_second": step.params["B"] / median,
-                "core_seconds": core.timings[label].median,
-                "core_share": core.timings[label].median / median,
-            }
+        core = whole.get(name + CORE)
+        row: dict[str, Any] = {"step": name, "device": step.device, "B": step.params["B"]}
+        for label, timing in step.timings.items():
+            if label in ALSO_OURS:
+                continue
+            row[label] = {"images_per_second": step.params["B"] / timing.median}
+            if core is not None and label in core.timings:
+                part = core.timings[label].median
+                row[label] |= {"core_seconds": part, "core_share": part / timing.median}
         rows.append(row)
     return rows
 
@@ -135,20 +152,20 @@ def percent(share: float) -> str:
 
 
 def shares(rows: Sequence[dict[str, Any]]) -> str:
-    """The table of ``core_share``."""
-    lines = [
-        "| step | images/s before | after | its core before | share | after | share |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """The table of ``core_share``; on a card also as multiples of the seed's figure for SSD300."""
+    card = any(row.get("device") == "cuda" for row in rows)
+    header = ["step", "images/s before", "after", "its core before", "share", "after", "share"]
+    header += [f"after, times {SEED_FPS}"] * card
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for row in rows:
         before, after = share_of(row)
-        if before is None:
-            continue
-        speeds = [f"{part['images_per_second']:.3g}" for part in (before, after)]
-        cores = [
-            cell
-            for part in (before, after)
-            for cell in (seconds(part["core_seconds"]), percent(part["core_share"]))
-        ]
-        lines.append("| " + " | ".join([row["step"], *speeds, *cores]) + " |")
+        parts = [before or {}, after]
+        cells = [f"{part['images_per_second']:.3g}" if part else "" for part in parts]
+        for part in parts:
+            known = "core_share" in part
+            cells += [seconds(part["core_seconds"]), percent(part["core_share"])] if known else ["", ""]
+        if card:
+            same = "ssd300" in row["step"]
+            cells.append(f"{after['images_per_second'] / SEED_FPS:.3g}" if same else "")
+        lines.append("| " + " | ".join([row["step"], *cells]) + " |")
     return "\n".join(lines) + "\n"

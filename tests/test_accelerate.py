@@ -253,6 +253,24 @@ def test_degenerate_targets_raise_as_in_torchvision():
         fused(images, targets)
 
 
+def test_a_model_first_used_in_inference_mode_trains():
+    """Its priors are shared by later calls, and an inference tensor could not be saved for a backward."""
+    _, fused = pair(tiny_ssd())
+    images, targets = batch()
+    with torch.inference_mode():
+        fused.eval()(images)
+    losses, grads = train_step(fused.train(), images, targets)
+    assert all(value.isfinite() for value in losses.values()) and grads
+
+
+def test_a_used_model_is_copied_without_its_priors():
+    _, fused = pair(tiny_ssd())
+    fused.eval()(batch()[0])
+    copied = copy.deepcopy(fused)
+    assert not any("priors" in name for name in vars(copied))
+    assert_same_detections(fused, copied, batch()[0])
+
+
 class OwnLoss(SSD):
     def compute_loss(self, *args):
         return {}

@@ -151,10 +151,21 @@ def test_seconds(value, text):
 def test_the_share_of_the_core_comes_from_a_step_and_its_core():
     facts = dict(family="end_to_end", sweep="", params={"B": 4})
     step, core = result(1, 2.0, 2.5, name="step", **facts), result(1, 0.1, 1.0, name="step, core", **facts)
-    (row,) = report.core_share([step, core, result(1, 1.0, 1.0, name="alone", **facts)])
+    row, alone = report.core_share([step, core, result(1, 1.0, 2.0, name="alone", **facts)])
     assert row["ours"] == {"images_per_second": 2.0, "core_seconds": 0.1, "core_share": 0.05}
     assert row["other"]["core_share"] == 0.4
-    assert "| step | 1.6 | 2 | 1.00 s | 40% | 100 ms | 5% |" in report.shares([row])
+    assert "| step | 1.6 | 2 | 1.00 s | 40% | 100 ms | 5% |" in report.shares([row, alone])
+    assert "| alone | 2 | 4 |  |  |  |  |" in report.shares([row, alone])
+
+
+def test_a_card_is_measured_against_the_seeds_frames_per_second():
+    facts = dict(family="end_to_end", sweep="", params={"B": 23}, device="cuda")
+    step = result(1, 0.25, 0.5, name="ssd300_vgg16 B=23 detection, AMP", **facts)
+    step.timings[harness.EAGER] = step.timings["ours"]
+    table = report.shares(report.core_share([step, result(1, 0.5, 1.0, name="ssd_small B=23", **facts)]))
+    assert "after, times 46 |" in table
+    assert "| ssd300_vgg16 B=23 detection, AMP | 46 | 92 |  |  |  |  | 2 |" in table
+    assert "| ssd_small B=23 | 23 | 46 |  |  |  |  |  |" in table
 
 
 def test_charts_are_written(tmp_path):
@@ -186,6 +197,31 @@ def test_the_clock_ends_a_run_and_the_rest_is_named(tmp_path, capsys):
     assert "left out, the time was up: 4 cases" in capsys.readouterr().out
 
 
+def test_a_run_that_is_killed_leaves_what_it_has(tmp_path, monkeypatch):
+    def killed():
+        raise KeyboardInterrupt
+
+    right = Case("toy", "right", {}, lambda device: Contest(lambda: 1))
+    late = Case("toy", "late", {}, lambda device: Contest(killed))
+    monkeypatch.setattr(face, "cases", lambda *_, **__: [right, late])
+    target = tmp_path / "out.json"
+    with pytest.raises(KeyboardInterrupt):
+        face.main(["--device", "cpu", "--threads", "1", "--json", str(target)])
+    record = json.loads(target.read_text())
+    assert [row["name"] for row in record["results"]] == ["right"] and record["left_out"] == ["toy: late"]
+
+
+def test_a_compiler_is_not_started_when_the_time_is_nearly_up(tmp_path, monkeypatch):
+    slow = Case("toy", "slow", {}, lambda device: Contest(lambda: 1), against=("compile",))
+    monkeypatch.setattr(face, "cases", lambda *_, **__: [slow])
+    target = tmp_path / "out.json"
+    arguments = ["--device", "cpu", "--threads", "1", "--json", str(target), "--limit"]
+    assert face.main([*arguments, "60"]) == 0
+    assert json.loads(target.read_text())["left_out"] == ["toy: slow"]
+    face.main([*arguments, "6000"])
+    assert len(json.loads(target.read_text())["results"]) == 1
+
+
 def test_a_case_that_fails_is_told_and_ends_in_1(monkeypatch, capsys, tmp_path):
     wrong = Case("toy", "wrong", {}, lambda device: Contest(lambda: 1, check=lambda: 1 / 0))
     right = Case("toy", "right", {}, lambda device: Contest(lambda: 1))
@@ -202,6 +238,8 @@ def test_a_case_that_fails_is_told_and_ends_in_1(monkeypatch, capsys, tmp_path):
         (["bananas"], r"family must be one of boxes, .*, got 'bananas'"),
         (["mining", "--against", "bananas"], r"--against must name .* \(sort, topk\), got 'bananas'"),
         (["mining", "--against", "seed"], r"--against must name .* \(sort, topk\), got 'seed'"),
+        (["mining", "--against", "topk,bananas"], r"--against must name .* \(sort, topk\), got 'bananas'"),
+        (["mining", "--against", ","], r"--against must name .* \(sort, topk\), got ','"),
         (["nms", "--filter", "bananas"], r"--filter must be part of a case's name .*, got 'bananas'"),
     ],
 )
@@ -223,6 +261,15 @@ def test_against_leaves_the_cases_that_have_the_name(capsys):
     assert face.main(["multibox", "--against", "seed,compile", "--device", "cpu", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and all("seed" in line or "compile" in line for line in lines)
+
+
+@pytest.mark.parametrize("family", sorted({"multibox", "boxes", "detect", "nms", "matching"}))
+def test_the_baselines_that_people_know_may_be_named_for_any_family(family, capsys):
+    """A family without one of them is measured against the others."""
+    pytest.importorskip("torchvision")
+    wanted = "torchvision,compile,reference,seed"
+    assert face.main([family, "--against", wanted, "--device", "cpu", "--list"]) == 0
+    assert family in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("family", face.FAMILIES)
@@ -275,94 +322,9 @@ def test_the_cases_of_a_card():
     for g in (0, 50, 100):
         assert f"loss B=32 C=81, {g} GT an image" in found and f"B=32, {g} GT an image" in found
     assert all(name in found for _, name, *_ in publish.GOALS)
-    order = [case.late for case in face.cases(gpu_check.FAMILIES, device="cuda")]
-    assert order == sorted(order) and set(gpu_check.FAMILIES) == set(face.FAMILIES)
-
-
-@pytest.fixture
-def rehearsed(tmp_path):
-    """The goals' mining cases as a card would run them, on the CPU."""
-    pytest.importorskip("torchvision")
-    target = tmp_path / "stub.json"
-    assert face.main(["mining", "--stub-gpu", "--filter", "P=8732, trained", "--json", str(target)]) == 0
-    return target
-
-
-def test_a_rehearsal_takes_one_image_and_says_stub(rehearsed, capsys):
-    record = json.loads(rehearsed.read_text())
-    assert record["stub"] and record["device"] == "cuda" and len(record["results"]) == 4
-    assert all("STUB" in row["timings"]["ours"]["how"] for row in record["results"])
-    assert publish.main(["--rehearse", str(rehearsed)]) == 0
-    page = capsys.readouterr().out
-    assert "## CUDA" in page and "STUB, a rehearsal on the CPU and no result" in page
-    assert "| mining: B=32 P=8732, trained keys | 6 us |" in page and "Not measured yet: no card" not in page
-
-
-def test_a_rehearsal_is_never_published(rehearsed, monkeypatch):
-    monkeypatch.setattr(publish, "FOLDER", rehearsed.parent)
-    rehearsed.rename(rehearsed.with_name("cuda.json"))
-    with pytest.raises(ValueError, match=r"cuda.json must hold results, and it is a rehearsal"):
-        publish.results_page()
-
-
-def test_a_measured_card_reaches_the_readme(rehearsed, monkeypatch):
-    record = json.loads(rehearsed.read_text())
-    del record["stub"]
-    readme, cpu = (publish.ROOT / "README.md").read_text(), (publish.FOLDER / "cpu.json").read_text()
-    monkeypatch.setattr(publish, "FOLDER", rehearsed.parent)
-    (rehearsed.parent / "cuda.json").write_text(json.dumps(record))
-    (rehearsed.parent / "cpu.json").write_text(cpu)
-    assert "| mining: B=32 P=8732, trained keys | 6 us |" in publish.readme(readme)
-    assert "### Goals" in publish.results_page()
-
-
-def test_sweeps_and_shares_of_a_fresh_file_are_published(tmp_path, monkeypatch):
-    readme, record = (publish.ROOT / "README.md").read_text(), publish.load(publish.FOLDER / "cpu.json")[0]
-    facts = dict(family="end_to_end", sweep="", params={"B": 2})
-    rows = [result(1, 2.0, 2.5, name="step", **facts), result(1, 0.1, 1.0, name="step, core", **facts)]
-    for n in (1, 30, 1000):
-        more = dict(family="multibox", name=f"P=1000, B={n}", params={"B": n}, sweep="B")
-        rows.append(result(n, 1e-6 * n, 1e-9 * n**2, **more))
-    record |= {"results": [row.to_json() for row in rows], "core_share": report.core_share(rows)}
-    (tmp_path / "cpu.json").write_text(json.dumps(record))
-    monkeypatch.setattr(publish, "FOLDER", tmp_path)
-    page, front = publish.results_page(), publish.readme(readme)
-    assert "![multibox on log axes, with the time that its bytes take](results/multibox_cpu.png)" in page
-    assert "B = 1 .. 1000 (x 1000); P=1000, 1 thread" in page and "### The core's share of a step" in page
-    assert "| matching + loss, forward + backward | B^1.00 |" in front and "B 1 to 1,000" in front
-    assert "| step | 0.8 | 1 | 40% | 5% |" in front
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
-def test_gpu_check_without_a_card_says_so(capsys):
-    assert gpu_check.main([]) == 3
-    assert "needs a CUDA card" in capsys.readouterr().out
-
-
-def test_the_rehearsal_names_itself(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
-    (tmp_path / "benchmarks/results").mkdir(parents=True)
-    assert gpu_check.main(["--stub-gpu", "--stage", "sanitizer"]) == 0
-    record = json.loads((tmp_path / "benchmarks/results/gpu_check_stub.json").read_text())
-    assert record["stub"] is True
-    assert all(line.startswith(("STUB", "wrote", "")) for line in capsys.readouterr().out.splitlines())
-
-
-def test_the_stages_of_a_card_share_ten_minutes():
-    names = list(gpu_check.STAGES)
-    assert sum(gpu_check.LIMITS[name] for name in names) <= gpu_check.BUDGET <= 600
-    left = gpu_check.BUDGET
-    for name in names:  # every stage takes all it may, and the clock holds
-        left -= gpu_check.limits(names, name, left)
-    assert left >= 0
-    assert gpu_check.limits(names, "bench", 500) == 500 - 20 - 120  # what build and tests left over
-
-
-def test_readme_and_results_agree():
-    """The README and RESULTS.md are what `make results` writes from the measured files."""
-    assert publish.main(["--check"]) == 0
-
-
-def test_a_stale_readme_is_noticed():
-    readme = publish.ROOT / "README.md"
-    assert publish.readme(readme.read_text().replace("times as fast", "times as slow")) == readme.read_text()
+    ordered = face.cases(gpu_check.FAMILIES, device="cuda")
+    late = [case.late for case in ordered]
+    assert late == sorted(late) and set(gpu_check.FAMILIES) == set(face.FAMILIES)
+    goals = {(family, name) for family, name, *_ in publish.GOALS}
+    assert {(case.family, case.name) for case in ordered[: len(goals)]} == goals
+    assert ordered[len(goals)].family == "end_to_end"

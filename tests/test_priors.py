@@ -8,7 +8,7 @@ from oracles.seed import DefaultBoxGenerator as SeedGenerator
 
 from ssd_cuda import PriorSpec, ops, reference
 from ssd_cuda.nn import DefaultBoxGenerator
-from ssd_cuda.ops import priors as priors_module
+from ssd_cuda.ops._shared import SharedTensor
 
 PRESETS = {
     "paper": 8732,
@@ -170,12 +170,21 @@ class FakePriors:
 
 def test_another_stream_waits_for_the_one_that_fills_them(monkeypatch):
     first, other, filled = FakeStream(), FakeStream(), object()
-    shared = priors_module._Shared(FakePriors(), first, filled)
+    shared = SharedTensor(FakePriors(), first, filled)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     for stream in (first, other):
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device, stream=stream: stream)
-        assert shared.for_current_stream() is shared.priors
+        assert shared.for_current_stream() is shared.tensor
     assert first.waited == [] and other.waited == [filled]
-    assert shared.priors.used_on == [other]
+    assert shared.tensor.used_on == [other]
+
+
+def test_a_capture_does_not_wait_for_what_came_before_it(monkeypatch):
+    first, capturing = FakeStream(), FakeStream()
+    shared = SharedTensor(FakePriors(), first, object())
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: capturing)
+    assert shared.for_current_stream() is shared.tensor and capturing.waited == []
 
 
 def test_on_a_card_another_stream_sees_them_filled(device):

@@ -30,6 +30,23 @@ namespace ssd_cuda {
 // it asks from half of that on; no kernel has more than the other half of static shared memory.
 constexpr std::size_t kUnaskedSharedBytes = 24 * 1024;
 
+#if !defined(SSD_CUDA_EMULATE)
+// Lets the kernel have all the dynamic shared memory that a block may ask for. Always the same number: one that follows
+// the launch at hand could be lowered by another thread before this thread launches.
+inline cudaError_t allow_dynamic_shared(const void* kernel) {
+  int device = 0, most = 0;
+  cudaFuncAttributes attributes;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  }
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error != cudaSuccess) return error;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              most - static_cast<int>(attributes.sharedSizeBytes));
+}
+#endif
+
 template <typename... Params>
 inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
                           std::size_t shared_bytes, cudaStream_t stream,
@@ -39,8 +56,7 @@ inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
   return ::emulator::launch(kernel, grid, block, shared_bytes, stream, args...);
 #else
   if (shared_bytes > kUnaskedSharedBytes) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    const cudaError_t error = allow_dynamic_shared(reinterpret_cast<const void*>(kernel));
     if (error != cudaSuccess) return error;
   }
   // clang-format off

@@ -155,6 +155,7 @@ class CudaScope {
 };
 
 inline void check_cuda(cudaError_t error, const char* op) {
+  if (error != cudaSuccess) cudaGetLastError();  // told here: the next launch is not to blame
   STD_TORCH_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
 }
 #endif

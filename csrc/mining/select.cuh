@@ -222,8 +222,11 @@ __device__ RowCut<U> select_row(const Keys& keys, int64_t k, SelectShared& share
 // Dynamic shared memory that a block may ask for on the current device, beside kSelectStatic; 0 if it does not say.
 inline std::size_t select_room() {
   int device = 0, bytes = 0;
-  if (cudaGetDevice(&device) == cudaSuccess) {
-    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+          cudaSuccess) {
+    cudaGetLastError();  // nobody else's failure
+    return 0;
   }
   const auto room = static_cast<std::size_t>(bytes);
   return room > kSelectStatic ? room - kSelectStatic : 0;

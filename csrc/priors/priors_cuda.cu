@@ -14,6 +14,9 @@ void fill_priors(Tensor output, Ints grid, Doubles divisors, Doubles sizes, Doub
   dispatch_priors(output, single, [&](auto real, auto zero) {
     using R = decltype(real);
     using Out = decltype(zero);
+    STD_TORCH_CHECK(
+        reinterpret_cast<std::uintptr_t>(out<Out>(output)) % alignof(Vec4<Out>) == 0,
+        "fill_priors: output must start at a multiple of a row, got an odd storage offset");
     for_each_level(
         grid, divisors, sizes, output.size(0), [&](const PriorLevel& level, const double* size) {
           for (int64_t first = 0; first < level.boxes; first += kMaxCellBoxes) {

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..config import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig
+from ..ops._shared import SharedTensor
 
 _CACHE = "_ssd_cuda_priors"  # in __dict__, not a buffer: the state dict stays torchvision's
 
@@ -132,17 +133,22 @@ def _generator_key(generator: Any) -> tuple | None:
 def _pixel_priors(model: Any, images: Any, features: Sequence[Tensor]) -> Tensor:
     """``[P, 4]`` x1, y1, x2, y2 in pixels, from the model's own generator, asked once."""
     key = _generator_key(model.anchor_generator)
-    one = type(images)(images.tensors[:1], images.image_sizes[:1])
-    if key is None:
+
+    def generate() -> Tensor:
+        one = type(images)(images.tensors[:1], images.image_sizes[:1])
         return model.anchor_generator(one, [f[:1] for f in features])[0]
+
+    if key is None:
+        return generate()
     sizes = tuple(tuple(f.shape[-2:]) for f in features)
     first = features[0]
     key = (*key, sizes, tuple(images.tensors.shape[-2:]), first.device, first.dtype)
     cache = model.__dict__.setdefault(_CACHE, {})
     if key not in cache:
-        with torch.no_grad():
-            cache[key] = model.anchor_generator(one, [f[:1] for f in features])[0].float()
-    return cache[key]
+        if torch.compiler.is_compiling():
+            return generate().float()
+        cache[key] = SharedTensor.made_by(lambda: generate().float())
+    return cache[key].for_current_stream()
 
 
 def _variances(model: Any) -> tuple[float, ...]:
@@ -205,7 +211,7 @@ class _FusedForward(nn.Module):
         return self.transform.postprocess(found.to_list(), images.image_sizes, original_sizes)
 
     def __reduce_ex__(self, protocol):
-        return _rebuild, (type(self)._plain_class,), self.__dict__
+        return _rebuild, (type(self)._plain_class,), {k: v for k, v in self.__dict__.items() if k != _CACHE}
 
 
 def _losses(model, outputs, targets, priors) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from .._extension import register_fake, require
 from ..config_priors import PriorSpec
 from ._checks import REAL
+from ._shared import SharedTensor
 
 _CLIPS = {"none": 0, "cxcywh": 1, "wh": 2, "corners": 3}
 
@@ -62,31 +62,9 @@ def _capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """Priors that later calls return too, on whichever stream they come."""
-
-    priors: Tensor
-    stream: torch.cuda.Stream | None = None  # that fills them; None on the CPU
-    filled: torch.cuda.Event | None = None
-
-    def for_current_stream(self) -> Tensor:
-        if self.filled is not None:
-            current = torch.cuda.current_stream(self.priors.device)
-            if current != self.stream:
-                current.wait_event(self.filled)
-                self.priors.record_stream(current)  # should the cache drop them while they are in use there
-        return self.priors
-
-
 @lru_cache(maxsize=64)
-def _cached(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> _Shared:
-    with torch.inference_mode(False):  # an inference tensor could not be used in training later
-        priors = _generate(spec, device, dtype)
-    if device.type != "cuda":
-        return _Shared(priors)
-    stream = torch.cuda.current_stream(device)
-    return _Shared(priors, stream, stream.record_event())
+def _cached(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> SharedTensor:
+    return SharedTensor.made_by(lambda: _generate(spec, device, dtype))
 
 
 def _generate(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
