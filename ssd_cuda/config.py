@@ -114,7 +114,8 @@ class MultiBoxConfig:
         loc_reduction: ``"sum"`` over the coordinates, or ``"mean4"``, their mean (sgrvinod).
         normalizer: ``"batch"``: positives of the batch; ``"per_image"``: positives of each image, images
             without any give 0, then the mean over the batch (NVIDIA); ``"selected"``: positives plus
-            selected negatives (mxnet); ``"global"``: positives over all processes of a group (gluon);
+            selected negatives (mxnet); ``"global"``: positives over all processes of a group (gluon;
+            DistributedDataParallel averages gradients, so multiply the losses by the number of processes);
             ``"batch_min_one"``: the sum over the images of max(1, positives) (mmdet).
         clamp_normalizer: True divides by at least 1; False lets a batch without a positive give nan, as
             the codebases named in the presets do. A batch without images is 0 under every normaliser.

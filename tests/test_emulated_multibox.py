@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multibox_cases import batch_of, certain_negatives, gradients, reference_loss, targets_with_ignored
 from oracles import seed
-from test_multibox import CHANGES, DTYPES, PRESETS
+from test_multibox import CHANGES, DTYPES, PRESETS, READY_RULES
 
 from ssd_cuda import MultiBoxConfig, ops
 from ssd_cuda.ops._checks import four_variances
@@ -68,6 +68,8 @@ def assert_is_reference(multibox, loc, conf, gt, priors, config):
     for mine, theirs in zip(result[4:], gradients(expected, loc, conf), strict=True):
         tolerance = dict(rtol=1e-2, atol=1e-5) if half else dict(rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(mine / divisor, theirs, **tolerance)
+        if not half:
+            assert torch.equal((mine != 0).any(-1), (theirs != 0).any(-1))  # zero where nothing was selected
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -185,6 +187,50 @@ def test_ready_targets(multibox):
     expected = ops.ssd_loss(loc, conf, loc_target, target)
     torch.testing.assert_close(result[0][0], expected[0])
     torch.testing.assert_close(result[1][0], expected[1])
+
+
+@pytest.mark.parametrize("name", READY_RULES)
+def test_ready_targets_follow_the_config(multibox, name):
+    config = MultiBoxConfig(**READY_RULES[name])
+    loc, conf, _, _ = batch_of(config, (1, 1), width=70)
+    background = (5 if config.background == "last" else 0) - config.label_offset
+    target = torch.randint(0, 6, (2, 70)) - config.label_offset
+    target[torch.rand(2, 70) < 0.8] = background
+    if config.ignore_label is not None:
+        target[:, ::9] = config.ignore_label
+    loc_target = torch.randn_like(loc)
+    rows = loc_target.transpose(1, 2) if config.layout == "bcp" else loc_target
+    inputs = (loc, conf, config.layout == "bcp", rows.contiguous(), target, None, None, None, None)
+    result = multibox.loss(*inputs, *_rules(config), 1.5, 0.7)
+    x, y = loc.clone().requires_grad_(), conf.clone().requires_grad_()
+    expected = ops.multibox_loss_on_targets(x, y, loc_target, target, config)
+    assert result[2].item() == expected.num_positives.item() > 0
+    for mine, theirs in zip(result[:2], expected, strict=False):
+        torch.testing.assert_close(mine[0], theirs.detach(), rtol=1e-5, atol=1e-6)
+    for mine, theirs in zip(result[4:], gradients(expected, x, y), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extreme_logits(multibox, dtype):
+    config = MultiBoxConfig()
+    loc, conf, gt, priors = batch_of(config, (2, 3), dtype=dtype)
+    one = torch.zeros_like(conf)
+    one[:, ::7, 3] = 200.0
+    low = conf.clone()
+    low[:, ::5, 2] = -torch.inf
+    for logits in (1e4 * conf.sign(), one, torch.zeros_like(conf), low):
+        assert_is_reference(multibox, loc.detach(), logits, gt, priors, config)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_bad_logit_is_hardest_and_shows(multibox, value):
+    config = MultiBoxConfig()
+    loc, conf, gt, priors = batch_of(config, (2, 1))
+    conf[0, 17, 2] = value
+    keys, cpu = keys_of_both(multibox, loc, conf, gt, priors, config)
+    assert torch.equal(keys, cpu) and keys[0, 17] == -1  # all bits
+    assert emulated(multibox, loc, conf, gt, priors, config)[1].isnan()
 
 
 @pytest.mark.parametrize("ratio", [1.0, 3.0, 100.0])

@@ -54,14 +54,27 @@ def _truth(x: Tensors) -> ops.GroundTruth:
     return ops.GroundTruth.from_padded(x["boxes"], x["labels"], x["counts"])
 
 
-def _loss(config: MultiBoxConfig) -> Callable[[Tensors], list[Tensor]]:
+def _loss(config: MultiBoxConfig, dtype: torch.dtype = torch.float32) -> Callable[[Tensors], list[Tensor]]:
     def call(x: Tensors) -> list[Tensor]:
-        loc, conf = x["loc"].detach().requires_grad_(), x["conf"].detach().requires_grad_()
-        losses = ops.multibox_loss(loc, conf, _truth(x), x["priors"], config)
+        loc, conf = (x[name].detach().to(dtype).requires_grad_() for name in ("loc", "conf"))
+        first = config.layout == "bcp"
+        rows = [t.transpose(1, 2) if first else t for t in (loc, conf)]
+        losses = ops.multibox_loss(*rows, _truth(x), x["priors"], config)
         grads = torch.autograd.grad(losses.localization + losses.classification, (loc, conf))
         return [losses.localization, losses.classification, losses.num_positives, *grads]
 
     return call
+
+
+def _ready_loss(x: Tensors) -> list[Tensor]:
+    loc, conf = x["loc"].detach().requires_grad_(), x["conf"].detach().requires_grad_()
+    losses = ops.ssd_loss(loc, conf, x["loc_target"], x["conf_target"])
+    return [*losses, *torch.autograd.grad(losses[0] + losses[1], (loc, conf))]
+
+
+def _ready_inputs(g: torch.Generator) -> Tensors:
+    target = torch.randint(0, C, (B, P), generator=g) * (torch.rand(B, P, generator=g) < 0.05)
+    return {**_outputs(g), "loc_target": torch.randn(B, P, 4, generator=g), "conf_target": target}
 
 
 def _detect(config: DetectConfig) -> Callable[[Tensors], list[Tensor]]:
@@ -114,6 +127,22 @@ WORKLOADS = [
         lambda g: {**_outputs(g), **_targets(g)},
         _loss(MultiBoxConfig.preset("paper")),
     ),
+    Workload(
+        "loss of nvidia, channels first",
+        lambda g: {**_outputs(g), **_targets(g)},
+        _loss(MultiBoxConfig.preset("nvidia")),
+    ),
+    Workload(
+        "loss that counts positives twice",
+        lambda g: {**_outputs(g), **_targets(g)},
+        _loss(MultiBoxConfig.preset("seed")),
+    ),
+    Workload(
+        "loss in half",
+        lambda g: {**_outputs(g), **_targets(g)},
+        _loss(MultiBoxConfig(), torch.float16),
+    ),
+    Workload("loss on ready targets", _ready_inputs, _ready_loss),
     Workload(
         "nms",
         _nms_inputs,

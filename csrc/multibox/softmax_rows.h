@@ -147,7 +147,8 @@ SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t i
   constexpr int64_t kClassBytes = N * sizeof(S),
                     kClassesALine = kClassBytes < 64 ? 64 / kClassBytes : 1;
   const int64_t block = N * logits.row_stride * static_cast<int64_t>(sizeof(S));
-  const int64_t distance = (kAheadBytes + block - 1) / block * block;
+  const bool streams = logits.class_stride == 1 && block > 0;  // not: one row for all priors
+  const int64_t distance = streams ? (kAheadBytes + block - 1) / block * block : 0;
   for (int64_t i = 0; i < count; i += N) {
     load_columns<N>(logits, image, begin + i, begin + count - 1, columns);
     V largest = columns[0], second = columns[0], sum{};  // two chains: a maximum waits four cycles
@@ -159,7 +160,7 @@ SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t i
     largest = second > largest ? second : largest;
     const char* ahead = reinterpret_cast<const char*>(logits.row(image, begin + i)) + distance;
     for (int64_t c = 0; c < classes; ++c) {
-      if (c % kClassesALine == 0) __builtin_prefetch(ahead + c * kClassBytes);
+      if (streams && c % kClassesALine == 0) __builtin_prefetch(ahead + c * kClassBytes);
       sum = sum + exp_negative_pack(columns[c] - largest);
     }
     const V log_sum = log_fixed_pack(sum);

@@ -21,6 +21,9 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _TORCH_IGNORE = -100  # the ignore_index of torch's cross_entropy
 
 
+_DEFAULT = MultiBoxConfig()  # made here: a compiled function cannot make one
+
+
 class MultiBoxLosses(NamedTuple):
     """The two losses of a batch, and how many priors were matched; all on the device.
 
@@ -57,6 +60,16 @@ def _rules(config: MultiBoxConfig) -> tuple[list[int], list[float]]:
     loc_factor = config.loc_weight / (4.0 if config.loc_reduction == "mean4" else 1.0)
     beta = 0.0 if config.loc_loss == "l1" else config.beta
     return [int(rule) for rule in rules], [float(mining.ratio), float(beta), float(loc_factor)]
+
+
+def _config(config: MultiBoxConfig | None) -> MultiBoxConfig:
+    if config is None:
+        return _DEFAULT
+    if not isinstance(config, MultiBoxConfig):
+        raise TypeError(
+            f"config must be a MultiBoxConfig (see MultiBoxConfig.preset), got {type(config).__name__}"
+        )
+    return config
 
 
 def _predictions(loc: Tensor, conf: Tensor, layout: str) -> tuple[Tensor, Tensor]:
@@ -121,10 +134,12 @@ def multibox_loss(
         loc: ``[B, P, 4]`` box codes, ``[B, 4, P]`` in the layout ``"bcp"``. Differentiable.
         conf: ``[B, P, C]`` logits, ``[B, C, P]`` in the layout ``"bcp"``; float32, float64, float16 or
             bfloat16, computed in float32 (float64 in float64). Any strides: memory whose last or middle
-            dimension is dense is read where it lies. Differentiable.
+            dimension is dense is read where it lies. Where its dtype is not that of ``loc``, the narrower
+            one is copied into the wider. Differentiable, once.
         gt: ground truth of the B images.
         priors: ``[P, 4]``, or ``[B, P, 4]`` for priors of their own in every image.
-        config: every option; None: ``MultiBoxConfig()``.
+        config: every option; None: ``MultiBoxConfig()``. Under ``torch.compile`` make it outside of the
+            compiled function.
         codes: int32 ``[B, P]``, the result of :func:`ssd_cuda.ops.match` if it is known already; then
             ``config.match`` is not used but for ``prior_format``.
         variances: tensor of the shape of ``priors``: per-prior variances (caffe), not those of ``config``.
@@ -141,7 +156,7 @@ def multibox_loss(
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options; a label out of range.
     """
-    config = config if config is not None else MultiBoxConfig()
+    config = _config(config)
     loc, conf = _predictions(loc, conf, config.layout)
     if not isinstance(gt, GroundTruth):
         raise TypeError(f"gt must be a GroundTruth (see GroundTruth.from_list), got {type(gt).__name__}")
@@ -275,7 +290,7 @@ def multibox_loss_on_targets(
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options; a class out of range.
     """
-    config = config if config is not None else MultiBoxConfig()
+    config = _config(config)
     loc, conf = _predictions(loc, conf, config.layout)
     batch, width, num_classes = conf.shape
     if config.layout == "bcp":
@@ -284,6 +299,7 @@ def multibox_loss_on_targets(
     else:
         check_tensor("loc_target", loc_target, (batch, width, 4), FLOATING)
     check_tensor("conf_target", conf_target, (batch, width), _INTEGERS)
+    conf_target = conf_target.long()  # a uint8 could not be told from an ignore_label below 0
     check_no_grad("loc_target", loc_target, "only the predictions are differentiated")
     require("multibox_loss_on_targets", loc, conf, loc_target, conf_target)
     if _should_check(check, conf_target) and not config.single_class:
@@ -292,8 +308,8 @@ def multibox_loss_on_targets(
     localization, classification, num_positives, *_ = torch.ops.ssd_cuda.multibox_loss(
         loc,
         conf,
-        conf_target.long(),
-        loc_target.to(torch.float64 if conf.dtype == torch.float64 else torch.float32),
+        conf_target,
+        loc_target.contiguous().to(torch.float64 if conf.dtype == torch.float64 else torch.float32),
         None,
         None,
         None,
@@ -357,10 +373,12 @@ def _save(ctx, inputs, output):
     ctx.mark_non_differentiable(num_positives, keys, cuts, scales)
     ctx.save_for_backward(*tensors, keys, cuts, scales)
     ctx.options = (variance, xyxy, rules, numbers)
+    ctx.set_materialize_grads(False)  # else every backward fills zeros for the four that have no gradient
 
 
 def _backward(ctx, grad_loc, grad_conf, *_):
     *tensors, keys, cuts, scales = ctx.saved_tensors
+    grad_loc, grad_conf = (scales.new_zeros(()) if g is None else g for g in (grad_loc, grad_conf))
     d_loc, d_conf = torch.ops.ssd_cuda.multibox_loss_backward(
         grad_loc, grad_conf, *tensors, *ctx.options, keys, cuts, scales
     )
@@ -368,4 +386,11 @@ def _backward(ctx, grad_loc, grad_conf, *_):
     return d_loc, d_conf, None, None, None, None, None, None, None, None, None, None
 
 
+def _second_backward(ctx, *_):
+    raise NotImplementedError(
+        "multibox_loss has a first derivative only, got a backward through its gradient"
+    )
+
+
 register_autograd("multibox_loss", _backward, _save)
+register_autograd("multibox_loss_backward", _second_backward, lambda ctx, inputs, output: None)
