@@ -74,7 +74,7 @@ fuzz: build
 
 # Needs a card and the torch that finds it; STAGE=needs|build|contract|tests|bench|results|sanitizer runs one stage
 # alone, STUB=1 rehearses without a card, BUDGET= is its seconds, OUT= a folder for copies of the results.
-gpu-check:
+gpu-check: $(filter .venv/bin/python,$(PYTHON))
 	$(PYTHON) -m benchmarks.gpu_check $(if $(STAGE),--stage $(STAGE)) $(if $(STUB),--stub-gpu) \
 	  $(if $(BUDGET),--budget $(BUDGET)) $(if $(OUT),--out $(OUT))
 

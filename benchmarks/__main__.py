@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -133,10 +131,7 @@ def _save(record: dict[str, Any], results: Sequence[harness.Result], path: Path 
     if shares := report.core_share(results):
         record["core_share"] = shares
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_suffix(".part")  # a run that is killed while it writes leaves the last whole file
-        whole.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(whole, path)
+        report.save(record, path)
 
 
 def _measure(chosen: Sequence[harness.Case], against: Any, options: argparse.Namespace, record: dict) -> list:

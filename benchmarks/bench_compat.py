@@ -53,7 +53,9 @@ def _loss(device: torch.device, *, name: str, b: int) -> Contest:
             (mine.localization, mine.classification), tuple(other), rtol=1e-4, atol=1e-4
         )
 
-    return Contest(ours, {name: theirs}, check)
+    # Logits and their gradient, loc's gradient, a key and a code a prior there and back.
+    moved = 8 * conf.numel() + 32 * b * len(priors)
+    return Contest(ours, {name: theirs}, check, moved)
 
 
 def _detect(device: torch.device, *, name: str) -> Contest:
@@ -70,7 +72,7 @@ def _detect(device: torch.device, *, name: str) -> Contest:
         assert len(ours()[0]["scores"]) == len(_rule(name).detect(loc[0], conf[0], priors)[1])
 
     theirs = functools.partial(_rule(name).detect, loc[0], conf[0], priors)
-    return Contest(ours, {name: theirs}, check, graphs=())  # lists of boxes: everyone waits
+    return Contest(ours, {name: theirs}, check, conf.numel() * 4, graphs=())  # lists of boxes: everyone waits
 
 
 def cases() -> list[Case]:

@@ -162,16 +162,26 @@ def watched_call(run: Run) -> tuple[float, int]:
     return time.perf_counter() - start, torch.cuda.max_memory_allocated() - before
 
 
-def time_cuda(runs: list[Run], *, graph: bool, rounds: int = 30, seconds: float = 2.0) -> Timing:
+def _l2_bytes() -> int:
+    return getattr(torch.cuda.get_device_properties("cuda"), "L2_cache_size", 0) or L2_BYTES
+
+
+def time_cuda(
+    runs: list[Run], *, graph: bool, size: int = 0, rounds: int = 30, seconds: float = 2.0
+) -> Timing:
     """One contestant over rotating inputs (``runs`` do the same work on different buffers).
 
-    One of whose calls takes longer than ``seconds`` is timed by the next call, and that is all.
+    One of whose calls takes longer than ``seconds`` is timed by the next call, and that is all. ``size`` is
+    what a call moves, in bytes: where all the inputs fit the L2, the timing says so; 0: nothing is known.
     """
     watched_call(runs[0])  # loads the kernels
     once, memory = watched_call(runs[0])
     if once > seconds:
         return replace(Timing.of([once], 1, "eager, one call"), memory=memory)
-    how = f"{len(runs)} inputs" if len(runs) > 1 else "one input"
+    runs = runs[: max(1, int(seconds / (4 * once)))]  # a slow one takes about three times ``seconds``
+    how = "one input" if len(runs) == 1 else f"{len(runs)} inputs"
+    if 0 < len(runs) * size < _l2_bytes() and len(runs) > 1:
+        how += " that fit the L2"
 
     def replay() -> None:
         for run in runs:
@@ -267,27 +277,27 @@ def copies_of(contest: Contest, l2_bytes: int) -> int:
     """How many inputs push each other out of the L2, as far as that many are sensible."""
     if not contest.rotate:
         return 1
-    return min(MOST_COPIES, 1 + l2_bytes // max(contest.min_bytes, 1))
+    if not contest.min_bytes:  # nobody said, so nobody may say that they are cold
+        return BASELINE_COPIES
+    return min(MOST_COPIES, 1 + l2_bytes // contest.min_bytes)
 
 
 def _on_card(case: Case, contest: Contest, names: Sequence[str], seconds: float) -> dict[str, Timing]:
     device = torch.device("cuda")
-    l2_bytes = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0) or L2_BYTES
-    copies = copies_of(contest, l2_bytes)
+    copies, size = copies_of(contest, _l2_bytes()), contest.min_bytes
     contests = [contest, *(case.make(device) for _ in range(copies - 1))]
     ours = [c.ours for c in contests]
     captured = "ours" in contest.graphs
-    timings = {"ours": time_cuda(ours, graph=captured, seconds=seconds / 2)}
-    if contest.rotate and copies * contest.min_bytes < l2_bytes:
-        timings["ours"].how += " that fit the L2"
+    timings = {"ours": time_cuda(ours, graph=captured, size=size, seconds=seconds / 2)}
     if captured:
-        timings[EAGER] = time_cuda(ours, graph=False, seconds=seconds / 4)
+        timings[EAGER] = time_cuda(ours, graph=False, size=size, seconds=seconds / 4)
     if copies > 1:
         timings[WARM] = time_cuda(ours[:1], graph=captured, seconds=seconds / 4)
     for name in names:
         runs = [c.baselines[name] for c in contests[:BASELINE_COPIES]]
+        graph = name in contest.graphs
         try:
-            timings[name] = time_cuda(runs, graph=name in contest.graphs, rounds=10, seconds=seconds / 4)
+            timings[name] = time_cuda(runs, graph=graph, size=size, rounds=10, seconds=seconds / 4)
         except torch.OutOfMemoryError:
             timings["ours"].how += f"; {name} runs out of memory"
     return timings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -62,12 +63,11 @@ def _cpu_name() -> str:
 
 def _commit() -> str:
     """The commit, "dirty" where files differ from it; without git, a hash of the sources."""
-    found = _shell("git", "describe", "--always", "--dirty", "--exclude=*") or os.environ.get(
-        "SSD_COMMIT", ""
-    )
-    if found:
-        return found
     root, digest = Path(__file__).parents[1], hashlib.sha256()
+    own = (root / ".git").exists()  # a copy without one may lie inside another repository
+    found = _shell("git", "describe", "--always", "--dirty", "--exclude=*") if own else ""
+    if found := found or os.environ.get("SSD_COMMIT", ""):
+        return found
     for path in sorted([*root.glob("csrc/**/*"), *root.glob("ssd_cuda/**/*.py")]):
         if path.is_file():
             digest.update(path.read_bytes())
@@ -104,3 +104,7 @@ def environment() -> dict[str, Any]:
     if torch.cuda.is_available():
         header["gpu"] = _card()
     return header
+
+
+if __name__ == "__main__":  # for gpu_check, whose own process was there before the build
+    print(json.dumps(environment()))

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .harness import EAGER, WARM, Result, Timing
 from .machine import BUSY
 
 SEED_FPS = 46  # images per second of SSD300 in the seed's table
+
+
+def save(record: dict[str, Any], path: Path) -> None:
+    """A JSON file that is whole at any moment: a run that is killed while it writes leaves the last one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(part, path)
 
 
 def seconds(value: float) -> str:

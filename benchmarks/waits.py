@@ -1,9 +1,9 @@
 """Counts what a step asks of the host, on any machine: dispatched operators, and waits for the card.
 
 A wait is an operator that on CUDA needs a value or a size on the host (nonzero, boolean indexing, item, NMS),
-or a copy of unpinned host memory to the card (torch.tensor and as_tensor with a device). On a CPU nothing
-waits, but the same calls are made, so they are counted there: run with the model on the CPU, and the count is
-that of a card, less a tolist() and a .to(device), which no mode sees.
+a read (tolist, cpu, numpy), or a copy of unpinned host memory to the card (torch.tensor and as_tensor with a
+device). On a CPU nothing waits, but the same calls are made, so they are counted there: run with the model on
+the CPU, and the count is that of a card, less each .to(device): here it moves nothing, and does not tell.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _READS = {"aten::nonzero", "aten::_local_scalar_dense", "aten::masked_select", "torchvision::nms"}
 _BY_MASK = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
+_DOWNLOADS = {Tensor.tolist, Tensor.cpu, Tensor.numpy}
 _UPLOADS = {torch.tensor, torch.as_tensor}
 
 
@@ -52,6 +53,9 @@ class _Called(TorchFunctionMode):
         if func in _UPLOADS and kwargs.get("device") is not None and not isinstance(args[0], Tensor):
             self.count["waits"] += 1
             self.count["upload"] += 1
+        elif func in _DOWNLOADS:
+            self.count["waits"] += 1
+            self.count["download"] += 1
         return func(*args, **kwargs)
 
 

@@ -96,8 +96,22 @@ def test_small_inputs_are_many_and_say_so_where_they_still_fit(card):
     toy, calls = case({"ours": ours, "sort": ours}, min_bytes=1 << 10)
     (found,) = harness.measure(toy, CARD, seconds=0.2)
     assert found.timings["ours"].how == f"graph, {harness.MOST_COPIES} inputs that fit the L2"
-    assert found.timings["sort"].how == f"eager, {harness.BASELINE_COPIES} inputs"
+    assert found.timings["sort"].how == f"eager, {harness.BASELINE_COPIES} inputs that fit the L2"
     assert set(calls) == set(range(harness.MOST_COPIES))
+
+
+def test_bytes_that_nobody_told_are_neither_cold_nor_warm(card):
+    toy, calls = case({"ours": ours}, min_bytes=0)
+    (found,) = harness.measure(toy, CARD, seconds=0.2)
+    assert found.timings["ours"].how == f"graph, {harness.BASELINE_COPIES} inputs" and len(set(calls)) == 4
+
+
+def test_of_a_slow_contestant_fewer_inputs_rotate(card):
+    toy, calls = case(
+        {"ours": lambda number, calls: (calls.append(number), time.sleep(0.02))}, min_bytes=1 << 10
+    )
+    (found,) = harness.measure(toy, CARD, seconds=0.4)
+    assert "graph, 2 inputs" in found.timings["ours"].how and set(calls) <= {0, 1, 2}
 
 
 def test_a_slow_contestant_is_called_twice(card):

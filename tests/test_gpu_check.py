@@ -42,6 +42,49 @@ def test_a_stage_that_is_cut_off_tells_what_it_printed(capsys):
     assert "as far as here" in capsys.readouterr().out
 
 
+def test_the_clock_holds_for_any_budget():
+    names = list(gpu_check.STAGES)
+    for budget in (60.0, 200.0, 1500.0):
+        left = budget
+        for name in names:
+            left -= gpu_check.limits(names, name, left, budget)
+        assert left >= 0
+    assert gpu_check.limits(["tests"], "tests", 500.0) == 500.0  # alone, it has all
+
+
+def test_when_the_time_is_up_the_rest_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    assert gpu_check.main(["--stub-gpu", "--stage", "bench", "--budget", "1"]) == 1
+    record = json.loads((tmp_path / "benchmarks/results/gpu_check_stub.json").read_text())
+    assert record["stages"][0]["detail"] == "left out, the time was up"
+
+
+def test_a_module_without_its_extra_is_told_and_a_failure_stays_one(tmp_path):
+    (tmp_path / "test_good.py").write_text("def test_good(): pass\n")
+    lost = tmp_path / "test_lost.py"
+    command = [
+        "-m",
+        "pytest",
+        "-q",
+        "--continue-on-collection-errors",
+        "-p",
+        "no:cacheprovider",
+        str(tmp_path),
+    ]
+
+    def stage() -> gpu_check.Stage:
+        return gpu_check._stage("tests", command, 60.0, "passed|failed", gpu_check._without_extras)
+
+    lost.write_text("raise ModuleNotFoundError(\"No module named 'pycocotools'\")\n")
+    found = stage()
+    assert found.passed and found.detail.endswith("1 modules left out without pycocotools")
+    lost.write_text("import no_such_module_of_ours\n")
+    assert not stage().passed
+    lost.write_text("raise ModuleNotFoundError(\"No module named 'pycocotools'\")\n")
+    (tmp_path / "test_good.py").write_text("def test_good(): pass\ndef test_bad(): assert False\n")
+    assert not stage().passed
+
+
 def test_a_missing_program_is_a_failed_stage(monkeypatch):
     monkeypatch.setattr(gpu_check, "_sanitizer", lambda: "no-such-sanitizer")
     stages = gpu_check.sanitizer(False, 40.0)
