@@ -102,10 +102,11 @@ def conditions(record: dict[str, Any]) -> str:
         machine = card if isinstance(card, str) else ", ".join(f"{k} {v}" for k, v in card.items())
     stub = "STUB, a rehearsal on the CPU and no result: " if record.get("stub") else ""
     neighbours = busy(record)
+    archs = ", ".join(build["cuda_archs"]) or "no card"
     return (
         f"{stub}{environment['date']}, {machine}, Python {environment['python']}, torch "
-        f"{environment['torch']}, commit {environment['commit']}, {build['compiler']}, SIMD {build['simd']}, "
-        f"CUDA {build['cuda'] or 'none'} for {build['cuda_archs'] or 'no card'}; load "
+        f"{environment['torch']}, commit {environment['commit']}, compiler {build['compiler']}, SIMD "
+        f"{build['simd']}, CUDA {build['cuda'] or 'none'} for {archs}; load "
         f"{environment['load']} at the start; a copy moves {record['copy_rate'] / 1e9:.1f} GB/s (read + "
         "written). Medians; contestants take turns in one run."
         + (f" **Not a quiet machine: {neighbours}.**" if neighbours else "")
