@@ -76,7 +76,7 @@ fuzz: build
 # alone, STUB=1 rehearses without a card, BUDGET= is its seconds, OUT= a folder for copies of the results.
 gpu-check: $(filter .venv/bin/python,$(PYTHON))
 	$(PYTHON) -m benchmarks.gpu_check $(if $(STAGE),--stage $(STAGE)) $(if $(STUB),--stub-gpu) \
-	  $(if $(BUDGET),--budget $(BUDGET)) $(if $(OUT),--out $(OUT))
+	  $(if $(BUDGET),--budget $(BUDGET))
 
 # Fails where the emulated suite takes less than 95% of the lines of a .cuh.
 emulator-coverage: build

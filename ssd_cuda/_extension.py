@@ -129,6 +129,16 @@ def register_fake(name: str) -> Callable[[Fn], Fn]:
 
 
 def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
-    """The backward of op ``name``; nothing without the extension."""
-    if _has_op(name):
-        torch.library.register_autograd(f"ssd_cuda::{name}", backward, setup_context=setup_context)
+    """The backward of op ``name``, which calls the op ``<name>_backward``; nothing without the extension.
+
+    That op has no derivative itself: unless it says so, torch warns and leaves the second derivative out.
+    """
+    if not _has_op(name):
+        return
+    torch.library.register_autograd(f"ssd_cuda::{name}", backward, setup_context=setup_context)
+
+    def refuse(ctx, *_):
+        raise NotImplementedError(f"{name} has a first derivative only, got a backward through its gradient")
+
+    nothing = {"setup_context": lambda ctx, inputs, output: None}
+    torch.library.register_autograd(f"ssd_cuda::{name}_backward", refuse, **nothing)

@@ -109,6 +109,14 @@ def test_gradients(device, per_prior, batched):
     assert torch.autograd.gradcheck(lambda x: ops.encode(x, priors, var), boxes)
 
 
+@pytest.mark.parametrize("op", [ops.encode, ops.decode])
+def test_a_second_derivative_is_refused(device, op):
+    rows = random_boxes(5).to(device).requires_grad_()
+    (grad,) = torch.autograd.grad(op(rows, random_priors(5).to(device)).exp().sum(), rows, create_graph=True)
+    with pytest.raises(NotImplementedError, match=f"box_{op.__name__} has a first derivative only"):
+        grad.sum().backward()
+
+
 def test_views_are_accepted(device):
     wide = torch.rand(11, 9, device=device)
     boxes = wide[::2, 1:5]  # strided and misaligned

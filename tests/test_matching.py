@@ -385,6 +385,7 @@ PRIORS = priors_of(5)
         (lambda: ops.match(GT, PRIORS, 1.5), ValueError, r"iou_threshold must lie in \[0.0, 1.0\], got 1.5"),
         (lambda: ops.match(GT, PRIORS, forced="all"), ValueError, "forced must be one of .*, got 'all'"),
         (lambda: ops.match(GT, PRIORS, thresh=0.5), TypeError, "thresh"),
+        (lambda: ops.match(GT, PRIORS, config="paper"), TypeError, "config must be a MatchConfig, got str"),
         (lambda: ops.match(GT, PRIORS.to("meta")), ValueError, "must be on one device, got cpu, meta"),
     ],
 )

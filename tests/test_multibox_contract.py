@@ -266,7 +266,7 @@ BAD = ops.GroundTruth.from_list([torch.tensor([[0.0, 0, 1, 1]])], [torch.tensor(
         (
             lambda: ops.multibox_loss(LOC, CONF, GT, PRIORS, "paper"),
             TypeError,
-            r"config must be a MultiBoxConfig \(see MultiBoxConfig.preset\), got str",
+            "config must be a MultiBoxConfig, got str; see MultiBoxConfig.preset",
         ),
         (
             lambda: ops.ssd_loss(LOC, CONF, LOC, torch.tensor([[0, 1, 156]], dtype=torch.uint8)),

@@ -29,6 +29,15 @@ SSD_SIMD_BODY inline void for_each_marked(const void* bytes, int64_t count, cons
   }
 }
 
+// Whether a lane of a mask (lanes 0 or -1) is set.
+template <typename M>
+SSD_SIMD_BODY inline bool any_lane(M mask) {
+  uint64_t words[sizeof(M) / 8], all = 0;
+  std::memcpy(words, &mask, sizeof(M));
+  for (std::size_t i = 0; i < sizeof(M) / 8; ++i) all |= words[i];
+  return all != 0;
+}
+
 // A mask (lanes 0 or -1) as bytes 0x00 or 0xff, lane by lane.
 template <typename M>
 struct LaneBytes {
@@ -38,11 +47,6 @@ struct LaneBytes {
   SSD_SIMD_BODY explicit LaneBytes(M mask) {
     const auto bytes = __builtin_convertvector(mask, Pack<int8_t, kLanes>);
     std::memcpy(words, &bytes, sizeof bytes);
-  }
-  SSD_SIMD_BODY bool any() const {
-    uint64_t all = 0;
-    for (uint64_t word : words) all |= word;
-    return all != 0;
   }
   // fn(lane) for every lane that is set, in order.
   template <typename Fn>

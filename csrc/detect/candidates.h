@@ -192,7 +192,7 @@ class RowScanner {
       const auto foreground = load_pack<decltype(any)>(foreground_.data() + c);
       any |= ~(load_pack<V>(x + c) < limit) & foreground;
     }
-    return LaneBytes(any).any();
+    return any_lane(any);
   }
 
   // Fills e[padded C] with numbers whose quotient by the result is the score.

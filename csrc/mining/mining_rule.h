@@ -24,6 +24,12 @@ SSD_HOST_DEVICE bool is_selected(U key, int64_t index, RowCut<U> cut) {
   return key > cut.threshold || (key == cut.threshold && index <= cut.tie);
 }
 
+// The least key that may be selected: the threshold, yet never an excluded row's.
+template <typename U>
+SSD_HOST_DEVICE U least_selected(RowCut<U> cut) {
+  return cut.threshold > kExcluded<U> ? cut.threshold : kExcluded<U> + 1;
+}
+
 // How k follows from the number of positives: MiningConfig without its tensors.
 struct MiningRule {
   enum Cap : int { kAll = 0, kAllButOne = 1, kNegatives = 2 };

@@ -46,7 +46,7 @@ template <typename U>
 void mark_selected(const U* keys, int64_t width, RowCut<U> cut, bool* mask) {
   const int64_t through =
       std::clamp<int64_t>(cut.tie + 1, 0, width);  // equal keys count up to here
-  const U low = std::max(cut.threshold, U(kExcluded<U> + 1));
+  const U low = least_selected(cut);
   for (int64_t i = 0; i < through; ++i) mask[i] = keys[i] >= low;
   for (int64_t i = through; i < width; ++i) mask[i] = keys[i] > cut.threshold;
 }

@@ -100,8 +100,8 @@ void add_selected(const Batch<S>& batch, int64_t image, const Ordered<acc_t<S>>*
   std::vector<T> scratch;
   RowTile<T> tile;
   const auto fill = positive_key<T>(batch.rule.mining);
-  const U low = std::max(cut.threshold, U(kExcluded<U> + 1));
-  const int64_t count = list_in_range(keys, batch.width, low, ~U(0), reached->data());
+  const int64_t count =
+      list_in_range(keys, batch.width, least_selected(cut), ~U(0), reached->data());
   for (int64_t j = 0; j < count; ++j) {
     const int64_t p = (*reached)[j];
     if (!is_selected(keys[p], p, cut)) continue;

@@ -133,7 +133,7 @@ struct RowTile {
   T largest[kRoom], log_sum[kRoom], losses[kRoom];
 };
 
-constexpr int64_t kAheadBytes = 4096;
+constexpr int64_t kAheadBytes = 4096;  // how far rows are fetched ahead, at least
 
 template <int N, typename S>
 SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t image, int64_t begin,

@@ -8,8 +8,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "../common/lanes.h"
 #include "../common/nms_math.h"
-#include "../common/simd.h"
 
 namespace ssd_cuda {
 namespace nms {
@@ -84,14 +84,6 @@ SSD_SIMD_BODY inline auto removed_by(const KeptList<T>& list, int64_t slot, cons
                      load_pack<V>(list.x2 + slot), load_pack<V>(list.y2 + slot)};
   const M same_class = load_pack<M>(list.classes.get() + slot) == q.cls;
   return rule.lanes(kept, load_pack<V>(list.area + slot), q.box, q.area) & same_class;
-}
-
-template <typename M>
-SSD_SIMD_BODY inline bool any_lane(M mask) {
-  uint64_t words[sizeof(M) / 8], all = 0;
-  std::memcpy(words, &mask, sizeof(M));
-  for (std::size_t i = 0; i < sizeof(M) / 8; ++i) all |= words[i];
-  return all != 0;
 }
 
 template <typename V, typename T>

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 REAL = (torch.float32, torch.float64)
+Config = TypeVar("Config")
 
 
 def check_tensor(name: str, value: object, shape: Sequence[int | str], dtypes: Sequence[torch.dtype]) -> None:
@@ -34,6 +36,20 @@ def check_tensor(name: str, value: object, shape: Sequence[int | str], dtypes: S
     if value.dtype not in dtypes:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(f"{name} must be {names}, got {str(value.dtype).removeprefix('torch.')}")
+
+
+def config_or(default: Config, config: Config | None) -> Config:
+    """``config``, or the default for None; raise for anything of another class than the default's.
+
+    A default is made where its module is imported: a function that torch.compile traces cannot make one.
+    """
+    if config is None:
+        return default
+    kind = type(default)
+    if not isinstance(config, kind):
+        hint = f"; see {kind.__name__}.preset" if hasattr(kind, "preset") else ""
+        raise TypeError(f"config must be a {kind.__name__}, got {type(config).__name__}{hint}")
+    return config
 
 
 def check_no_grad(name: str, value: Tensor | None, why: str) -> None:

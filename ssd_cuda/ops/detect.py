@@ -10,8 +10,9 @@ from torch import Tensor
 
 from .._extension import register_fake, require
 from ..config import DetectConfig
-from ._checks import FLOATING, check_no_grad, check_tensor, four_variances
+from ._checks import FLOATING, check_no_grad, check_tensor, config_or, four_variances
 
+_DEFAULT = DetectConfig()
 _NO_LIMIT = 2**63 - 1
 _MOST_SOFT_KEYS = 2**31 - 32  # of a list of soft-NMS on CUDA: a power of two above fits in 32 bits
 _SCORES = {"softmax": 0, "sigmoid": 1, "given": 2}
@@ -89,9 +90,7 @@ def detect(
         ValueError, TypeError: wrong shapes, dtypes, devices or options; an input that requires a
             gradient; P * C of 2**32 or more; soft-NMS on CUDA of lists that would keep about 2**30.
     """
-    config = DetectConfig() if config is None else config
-    if not isinstance(config, DetectConfig):
-        raise TypeError(f"config must be a DetectConfig, got {type(config).__name__}")
+    config = config_or(_DEFAULT, config)
     loc, conf, priors = _check(loc, conf, priors, config, extra)
     require("detect", loc, conf, priors, extra)
     class_dim = 1 if config.layout == "bcp" else 2

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._extension import register_fake, require
 from ..config import MatchConfig
-from ._checks import FLOATING, check_no_grad, check_tensor
+from ._checks import FLOATING, check_no_grad, check_tensor, config_or
 from .ground_truth import GroundTruth
 
 BACKGROUND = -1
@@ -18,6 +18,7 @@ IGNORED = -2
 
 _FORCED = {"none": 0, "argmax": 1, "bipartite": 2}
 _MAX_PRIORS = 2**31 - 1
+_DEFAULT = MatchConfig()
 
 
 def match(
@@ -50,7 +51,7 @@ def match(
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options; priors that require a gradient.
     """
-    rule = config if config is not None else MatchConfig()
+    rule = config_or(_DEFAULT, config)
     if iou_threshold is not None:
         options["iou_threshold"] = iou_threshold
     if options:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._extension import register_autograd, register_fake, require
 from ..config import MultiBoxConfig, check_range
-from ._checks import FLOATING, check_no_grad, check_tensor, four_variances
+from ._checks import FLOATING, check_no_grad, check_tensor, config_or, four_variances
 from .ground_truth import GroundTruth
 from .matching import match
 from .mining import CAPS
@@ -21,7 +21,7 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _TORCH_IGNORE = -100  # the ignore_index of torch's cross_entropy
 
 
-_DEFAULT = MultiBoxConfig()  # made here: a compiled function cannot make one
+_DEFAULT = MultiBoxConfig()
 
 
 class MultiBoxLosses(NamedTuple):
@@ -60,16 +60,6 @@ def _rules(config: MultiBoxConfig) -> tuple[list[int], list[float]]:
     loc_factor = config.loc_weight / (4.0 if config.loc_reduction == "mean4" else 1.0)
     beta = 0.0 if config.loc_loss == "l1" else config.beta
     return [int(rule) for rule in rules], [float(mining.ratio), float(beta), float(loc_factor)]
-
-
-def _config(config: MultiBoxConfig | None) -> MultiBoxConfig:
-    if config is None:
-        return _DEFAULT
-    if not isinstance(config, MultiBoxConfig):
-        raise TypeError(
-            f"config must be a MultiBoxConfig (see MultiBoxConfig.preset), got {type(config).__name__}"
-        )
-    return config
 
 
 def _predictions(loc: Tensor, conf: Tensor, layout: str) -> tuple[Tensor, Tensor]:
@@ -156,7 +146,7 @@ def multibox_loss(
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options; a label out of range.
     """
-    config = _config(config)
+    config = config_or(_DEFAULT, config)
     loc, conf = _predictions(loc, conf, config.layout)
     if not isinstance(gt, GroundTruth):
         raise TypeError(f"gt must be a GroundTruth (see GroundTruth.from_list), got {type(gt).__name__}")
@@ -290,7 +280,7 @@ def multibox_loss_on_targets(
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options; a class out of range.
     """
-    config = _config(config)
+    config = config_or(_DEFAULT, config)
     loc, conf = _predictions(loc, conf, config.layout)
     batch, width, num_classes = conf.shape
     if config.layout == "bcp":
@@ -386,11 +376,4 @@ def _backward(ctx, grad_loc, grad_conf, *_):
     return d_loc, d_conf, None, None, None, None, None, None, None, None, None, None
 
 
-def _second_backward(ctx, *_):
-    raise NotImplementedError(
-        "multibox_loss has a first derivative only, got a backward through its gradient"
-    )
-
-
 register_autograd("multibox_loss", _backward, _save)
-register_autograd("multibox_loss_backward", _second_backward, lambda ctx, inputs, output: None)
