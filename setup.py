@@ -65,7 +65,7 @@ if cuda_home:
     os.environ["CUDA_HOME"] = cuda_home  # before torch guesses it from the place of the nvcc on PATH
 from torch.utils import cpp_extension as cpp  # noqa: E402
 
-sources = sorted(glob.glob("csrc/*.cpp") + glob.glob("csrc/*/*_cpu.cpp"))
+sources = sorted(glob.glob("csrc/*.cpp") + glob.glob("csrc/*/cpu/*_cpu.cpp"))
 defines = [f"-DTORCH_TARGET_VERSION={STABLE_ABI}", f'-DSSD_BUILD_TORCH="{torch.__version__}"']
 host = ["-O3", "-std=c++20", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-g0"]
 host += ["-Wall", "-Wno-maybe-uninitialized", "-Wno-psabi", "-Wno-unknown-pragmas"]
@@ -75,7 +75,7 @@ if cuda_home:
     release = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
     version = re.search(r"release (\d+\.\d+)", release).group(1)
     gencode, archs = arch_flags(nvcc)
-    sources += sorted(glob.glob("csrc/*/*_cuda.cu"))
+    sources += sorted(glob.glob("csrc/*/cuda/*_cuda.cu"))
     defines += [f'-DSSD_BUILD_CUDA="{version}"', f'-DSSD_BUILD_ARCHS="{archs}"']
     # torch forbids the conversions of half and bfloat16 in device code; the kernels use them.
     nvcc_flags = ["-U__CUDA_NO_HALF_CONVERSIONS__", "-U__CUDA_NO_BFLOAT16_CONVERSIONS__", "-O3", "-std=c++20"]
@@ -88,7 +88,11 @@ print(f"ssd_cuda: torch {torch.__version__}, CUDA {built}", file=sys.stderr)
 extension = Extension(
     "ssd_cuda._C",
     sources,
-    include_dirs=[pybind11.get_include(), *cpp.include_paths("cuda" if cuda_home else "cpu")],
+    include_dirs=[
+        os.path.abspath("csrc"),
+        pybind11.get_include(),
+        *cpp.include_paths("cuda" if cuda_home else "cpu"),
+    ],
     library_dirs=[*cpp.library_paths(), *library_dirs],
     libraries=["c10", "torch_cpu", *libraries],
     extra_compile_args={"cxx": [*host, *defines], "nvcc": nvcc_flags},

@@ -102,7 +102,7 @@ def find_nvcc() -> str | None:
 
 
 def families() -> list[str]:
-    return sorted(path.parent.name for path in (ROOT / "csrc").glob("*/*_cuda.cu"))
+    return sorted(path.parents[1].name for path in (ROOT / "csrc").glob("*/cuda/*_cuda.cu"))
 
 
 def parse(family: str, log: str, blocks: dict[str, int]) -> list[Kernel]:
@@ -161,7 +161,7 @@ def launch_bounds(ptx: str) -> dict[str, int]:
 
 def measure(family: str) -> list[Kernel]:
     """Every kernel of a family on every architecture; compiled once per content of the sources."""
-    source = ROOT / "csrc" / family / f"{family}_cuda.cu"
+    source = ROOT / "csrc" / family / "cuda" / f"{family}_cuda.cu"
     note = CACHE / f"{family}.json"
     nvcc = find_nvcc()
     try:
@@ -176,7 +176,14 @@ def measure(family: str) -> list[Kernel]:
     depends = folder / "depends"
     command = [nvcc, "-fatbin", "-std=c++20", "-O3", "-Xptxas", "-v", "-MMD", "-MF", str(depends)]
     command += [f"-DTORCH_TARGET_VERSION={STABLE_ABI}", "--keep", "--keep-dir", str(folder)]
-    command += ["-gencode", "arch=compute_80,code=sm_80", "-gencode", "arch=compute_90,code=sm_90"]
+    command += [
+        "-I",
+        str(ROOT / "csrc"),
+        "-gencode",
+        "arch=compute_80,code=sm_80",
+        "-gencode",
+        "arch=compute_90,code=sm_90",
+    ]
     for path in _torch_includes():
         command += ["-isystem", path]
     command += [str(source), "-o", str(folder / "kernels.fatbin")]

@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "common/cuda_stream.h"
-#include "common/simd.h"
+#include "common/cpu/simd.h"
+#include "common/torch/cuda_stream.h"
 
 #ifndef SSD_BUILD_CUDA
 #define SSD_BUILD_CUDA ""

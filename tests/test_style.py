@@ -37,9 +37,9 @@ def test_functions_stay_small(path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_has_the_same_name_everywhere(family):
     for place in (
-        f"csrc/{family}/{family}.cuh",
-        f"csrc/{family}/{family}_cuda.cu",
-        f"csrc/{family}/{family}_cpu.cpp",
+        f"csrc/{family}/cuda/{family}.cuh",
+        f"csrc/{family}/cuda/{family}_cuda.cu",
+        f"csrc/{family}/cpu/{family}_cpu.cpp",
         f"ssd_cuda/ops/{family}.py",
         f"ssd_cuda/reference/{family}.py",
         f"tests/test_{family}.py",
@@ -53,18 +53,44 @@ def test_native_layers(path):
     text = path.read_text()
     code = re.sub(r"//[^\n]*", "", text)
     if path.name != "launch.cuh":
-        assert "<<<" not in code, "kernels are launched by launch() in common/launch.cuh"
+        assert "<<<" not in code, "kernels are launched by launch() in common/cuda/launch.cuh"
         assert "extern __shared__" not in code, "dynamic shared memory comes from SSD_DYNAMIC_SHARED"
     if path.name != "torch_api.h":
         assert not re.search(r"#include\s*[<\"](torch|ATen|c10)/", code), (
-            "torch comes from common/torch_api.h"
+            "torch comes from common/torch/torch_api.h"
         )
-    if path.suffix in {".cuh", ".h"} and path.name not in {"torch_api.h", "cuda_stream.h"}:
-        assert "torch" not in re.sub(r"torch_api", "", code), "kernels do not know torch"
     assert not re.search(r"atomicAdd\s*\(\s*(?:\(float|\(double|reinterpret_cast<(?:float|double))", code)
     assert not re.search(r"\basm\b", code), "no inline PTX"
     if path.suffix == ".cu":
         assert not path.with_suffix(".cpp").exists(), "a .cpp beside a .cu would share its object name"
+
+
+def layer(path: Path) -> str:
+    """What a native file is for: math, rule (both devices), cpu, cuda, or torch (schemas and bindings)."""
+    if path.suffix == ".cu" or path.name.endswith(("_cpu.cpp", "_op.h")) or path.name == "module.cpp":
+        return "torch"
+    return path.parent.name if path.parent.name in {"math", "cpu", "cuda", "torch"} else "rule"
+
+
+KNOWS = {
+    "math": {"math"},
+    "rule": {"math", "rule"},
+    "cpu": {"math", "rule", "cpu"},
+    "cuda": {"math", "rule", "cuda"},
+    "torch": {"math", "rule", "cpu", "cuda", "torch"},
+}
+
+
+@pytest.mark.parametrize("path", [p for p in NATIVE if "csrc" in p.parts], ids=name)
+def test_includes_point_inwards(path):
+    for include in re.findall(r'#include "([^"]+)"', path.read_text()):
+        if include.startswith("emulator/"):
+            assert path.name == "launch.cuh", "the emulator is put in at one place"
+            continue
+        beside = path.parent / include
+        found = beside if "/" not in include else ROOT / "csrc" / include
+        assert found.exists(), f"{include}: a file beside this one by its name, any other by its path in csrc"
+        assert layer(found) in KNOWS[layer(path)], f"{layer(path)} code must not know {include}"
 
 
 def test_reference_knows_only_torch():

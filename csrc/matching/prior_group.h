@@ -2,7 +2,7 @@
 // For the CPU and the CUDA kernels, which leave out the groups that cannot matter.
 #pragma once
 
-#include "../common/box_math.h"
+#include "common/math/box_math.h"
 
 namespace ssd_cuda {
 

@@ -1,7 +1,7 @@
 // The rules of mining, once for the CPU and the CUDA kernels: how many rows an image may select, and which.
 #pragma once
 
-#include "../common/ordered_key.h"
+#include "common/math/ordered_key.h"
 
 namespace ssd_cuda {
 

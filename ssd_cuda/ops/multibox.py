@@ -39,7 +39,7 @@ class MultiBoxLosses(NamedTuple):
 
 
 def _rules(config: MultiBoxConfig) -> tuple[list[int], list[float]]:
-    """The options as the kernels take them; the order is that of csrc/multibox/bindings.h."""
+    """The options as the kernels take them; the order is that of csrc/multibox/multibox_op.h."""
     mining = config.mining
     rules = [
         config.background == "last",

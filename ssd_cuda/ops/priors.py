@@ -77,7 +77,7 @@ def _generate(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Tens
 def _arguments(
     spec: PriorSpec,
 ) -> tuple[list[int], list[float], list[float], list[float], int, bool, bool, bool]:
-    """What fill_priors takes after its output: csrc/priors/prior_table.h says what each is."""
+    """What fill_priors takes after its output: csrc/priors/priors_op.h says what each is."""
     assert spec.feature_maps is not None
     boxes = spec.cell_boxes()
     grid: list[int] = []

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "scheduler.h"
+#include "emulator/scheduler.h"
 
 #pragma GCC visibility push(hidden)
 

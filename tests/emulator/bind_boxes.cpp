@@ -1,5 +1,5 @@
 // The boxes kernels for Python. The living template of a binding: arrays in, the real launcher, arrays out.
-#include "boxes/boxes.cuh"
+#include "boxes/cuda/boxes.cuh"
 #include "emulator/binding.h"
 
 namespace {

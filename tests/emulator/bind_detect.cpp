@@ -1,5 +1,5 @@
 // The detect kernels for Python: the arguments of the op, contiguous arrays.
-#include "detect/detect.cuh"
+#include "detect/cuda/detect.cuh"
 #include "emulator/binding.h"
 
 namespace {

@@ -1,6 +1,6 @@
 // The matching kernels for Python: all launches of the op, with the scratch memory that its binding gives them.
 #include "emulator/binding.h"
-#include "matching/matching.cuh"
+#include "matching/cuda/matching.cuh"
 
 namespace {
 

@@ -1,6 +1,6 @@
 // The mining kernels for Python.
 #include "emulator/binding.h"
-#include "mining/mining.cuh"
+#include "mining/cuda/mining.cuh"
 
 namespace {
 

@@ -1,6 +1,6 @@
 // The MultiBox kernels for Python: forward and backward of a batch, through every launcher.
 #include "emulator/binding.h"
-#include "multibox/multibox.cuh"
+#include "multibox/cuda/multibox.cuh"
 
 namespace {
 

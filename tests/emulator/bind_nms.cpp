@@ -1,6 +1,6 @@
 // The nms kernels for Python: everything of the CUDA path but the sort, which is torch's.
 #include "emulator/binding.h"
-#include "nms/nms.cuh"
+#include "nms/cuda/nms.cuh"
 
 namespace {
 

@@ -1,6 +1,6 @@
 // The priors kernel for Python, with the loop over levels and chunks of boxes of its CUDA binding.
 #include "emulator/binding.h"
-#include "priors/priors.cuh"
+#include "priors/cuda/priors.cuh"
 
 namespace {
 

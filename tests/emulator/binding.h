@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "cuda.h"
+#include "emulator/cuda.h"
 
 namespace emulator {
 

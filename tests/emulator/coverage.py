@@ -2,7 +2,7 @@
 
     python tests/emulator/coverage.py [--fail-under 95] [family ...]
 
-Exits non-zero when a family is under the bound. Lines are those of csrc/*/*.cuh that g++ made code for.
+Exits non-zero when a family is under the bound. Lines are those of csrc/*/cuda/*.cuh that g++ made code for.
 """
 
 from __future__ import annotations

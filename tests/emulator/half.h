@@ -4,7 +4,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "types.h"
+#include "emulator/types.h"
 
 struct __half_raw {
   unsigned short x;

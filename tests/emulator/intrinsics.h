@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "types.h"
+#include "emulator/types.h"
 
 // Bits.
 inline int __popc(unsigned v) { return std::popcount(v); }

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "runtime.h"
+#include "emulator/runtime.h"
 
 namespace emulator {
 

@@ -3,7 +3,7 @@
 #include <cstring>
 #include <map>
 
-#include "scheduler.h"
+#include "emulator/scheduler.h"
 
 namespace emulator {
 namespace {

@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "scheduler.h"
+#include "emulator/scheduler.h"
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #else

@@ -9,7 +9,7 @@
 #include <fstream>
 #include <iterator>
 
-#include "access.h"
+#include "emulator/access.h"
 
 namespace emulator {
 namespace {

@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "types.h"
+#include "emulator/types.h"
 
 #pragma GCC visibility push(hidden)
 

@@ -1,11 +1,11 @@
 // Runs a grid: blocks one after the other, the threads of a block as fibres that change places where they meet.
-#include "scheduler.h"
+#include "emulator/scheduler.h"
 
 #include <algorithm>
 #include <memory>
 #include <numeric>
 
-#include "launch.h"
+#include "emulator/launch.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "fiber.h"
-#include "runtime.h"
+#include "emulator/fiber.h"
+#include "emulator/runtime.h"
 
 #pragma GCC visibility push(hidden)
 

@@ -1,0 +1,261 @@
+// Finding the candidates of an image on the CPU: one read of the logits, the best keys of each pool kept.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "common/cpu/exp_simd.h"
+#include "common/cpu/lanes.h"
+#include "detect/detect_rule.h"
+
+namespace ssd_cuda {
+
+// The best `keep` keys of a stream, exactly. Holds at most twice that many: it is cut in half when full, and
+// from then on only keys below the worst kept one enter.
+template <typename T>
+class CandidatePool {
+ public:
+  using Key = CandidateKey<T>;
+
+  explicit CandidatePool(int64_t keep)
+      : keep_(static_cast<std::size_t>(keep)),
+        full_(keep > kNoLimit / 2 ? kNoLimit : std::max<int64_t>(2 * keep, 1024)) {}
+
+  // True when the pool was cut, that is, when worst() changed.
+  bool add(Key key) {
+    if (!(key < worst_)) return false;
+    keys.push_back(key);
+    if (keys.size() < full_) return false;
+    cut();
+    return true;
+  }
+  Key worst() const { return worst_; }
+  bool was_cut() const { return was_cut_; }
+
+  // Leaves at most keep() keys, best first.
+  void sort() {
+    if (keys.size() > keep_) cut();
+    std::sort(keys.begin(), keys.end());
+  }
+
+  std::vector<Key> keys;
+
+ private:
+  static constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
+
+  __attribute__((noinline)) void cut() {
+    std::nth_element(keys.begin(), keys.begin() + (keep_ - 1), keys.end());
+    keys.resize(keep_);
+    worst_ = keys.back();
+    was_cut_ = true;
+  }
+
+  std::size_t keep_, full_;
+  Key worst_ = ~Key{0};
+  bool was_cut_ = false;
+};
+
+// A row's sum has this many partial sums, whatever the register width: the lanes of a warp.
+constexpr int64_t kScanLanes = 32;
+constexpr int64_t kScanTile = 32;  // rows converted at a time
+
+inline int64_t padded_columns(int64_t columns) {
+  return (columns + kScanLanes - 1) / kScanLanes * kScanLanes;
+}
+
+// Pools of candidates and, per column, the score that a candidate must at least have to matter: the threshold,
+// or the worst score of a full pool; +inf for background and padding.
+template <typename T>
+class CandidateSink {
+ public:
+  using Key = CandidateKey<T>;
+
+  // pool_per_label: one pool a foreground column, else one for all.
+  CandidateSink(const DetectOptions<T>& options, int64_t num_priors, int64_t num_classes,
+                int64_t keep, bool pool_per_label)
+      : pools(pool_per_label ? options.labels() : 1, CandidatePool<T>(keep)),
+        limits(padded_columns(num_classes), std::numeric_limits<T>::infinity()),
+        options_(options),
+        num_priors_(num_priors),
+        pool_per_label_(pool_per_label) {
+    std::fill(limits.begin() + options.first_label, limits.begin() + options.last_label,
+              options.score_threshold);
+  }
+
+  void offer(T score, int64_t label, int64_t prior) {
+    if (!(score > options_.score_threshold)) return;
+    const Key key = candidate_key(score, static_cast<uint32_t>(label * num_priors_ + prior));
+    if (after_any && !(key > after)) return;
+    CandidatePool<T>& pool = pools[pool_per_label_ ? label - options_.first_label : 0];
+    if (pool.add(key)) raise_limits(pool, label);
+  }
+
+  // Leaves a label out from now on.
+  void close(int64_t label) { limits[label] = std::numeric_limits<T>::infinity(); }
+
+  std::vector<CandidatePool<T>> pools;
+  std::vector<T> limits;   // [padded C]
+  bool after_any = false;  // only keys beyond `after` are taken
+  Key after = 0;
+
+ private:
+  __attribute__((noinline)) void raise_limits(const CandidatePool<T>& pool, int64_t label) {
+    const T limit = candidate_score(pool.worst());
+    const int64_t first = pool_per_label_ ? label : options_.first_label;
+    const int64_t last = pool_per_label_ ? label + 1 : options_.last_label;
+    for (int64_t c = first; c < last; ++c) limits[c] = std::max(limits[c], limit);
+  }
+
+  const DetectOptions<T>& options_;
+  int64_t num_priors_;
+  bool pool_per_label_;
+};
+
+// op over all lanes, halves first: lane l with lane l + N / 2, and so on.
+template <typename T, typename V, typename Op>
+SSD_SIMD_BODY inline T fold(V v, const Op& op) {
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  if constexpr (kLanes == 2) {
+    return op(static_cast<T>(v[0]), static_cast<T>(v[1]));
+  } else {
+    Pack<T, kLanes / 2> half[2];
+    std::memcpy(half, &v, sizeof v);
+    return fold<T>(op(half[0], half[1]), op);
+  }
+}
+
+// Scores rows of logits and offers what may matter to a sink.
+//
+// softmax: score[c] = exp(x[c] - max) / sum, where the sum is taken over 32 partial sums (column c in sum c mod 32)
+// joined in a fixed tree, so that it has the same bits at every register width and on a card. A row whose
+// foreground numbers all lie below a limit (make_skip_below) has no candidate: no exp is taken for it.
+template <typename T, typename S>
+class RowScanner {
+ public:
+  RowScanner(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs)
+      : options_(options),
+        inputs_(inputs),
+        columns_(inputs.num_classes),
+        padded_(padded_columns(columns_)) {
+    const RowView<S>& conf = inputs.conf;
+    end_ = conf.data + (inputs.images - 1) * conf.image_stride +
+           (inputs.num_priors - 1) * conf.row_stride + columns_;
+    columns_mask_.assign(padded_, Mask(0));
+    std::fill(columns_mask_.begin(), columns_mask_.begin() + columns_, Mask(-1));
+    foreground_.assign(padded_, Mask(0));
+    std::fill(foreground_.begin() + options.first_label, foreground_.begin() + options.last_label,
+              Mask(-1));
+    may_skip_ = options.skip_below > -std::numeric_limits<T>::infinity();
+    if (options.scores == ScoreKind::kSoftmax) {
+      background_ = options.first_label > 0 ? 0 : columns_ - 1;
+    }
+  }
+
+  void scan(int64_t image, int64_t begin, int64_t end, CandidateSink<T>& sink) const {
+    std::vector<T> tile(kScanTile * padded_), work(padded_);
+    for (int64_t p = begin; p < end; p += kScanTile) {
+      const int64_t rows = std::min(kScanTile, end - p);
+      const T* source[kScanTile];
+      for (int64_t r = 0; r < rows; ++r) {
+        source[r] = load_row(inputs_.conf.row(image, p + r), tile.data() + r * padded_);
+      }
+      with_simd([&](auto bytes) SSD_SIMD_BODY {
+        using V = Pack<T, decltype(bytes)::value / sizeof(T)>;
+        for (int64_t r = 0; r < rows; ++r) scan_row<V>(source[r], p + r, work.data(), sink);
+      });
+    }
+  }
+
+ private:
+  using Mask = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+  // The row itself where it can be read up to padded_ columns in place, else a padded copy.
+  const T* load_row(const S* row, T* copy) const {
+    if constexpr (std::is_same_v<S, T>) {
+      if (inputs_.conf.column_stride == 1 && row + padded_ <= end_) return row;
+    }
+    const int64_t step = inputs_.conf.column_stride;
+    for (int64_t c = 0; c < columns_; ++c) copy[c] = static_cast<T>(row[c * step]);
+    return copy;
+  }
+
+  template <typename V>
+  SSD_SIMD_BODY bool may_have_candidate(const T* x) const {
+    constexpr int kWidth = sizeof(V) / sizeof(T);
+    if (!may_skip_) return true;
+    const V limit =
+        V{} + (background_ < 0 ? options_.skip_below : x[background_] + options_.skip_below);
+    auto any = limit > limit;
+    for (int64_t c = 0; c < padded_; c += kWidth) {
+      const auto foreground = load_pack<decltype(any)>(foreground_.data() + c);
+      any |= ~(load_pack<V>(x + c) < limit) & foreground;
+    }
+    return any_lane(any);
+  }
+
+  // Fills e[padded C] with numbers whose quotient by the result is the score.
+  template <typename V>
+  SSD_SIMD_BODY T numerators(const T* x, T* e) const {
+    constexpr int kWidth = sizeof(V) / sizeof(T);
+    if (options_.scores == ScoreKind::kGiven) {
+      std::copy(x, x + columns_, e);
+      return T(1);
+    }
+    if (options_.scores == ScoreKind::kSigmoid) {
+      for (int64_t c = 0; c < padded_; c += kWidth) {
+        store_pack(e + c, T(1) / (T(1) + exp_fixed_pack(-load_pack<V>(x + c))));
+      }
+      return T(1);
+    }
+    const auto larger = [](auto a, auto b) { return a > b ? a : b; };
+    V largest = logits<V>(x, 0);
+    for (int64_t c = kWidth; c < padded_; c += kWidth) largest = larger(logits<V>(x, c), largest);
+    const T top = fold<T>(largest, larger);
+    constexpr int kParts = kScanLanes / kWidth;
+    V sums[kParts] = {};
+    for (int64_t c = 0; c < padded_; c += kScanLanes) {
+      for (int u = 0; u < kParts; ++u) {
+        const V v = exp_negative_pack(logits<V>(x, c + u * kWidth) - top);
+        store_pack(e + c + u * kWidth, v);
+        sums[u] += v;
+      }
+    }
+    for (int parts = kParts / 2; parts > 0; parts /= 2) {
+      for (int u = 0; u < parts; ++u) sums[u] += sums[u + parts];
+    }
+    return fold<T>(sums[0], [](auto a, auto b) { return a + b; });
+  }
+
+  // Columns [c, c + width) of a row, -inf past its end.
+  template <typename V>
+  SSD_SIMD_BODY V logits(const T* x, int64_t c) const {
+    using M = decltype(V{} > V{});
+    const V floor = V{} - std::numeric_limits<T>::infinity();
+    return load_pack<M>(columns_mask_.data() + c) ? load_pack<V>(x + c) : floor;
+  }
+
+  template <typename V>
+  SSD_SIMD_BODY void scan_row(const T* x, int64_t prior, T* e, CandidateSink<T>& sink) const {
+    constexpr int kWidth = sizeof(V) / sizeof(T);
+    if (!may_have_candidate<V>(x)) return;
+    const T sum = numerators<V>(x, e);
+    // A little below the limit: the exact test is the sink's, on the rounded quotient.
+    const T scale = options_.scores == ScoreKind::kGiven ? T(1) : sum * T(1 - 1e-6);
+    for (int64_t c = 0; c < padded_; c += kWidth) {
+      const auto passes = load_pack<V>(e + c) >= load_pack<V>(sink.limits.data() + c) * scale;
+      LaneBytes(passes).for_each([&](int lane) { sink.offer(e[c + lane] / sum, c + lane, prior); });
+    }
+  }
+
+  const DetectOptions<T>& options_;
+  const DetectInputs<T, S>& inputs_;
+  int64_t columns_, padded_;
+  bool may_skip_;
+  int64_t background_ = -1;  // softmax: the column that skip_below is added to
+  const S* end_;
+  std::vector<Mask> columns_mask_, foreground_;  // [padded C], -1 or 0
+};
+
+}  // namespace ssd_cuda

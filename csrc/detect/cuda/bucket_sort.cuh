@@ -1,0 +1,142 @@
+// Sorts the keys of a CTA in shared memory, in place, in seven barriers.
+//
+// The keys are dealt to buckets of equal width between the least and the greatest key, about one a bucket. The place of a
+// key is the number of keys in the buckets before its own, by a prefix sum, and of smaller keys in its own. All keys
+// differ, so the order in which they reach their bucket does not matter. Where the keys crowd into a few buckets
+// nothing is changed and the caller sorts in another way.
+#pragma once
+
+#include "common/cuda/launch.cuh"
+#include "detect/detect_rule.h"
+
+namespace ssd_cuda {
+
+constexpr unsigned kFullWarp = 0xffffffffu;
+constexpr int kSortKeys = 4;         // keys and buckets a thread
+constexpr unsigned kSortCrowd = 64;  // more keys in a bucket: give up
+constexpr int kSortMostWarps = 16;
+
+// What decides the bucket: the key, or its upper part.
+__device__ __forceinline__ unsigned long long sort_word(uint64_t key) { return key; }
+__device__ __forceinline__ unsigned long long sort_word(unsigned __int128 key) {
+  return static_cast<unsigned long long>(key >> 32);
+}
+
+template <int kThreads>
+struct SortScratch {
+  static_assert(kThreads / 32 <= kSortMostWarps);
+  static constexpr int kCapacity = kSortKeys * kThreads;
+  unsigned long long least[kThreads / 32], greatest[kThreads / 32];
+  unsigned sums[kThreads / 32];
+  unsigned
+      start[kCapacity + kSortKeys];  // counts of the buckets, then the place of their first key
+};
+
+// All threads: the bucket of a word is (word - low) >> shift, below kCapacity.
+template <int kThreads>
+__device__ __forceinline__ void sort_range(unsigned long long least, unsigned long long greatest,
+                                           SortScratch<kThreads>* scratch, unsigned long long& low,
+                                           int& shift) {
+  const auto fold = [&](int offset) {
+    const unsigned long long a = __shfl_xor_sync(kFullWarp, least, offset);
+    const unsigned long long b = __shfl_xor_sync(kFullWarp, greatest, offset);
+    least = a < least ? a : least;
+    greatest = b > greatest ? b : greatest;
+  };
+  for (int offset = 16; offset > 0; offset /= 2) fold(offset);
+  if (threadIdx.x % 32 == 0) {
+    scratch->least[threadIdx.x / 32] = least;
+    scratch->greatest[threadIdx.x / 32] = greatest;
+  }
+  __syncthreads();
+  constexpr int kWarps = kThreads / 32;
+  least = scratch->least[threadIdx.x % kWarps], greatest = scratch->greatest[threadIdx.x % kWarps];
+  for (int offset = kWarps / 2; offset > 0; offset /= 2) fold(offset);
+  low = least;
+  const int bits = 64 - __clzll(static_cast<long long>(greatest - least));
+  constexpr int kBits = kThreads == 512 ? 11 : 10;
+  static_assert(1 << kBits == SortScratch<kThreads>::kCapacity);
+  shift = bits > kBits ? bits - kBits : 0;
+}
+
+// All threads: turns the counts of the buckets into the place of their first key. False when one is crowded.
+template <int kThreads>
+__device__ __forceinline__ bool sort_places(SortScratch<kThreads>* scratch) {
+  const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
+  unsigned before[kSortKeys], sum = 0;
+  bool crowded = false;
+#pragma unroll
+  for (int u = 0; u < kSortKeys; ++u) {
+    const unsigned count = scratch->start[kSortKeys * t + u];
+    before[u] = sum;
+    sum += count;
+    crowded = crowded || count > kSortCrowd;
+  }
+  unsigned inclusive = sum;
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const unsigned other = __shfl_up_sync(kFullWarp, inclusive, offset);
+    if (lane >= offset) inclusive += other;
+  }
+  if (lane == 31) scratch->sums[warp] = inclusive;
+  if (__syncthreads_or(crowded)) return false;
+  unsigned base = inclusive - sum;
+#pragma unroll
+  for (int w = 0; w < kThreads / 32; ++w) base += w < warp ? scratch->sums[w] : 0;
+#pragma unroll
+  for (int u = 0; u < kSortKeys; ++u) scratch->start[kSortKeys * t + u] = base + before[u];
+  if (t == kThreads - 1) scratch->start[kSortKeys * kThreads] = base + sum;
+  __syncthreads();
+  return true;
+}
+
+// All kThreads threads, after a barrier: keys [0, count) into ascending order, count <= kCapacity. False, and nothing
+// changed, when they crowd.
+template <int kThreads, typename Key>
+__device__ __forceinline__ bool bucket_sort(Key* keys, unsigned count,
+                                            SortScratch<kThreads>* scratch) {
+  Key key[kSortKeys];
+  unsigned long long least = ~0ull, greatest = 0, low;
+  int shift;
+#pragma unroll
+  for (int u = 0; u < kSortKeys; ++u) {
+    const unsigned i = threadIdx.x + u * kThreads;
+    scratch->start[i] = 0;
+    if (i >= count) continue;
+    key[u] = keys[i];
+    const unsigned long long word = sort_word(key[u]);
+    least = word < least ? word : least;
+    greatest = word > greatest ? word : greatest;
+  }
+  sort_range(least, greatest, scratch, low, shift);
+  unsigned bucket[kSortKeys], place[kSortKeys];
+#pragma unroll
+  for (int u = 0; u < kSortKeys; ++u) {
+    if (threadIdx.x + u * kThreads >= count) continue;
+    bucket[u] = static_cast<unsigned>((sort_word(key[u]) - low) >> shift);
+    place[u] = atomicAdd(&scratch->start[bucket[u]], 1u);
+  }
+  __syncthreads();
+  if (!sort_places(scratch)) return false;
+#pragma unroll
+  for (int u = 0; u < kSortKeys; ++u) {
+    if (threadIdx.x + u * kThreads < count) keys[scratch->start[bucket[u]] + place[u]] = key[u];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int u = 0; u < kSortKeys; ++u) {
+    if (threadIdx.x + u * kThreads >= count) continue;
+    const unsigned first = scratch->start[bucket[u]], last = scratch->start[bucket[u] + 1];
+    place[u] = first;
+#pragma unroll 1
+    for (unsigned i = first; i < last; ++i) place[u] += keys[i] < key[u];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int u = 0; u < kSortKeys; ++u) {
+    if (threadIdx.x + u * kThreads < count) keys[place[u]] = key[u];
+  }
+  __syncthreads();
+  return true;
+}
+
+}  // namespace ssd_cuda

@@ -1,0 +1,198 @@
+// What the CPU and the CUDA kernels of detect share: the options, the views of the inputs and the box of a candidate.
+#pragma once
+
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "common/math/nms_math.h"
+
+namespace ssd_cuda {
+
+enum class ScoreKind : int { kSoftmax = 0, kSigmoid = 1, kGiven = 2 };
+enum class ClipKind : int { kNone = 0, kBefore = 1, kAfter = 2 };
+
+// T is the arithmetic type, float or double. "No limit" of top_k is INT64_MAX.
+template <typename T>
+struct DetectOptions {
+  ScoreKind scores;
+  T score_threshold;  // a candidate's score is > this
+  T skip_below;       // see make_skip_below
+  int64_t top_k;      // candidates kept per list: a class, or the image when class_agnostic
+  SuppressRule<T> rule;
+  T soft_sigma;  // > 0: gaussian soft-NMS; 0: hard NMS
+  bool class_agnostic;
+  int64_t first_label, last_label;  // foreground columns [first_label, last_label)
+  int64_t rows;                     // K: rows of the padded output
+  Vec4<T> variance;
+  LogClamp<T> clamp;
+  BoxFormat format;
+  ClipKind clip;
+  T clip_width, clip_height;
+
+  SSD_HOST_DEVICE int64_t labels() const { return last_label - first_label; }
+  // Lists in which NMS runs: one per foreground class, or one.
+  SSD_HOST_DEVICE int64_t lists() const {
+    return class_agnostic ? (labels() > 0 ? 1 : 0) : labels();
+  }
+};
+
+// A row has no candidate when all its foreground numbers are below this; softmax: below x[background] + this. -inf: do
+// not look. The score of such a number is below the threshold by far more than rounding.
+template <typename T>
+inline T make_skip_below(const DetectOptions<T>& options, int64_t num_classes) {
+  const T t = options.score_threshold;
+  if (options.scores == ScoreKind::kGiven) return t;
+  if (!(t > 0)) return -std::numeric_limits<T>::infinity();
+  if (options.scores == ScoreKind::kSigmoid) {
+    // Near 1 the rounding of 1 + exp(-x) moves x.
+    const T below =
+        std::log(t / (1 - t)) - T(1e-3) - 8 * std::numeric_limits<T>::epsilon() / (1 - t);
+    return t < 1 ? below : std::numeric_limits<T>::infinity();
+  }
+  // The score of a foreground number is at most exp(x - x[background]).
+  const bool background = options.first_label > 0 || options.last_label < num_classes;
+  return background ? std::log(t) - T(1e-3) : -std::numeric_limits<T>::infinity();
+}
+
+// The options as the schema of the op has them, in its order.
+struct DetectArguments {
+  int64_t scores;
+  double score_threshold;
+  int64_t top_k;
+  double iou_threshold;
+  bool inclusive;
+  double iou_eps, pixel_offset, soft_sigma;
+  bool class_agnostic;
+  int64_t first_label, last_label, rows;
+  const std::vector<double>& variance;  // [4]
+  double max_log;
+  bool symmetric, xyxy;
+  int64_t clip;
+  const std::vector<double>& clip_size;  // [2]
+};
+
+template <typename T>
+inline DetectOptions<T> detect_options(const DetectArguments& a, int64_t num_classes) {
+  DetectOptions<T> options{
+      .scores = static_cast<ScoreKind>(a.scores),
+      .score_threshold = static_cast<T>(a.score_threshold),
+      .skip_below = 0,
+      .top_k = a.top_k,
+      .rule = suppress_rule<T>(a.iou_threshold, a.inclusive, a.iou_eps, a.pixel_offset),
+      .soft_sigma = static_cast<T>(a.soft_sigma),
+      .class_agnostic = a.class_agnostic,
+      .first_label = a.first_label,
+      .last_label = a.last_label,
+      .rows = a.rows,
+      .variance = {T(a.variance[0]), T(a.variance[1]), T(a.variance[2]), T(a.variance[3])},
+      .clamp = {T(a.max_log), a.symmetric},
+      .format = a.xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh,
+      .clip = static_cast<ClipKind>(a.clip),
+      .clip_width = T(a.clip_size[0]),
+      .clip_height = T(a.clip_size[1])};
+  options.skip_below = make_skip_below(options, num_classes);
+  return options;
+}
+
+// A strided view of [B, P, columns], in elements.
+template <typename S>
+struct RowView {
+  const S* data;
+  int64_t image_stride, row_stride, column_stride;
+  SSD_HOST_DEVICE const S* row(int64_t image, int64_t prior) const {
+    return data + image * image_stride + prior * row_stride;
+  }
+};
+
+// T: arithmetic, S: storage of loc and conf.
+template <typename T, typename S>
+struct DetectInputs {
+  RowView<S> loc;         // [B, P, 4]
+  RowView<S> conf;        // [B, P, C]
+  const Vec4<T>* priors;  // [P, 4], or [B, P, 4] when prior_image_rows = P
+  int64_t prior_image_rows;
+  int64_t images, num_priors, num_classes;
+};
+
+// [B, K] results; the boxes are x1, y1, x2, y2.
+template <typename T>
+struct DetectOutputs {
+  Vec4<T>* boxes;          // [B, K, 4]
+  T* scores;               // [B, K]
+  int64_t* labels;         // [B, K], -1 past the count
+  int64_t* prior_indices;  // [B, K], -1 past the count
+  int64_t* counts;         // [B]
+};
+
+// A candidate is one number that sorts in ascending order into (score descending, label ascending, prior
+// ascending); its index is label * num_priors + prior, below 2^32 (the wrapper checks).
+template <typename T>
+using CandidateKey = std::conditional_t<sizeof(T) == 4, uint64_t, unsigned __int128>;
+
+SSD_HOST_DEVICE uint64_t candidate_key(float score, uint32_t index) {
+  return order_key(score, index);
+}
+SSD_HOST_DEVICE unsigned __int128 candidate_key(double score, uint32_t index) {
+  return (static_cast<unsigned __int128>(~score_key(score)) << 32) | index;
+}
+SSD_HOST_DEVICE uint32_t candidate_index(uint64_t key) { return static_cast<uint32_t>(key); }
+SSD_HOST_DEVICE uint32_t candidate_index(unsigned __int128 key) {
+  return static_cast<uint32_t>(key);
+}
+
+// The score that a key was made of (-0 comes back as +0); NaN for ~0.
+SSD_HOST_DEVICE float candidate_score(uint64_t key) {
+  return key_value<float>(~static_cast<uint32_t>(key >> 32));
+}
+SSD_HOST_DEVICE double candidate_score(unsigned __int128 key) {
+  return key_value<double>(~static_cast<uint64_t>(key >> 32));
+}
+
+// The box that NMS sees.
+template <typename T, typename S>
+SSD_HOST_DEVICE Vec4<T> candidate_box(const DetectOptions<T>& options,
+                                      const DetectInputs<T, S>& inputs, int64_t image,
+                                      int64_t prior) {
+  const S* loc = inputs.loc.row(image, prior);
+  const int64_t step = inputs.loc.column_stride;
+  const Vec4<T> code{static_cast<T>(loc[0]), static_cast<T>(loc[step]),
+                     static_cast<T>(loc[2 * step]), static_cast<T>(loc[3 * step])};
+  const Vec4<T> center =
+      prior_center(inputs.priors[image * inputs.prior_image_rows + prior], options.format);
+  const Vec4<T> box = decode_box(code, center, options.variance, options.clamp);
+  return options.clip == ClipKind::kBefore ? clip_box(box, options.clip_width, options.clip_height)
+                                           : box;
+}
+
+// The box that the caller sees.
+template <typename T>
+SSD_HOST_DEVICE Vec4<T> output_box(const DetectOptions<T>& options, Vec4<T> box) {
+  return options.clip == ClipKind::kAfter ? clip_box(box, options.clip_width, options.clip_height)
+                                          : box;
+}
+
+// Row k of an image's output.
+template <typename T, typename S>
+SSD_HOST_DEVICE void write_row(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs,
+                               const DetectOutputs<T>& outputs, int64_t image, int64_t k,
+                               CandidateKey<T> key, Vec4<T> box) {
+  const int64_t row = image * options.rows + k;
+  const uint32_t index = candidate_index(key), priors = static_cast<uint32_t>(inputs.num_priors);
+  outputs.boxes[row] = output_box(options, box);
+  outputs.scores[row] = candidate_score(key);
+  outputs.labels[row] = index / priors;
+  outputs.prior_indices[row] = index % priors;
+}
+
+template <typename T>
+SSD_HOST_DEVICE void write_padding(const DetectOptions<T>& options, const DetectOutputs<T>& outputs,
+                                   int64_t image, int64_t k) {
+  const int64_t row = image * options.rows + k;
+  outputs.boxes[row] = Vec4<T>{};
+  outputs.scores[row] = 0;
+  outputs.labels[row] = -1;
+  outputs.prior_indices[row] = -1;
+}
+
+}  // namespace ssd_cuda

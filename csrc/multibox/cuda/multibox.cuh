@@ -1,0 +1,320 @@
+// The fused MultiBox loss.
+//
+//   1 keys      a tile of rows: per row log-sum-exp -> cross entropy -> 4-byte key; partial sums per tile
+//   2 select    a block an image: k from its positives, radix selection, sums over the selected rows; the block that
+//               arrives last makes the normaliser and both losses, added in the order of the images
+//   3 backward  a tile of rows: zeros, then the few rows that count are read again and written
+//
+// 1 stages the tile's logits in shared memory with coalesced loads (rows lie one after the other in [B, P, C],
+// classes in [B, C, P]), then each thread owns a row; the row pitch keeps banks apart. Bytes for [B, P, C] of S:
+// forward reads B P (C |S| + 4) and writes 4 B P (+ 4 B P read by 2); backward writes B P (C + 4) |S|, reads
+// 8 B P and C |S| at each row that counts (about 1% of them). No [B, P, C] temporary, no host value.
+// Sums are double, in trees and orders that no scheduling changes. Arrivals are counted in a number that 1 sets to 0:
+// nothing outlives a call, so calls on several streams and replays of a graph do not meet.
+#pragma once
+
+#include "backward.cuh"
+#include "mining/cuda/select.cuh"
+
+namespace ssd_cuda {
+
+constexpr std::size_t kTileBytes = 48 * 1024;
+
+template <typename S, typename T>
+struct MultiBoxArgs {
+  RowsView<const S> loc;   // [B, P, 4]
+  RowsView<const S> conf;  // [B, P, C]
+  Targets<T> targets;
+  MultiBoxRule rule;
+  int64_t images, width;
+  Ordered<T>* keys;   // [B, P]
+  T* positive_loss;   // [B, P], written at positives; null unless they may count twice
+  ImageSums* tiles;   // [B, tiles an image]
+  unsigned* arrived;  // [], set to 0
+};
+
+template <typename T>
+struct SelectArgs {
+  const Ordered<T>* keys;  // [B, P]
+  const T* positive_loss;  // [B, P] or null
+  const ImageSums* tiles;  // [B, tiles_per_image]
+  Targets<T> targets;
+  MultiBoxRule rule;
+  int64_t images, width, tiles_per_image;
+  unsigned* arrived;       // [], 0 at first
+  ImageSums* sums;         // [B]
+  int64_t* cuts;           // [B, 2]
+  T* localization;         // []
+  T* classification;       // []
+  int64_t* num_positives;  // []
+  T* scales;               // [B]
+};
+
+// Copies count elements in vectors, to the tile behind a gap: the copy is as misaligned as the source, so the
+// vectors of both fall together. Returns where it starts.
+template <typename S>
+__device__ __forceinline__ const S* copy_run(const S* source, int count, S* tile) {
+  const Packs<S> cut(source, count);
+  const int t = static_cast<int>(threadIdx.x);
+  tile += cut.misaligned;
+  if (t < cut.head) tile[t] = source[t];
+  for (int i = t; i < cut.packs; i += kTileBlock) {
+    reinterpret_cast<uint4*>(tile + cut.head)[i] =
+        reinterpret_cast<const uint4*>(source + cut.head)[i];
+  }
+  if (cut.tail + t < count) tile[cut.tail + t] = source[cut.tail + t];
+  return tile;
+}
+
+// Copies rows [begin, begin + rows) of an image, coalesced in either layout. Returns where class 0 of the first row
+// is; the rows lie pitch apart.
+template <typename S>
+__device__ const S* stage_tile(RowsView<const S> view, int64_t image, int64_t begin, int rows,
+                               int classes, int pitch, S* tile) {
+  const S* source = view.at(image, begin);
+  const int count = rows * classes;
+  if (view.row_stride == 1) {
+    for_each_pair(count, rows, [&](int c, int row) {
+      tile[row * pitch + c] = source[c * view.class_stride + row];
+    });
+    return tile;
+  }
+  if (pitch == classes && view.row_stride == classes && view.class_stride == 1) {
+    return copy_run(source, count, tile);
+  }
+  for_each_pair(count, classes, [&](int row, int c) {
+    tile[row * pitch + c] = source[row * view.row_stride + c * view.class_stride];
+  });
+  return tile;
+}
+
+// The cross entropy of one row at `label`; classes are added in order, as on the CPU.
+template <typename T, typename S>
+__device__ T row_cross_entropy(const S* row, int64_t stride, int classes, int label) {
+  if (label < 0) return T(NAN);
+  T largest = static_cast<T>(row[0]);
+  for (int c = 1; c < classes; ++c) {
+    const T x = static_cast<T>(row[c * stride]);
+    largest = x > largest ? x : largest;
+  }
+  T sum = 0;
+#pragma unroll 4
+  for (int c = 0; c < classes; ++c) {
+    sum = add_rn(sum, exp_negative(sub_rn(static_cast<T>(row[c * stride]), largest)));
+  }
+  return cross_entropy(log_fixed(sum), static_cast<T>(row[label * stride]), largest);
+}
+
+// The sum over a block of kTileBlock threads, on thread 0.
+__device__ inline double tile_sum(double value, double* scratch) {
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = 0;
+  for (int w = 0; w < kTileBlock / 32; ++w) value += scratch[w];
+  return value;
+}
+
+// Rows a tile and pitch of keys_kernel: an odd pitch in 4- and 8-byte elements (2 modulo 4 in 2-byte ones) lets the
+// threads of a warp read their rows without bank conflicts. An odd C in fp16 keeps its pitch: its copies are
+// 16-byte vectors then, and the conflict is two-way. Pitch 0: rows are too long for shared memory and are read where
+// they lie.
+struct TilePlan {
+  int rows, pitch;
+  std::size_t bytes;  // with the gap of copy_run
+
+  // An image of no priors has one empty tile.
+  __host__ __device__ int64_t tiles(int64_t width) const {
+    return width > 0 ? ceil_div<int64_t>(width, rows) : 1;
+  }
+};
+
+template <typename S>
+inline TilePlan plan_tile(int64_t classes) {
+  int64_t pitch = classes % 2 == 1 ? classes : classes + 1;
+  if (sizeof(S) == 2 && classes % 2 == 0) pitch = classes % 4 == 2 ? classes : classes + 2;
+  const std::size_t row_bytes = static_cast<std::size_t>(pitch) * sizeof(S);
+  if (row_bytes * 8 > kTileBytes) return {kTileBlock, 0, 0};
+  std::size_t rows = kTileBytes / row_bytes / 8 * 8;
+  if (rows > kTileBlock) rows = kTileBlock;
+  return {static_cast<int>(rows), static_cast<int>(pitch), rows * row_bytes + sizeof(uint4)};
+}
+
+template <typename S, typename T>
+__global__ void __launch_bounds__(kTileBlock, 8)
+    keys_kernel(MultiBoxArgs<S, T> args, TilePlan plan) {
+  SSD_DYNAMIC_SHARED(S, tile);
+  __shared__ double scratch[kTileBlock / 32];
+  const int64_t tiles = plan.tiles(args.width);
+  const int64_t image = blockIdx.x / tiles, begin = blockIdx.x % tiles * plan.rows;
+  const int64_t left = args.width - begin;
+  const int rows = static_cast<int>(left < plan.rows ? left : plan.rows);
+  const int classes = static_cast<int>(args.rule.label.num_classes);
+  const int t = static_cast<int>(threadIdx.x);
+  const S* staged = nullptr;
+  if (plan.pitch > 0) {
+    staged = stage_tile(args.conf, image, begin, rows, classes, plan.pitch, tile);
+    __syncthreads();
+  }
+  Row row{RowKind::kIgnored, 0};
+  double loc = 0, conf = 0;
+  if (t < rows) {
+    const int64_t p = begin + t, place = image * args.width + p;
+    row = args.targets.row(image, p, args.rule.label);
+    const T loss = plan.pitch > 0
+                       ? row_cross_entropy<T>(staged + t * plan.pitch, 1, classes, row.label)
+                       : row_cross_entropy<T>(args.conf.at(image, p), args.conf.class_stride,
+                                              classes, row.label);
+    Ordered<T> key = ordered_key(loss);
+    if (row.kind == RowKind::kIgnored) key = ignored_key<T>(args.rule.label);
+    if (row.kind == RowKind::kPositive) {
+      key = positive_key<T>(args.rule.mining);
+      conf = static_cast<double>(loss);
+      if (args.positive_loss != nullptr) args.positive_loss[place] = loss;
+    }
+    args.keys[place] = key;
+    if (is_localized(row.kind)) {
+      const Vec4<T> d = loc_difference(args.loc, args.targets, image, p);
+      const T beta = static_cast<T>(args.rule.loss.beta);
+      loc = static_cast<double>(smooth_l1(d.x, beta)) + smooth_l1(d.y, beta) +
+            smooth_l1(d.z, beta) + smooth_l1(d.w, beta);
+    }
+  }
+  const bool inside = t < rows;
+  ImageSums sums{};
+  sums.positives = __syncthreads_count(inside && row.kind == RowKind::kPositive);
+  sums.localized = __syncthreads_count(inside && is_localized(row.kind));
+  sums.candidates = __syncthreads_count(inside && is_candidate(row.kind));
+  if (sums.localized > 0) {  // the same on every thread; most tiles have none
+    sums.loc = tile_sum(loc, scratch);
+    sums.conf = tile_sum(conf, scratch);
+  }
+  if (t == 0) args.tiles[blockIdx.x] = sums;
+  if (t == 0 && blockIdx.x == 0) *args.arrived = 0;
+}
+
+// Sums over kSelectBlock threads, the same on each of them.
+__device__ inline ImageSums block_sums(ImageSums sums, double* doubles, long long* integers) {
+  const auto add = [](auto a, auto b) { return a + b; };
+  sums.loc = block_reduce(sums.loc, doubles, add);
+  sums.conf = block_reduce(sums.conf, doubles, add);
+  for (int64_t* n : {&sums.positives, &sums.localized, &sums.candidates, &sums.negatives}) {
+    *n = block_reduce(static_cast<long long>(*n), integers, add);
+  }
+  return sums;
+}
+
+// Shared memory of select_kernel.
+struct LossShared {
+  SelectShared select;
+  double doubles[kSelectWarps];
+  long long integers[kSelectWarps];
+  ImageSums total;  // in registers it would crowd out the keys
+  bool last;
+};
+static_assert(sizeof(LossShared) <= kSelectStatic, "the rest of shared memory may hold keys");
+
+// Selects the negatives of one image and adds up what counts in it.
+template <typename T, int kPerThread>
+__device__ __forceinline__ void select_image(const SelectArgs<T>& args, int64_t image,
+                                             LossShared& shared) {
+  using U = Ordered<T>;
+  const U* row = args.keys + image * args.width;
+  ImageSums mine{};
+  for (int64_t i = threadIdx.x; i < args.tiles_per_image; i += kSelectBlock) {
+    mine.add(args.tiles[image * args.tiles_per_image + i]);
+  }
+  mine = block_sums(mine, shared.doubles, shared.integers);
+  if (threadIdx.x == 0) shared.total = mine;
+  __syncthreads();
+  const auto load = [&](int64_t i) { return row[i]; };
+  const RowKeys<kPerThread, decltype(load), U> keys(load, args.width);
+  const int64_t k = num_hard_negatives(args.rule.mining, shared.total.positives,
+                                       shared.total.candidates, args.width);
+  const RowCut<U> cut = select_row<false, U>(keys, k, shared.select);
+  const U fill = positive_key<T>(args.rule.mining);
+  double conf = 0;
+  unsigned negatives = 0;
+  keys.each([&](U key, int64_t p) {
+    if (key == kExcluded<U> || key == fill || !is_selected(key, p, cut)) return;
+    ++negatives;
+    conf += static_cast<double>(key_value<T>(key));
+  });
+  // Negatives and ignored rows may share the key of the positives: only the targets tell. Seldom reached.
+  for (int64_t p = threadIdx.x; fill >= cut.threshold && p < args.width; p += kSelectBlock) {
+    if (row[p] != fill || !is_selected(fill, p, cut)) continue;
+    const RowKind kind = args.targets.row(image, p, args.rule.label).kind;
+    if (is_candidate(kind)) {
+      ++negatives;
+      conf += static_cast<double>(key_value<T>(fill));
+    } else if (kind == RowKind::kPositive && args.positive_loss != nullptr) {
+      conf += static_cast<double>(args.positive_loss[image * args.width + p]);
+    }
+  }
+  conf = block_reduce(conf, shared.doubles, [](double x, double y) { return x + y; });
+  negatives = block_reduce(negatives, shared.select.warp_total,
+                           [](unsigned x, unsigned y) { return x + y; });
+  if (threadIdx.x != 0) return;
+  ImageSums sums = shared.total;
+  sums.conf += conf;
+  sums.negatives = negatives;
+  args.sums[image] = sums;
+  args.cuts[2 * image] = static_cast<int64_t>(cut.threshold);
+  args.cuts[2 * image + 1] = cut.tie;
+}
+
+// The normaliser and both losses, added in the order of the images.
+template <typename T>
+__device__ __forceinline__ void finish_batch(const SelectArgs<T>& args, LossShared& shared) {
+  const auto add = [](auto a, auto b) { return a + b; };
+  Denominator batch{};
+  for (int64_t b = threadIdx.x; b < args.images; b += kSelectBlock) batch.add(args.sums[b]);
+  for (int64_t* n : {&batch.localized, &batch.selected, &batch.at_least_one}) {
+    *n = block_reduce(static_cast<long long>(*n), shared.integers, add);
+  }
+  double loc = 0, conf = 0;
+  for (int64_t b = threadIdx.x; b < args.images; b += kSelectBlock) {
+    const ImageSums image = args.sums[b];
+    const double scale = image_scale(args.rule.loss, batch, image.localized, args.images);
+    loc += image_share(image.loc, scale);
+    conf += image_share(image.conf, scale);
+    args.scales[b] = static_cast<T>(scale);
+  }
+  loc = block_reduce(loc, shared.doubles, add);
+  conf = block_reduce(conf, shared.doubles, add);
+  if (threadIdx.x != 0) return;
+  *args.localization = static_cast<T>(loc * args.rule.loss.loc_factor);
+  *args.classification = static_cast<T>(conf);
+  *args.num_positives = batch.localized;
+}
+
+template <typename T, int kPerThread>
+__global__ void __launch_bounds__(kSelectBlock, 1) select_kernel(SelectArgs<T> args) {
+  __shared__ LossShared shared;
+  if (blockIdx.x < args.images) select_image<T, kPerThread>(args, blockIdx.x, shared);
+  if (threadIdx.x == 0) {
+    __threadfence();  // the sums of this image, before the arrival
+    shared.last = gridDim.x == 1 || atomicAdd(args.arrived, 1u) == gridDim.x - 1;
+    __threadfence();  // the sums of the others, after theirs
+  }
+  __syncthreads();
+  if (shared.last) finish_batch(args, shared);
+}
+
+template <typename S, typename T>
+inline cudaError_t launch_keys(const MultiBoxArgs<S, T>& args, const TilePlan& plan,
+                               cudaStream_t stream) {
+  const int64_t blocks = args.images * plan.tiles(args.width);
+  return launch(keys_kernel<S, T>, dim3(static_cast<unsigned>(blocks)), dim3(kTileBlock),
+                plan.bytes, stream, args, plan);
+}
+
+template <typename T>
+inline cudaError_t launch_select(const SelectArgs<T>& args, cudaStream_t stream) {
+  const int64_t blocks = args.images > 0 ? args.images : 1;  // a batch of no images has losses too
+  return launch_rows<T>(args.width, blocks, args, stream,
+                        [](auto held) { return select_kernel<T, decltype(held)::value>; });
+}
+
+}  // namespace ssd_cuda

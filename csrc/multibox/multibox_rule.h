@@ -1,0 +1,224 @@
+// The options of the MultiBox loss and what they make of one prior, for the CPU and the CUDA kernels.
+#pragma once
+
+#include "common/math/box_math.h"
+#include "common/math/loss_math.h"
+#include "mining/mining_rule.h"
+
+namespace ssd_cuda {
+
+// What a prior is. Localized ones count in the localisation loss and the normaliser; negatives and
+// kLocalized are candidates of the mining.
+enum class RowKind : int {
+  kIgnored = 0,
+  kNegative = 1,
+  kLocalized = 2,  // matched to a label equal to the background: localised, yet mined as a negative
+  kPositive = 3
+};
+SSD_HOST_DEVICE bool is_localized(RowKind kind) { return kind >= RowKind::kLocalized; }
+SSD_HOST_DEVICE bool is_candidate(RowKind kind) {
+  return kind == RowKind::kNegative || kind == RowKind::kLocalized;
+}
+
+enum class ZeroLabel : int { kBackground = 0, kLocalize = 1, kPositive = 2 };
+
+struct LabelRule {
+  int64_t num_classes;
+  int64_t background;
+  int64_t offset;
+  int64_t ignore;
+  bool has_ignore;
+  bool rank_ignored;  // with the key 0, as positives are then too
+  bool single_class;
+  ZeroLabel zero_label;
+};
+
+enum class Normalizer : int {
+  kSum = 0,       // none: the caller divides (a normaliser over processes)
+  kBatch = 1,     // localized priors of the batch
+  kPerImage = 2,  // localized priors of the image, then the mean over the images
+  kSelected = 3,  // positives and selected negatives of the batch
+  kMinOne = 4     // sum over the images of max(1, localized priors)
+};
+
+struct LossRule {
+  double beta;        // 0 for L1
+  double loc_factor;  // loc_weight, over 4 for the mean of the coordinates
+  Normalizer normalizer;
+  bool clamp;
+  bool positives_twice;
+};
+
+struct MultiBoxRule {
+  LabelRule label;
+  MiningRule mining;
+  LossRule loss;
+};
+
+// The options as flat lists, in the order of _rules in ssd_cuda/ops/multibox.py.
+constexpr int kNumRules = 14, kNumNumbers = 3;
+inline MultiBoxRule make_rule(const int64_t* rules, const double* numbers, int64_t num_classes) {
+  MultiBoxRule rule;
+  rule.label = {.num_classes = num_classes,
+                .background = rules[0] != 0 ? num_classes - 1 : 0,
+                .offset = rules[1],
+                .ignore = rules[2],
+                .has_ignore = rules[3] != 0,
+                .rank_ignored = rules[13] != 0,
+                .single_class = rules[4] != 0,
+                .zero_label = static_cast<ZeroLabel>(rules[5])};
+  rule.mining = {.ratio = static_cast<float>(numbers[0]),
+                 .round_up = rules[6] != 0,
+                 .min_negatives = rules[7],
+                 .cap = static_cast<MiningRule::Cap>(rules[8]),
+                 .zero_fill = rules[9] != 0};
+  rule.loss = {.beta = numbers[1],
+               .loc_factor = numbers[2],
+               .normalizer = static_cast<Normalizer>(rules[11]),
+               .clamp = rules[12] != 0,
+               .positives_twice = rules[10] != 0};
+  return rule;
+}
+
+// A prior as the cross entropy sees it. label is -1 where the given one is out of range: its loss is NaN.
+struct Row {
+  RowKind kind;
+  int32_t label;
+};
+
+// The targets of a batch: match codes into ragged ground truth, or (codes null) ready class and box targets.
+template <typename T>
+struct Targets {
+  const int32_t* codes;      // [B, P] or null
+  const Vec4<T>* boxes;      // [G] x1, y1, x2, y2; ready targets: [B, P] box codes
+  const int64_t* labels;     // [G]; ready targets: [B, P]
+  const int32_t* offsets;    // [B + 1]
+  const Vec4<T>* priors;     // [P] or [B, P]
+  const Vec4<T>* variances;  // like priors, or null
+  Vec4<T> variance;          // used where variances is null
+  int64_t num_boxes;         // G
+  int64_t width;             // P
+  bool own_priors;           // priors are [B, P]
+  BoxFormat format;
+
+  // Row of boxes and labels that prior p of an image is matched to, -1 where its code names none of them.
+  SSD_HOST_DEVICE int64_t ground_truth(int64_t image, int64_t p) const {
+    const int64_t g = static_cast<int64_t>(offsets[image]) + codes[image * width + p];
+    return g >= 0 && g >= offsets[image] && g < offsets[image + 1] && g < num_boxes ? g : -1;
+  }
+
+  SSD_HOST_DEVICE Row row(int64_t image, int64_t p, const LabelRule& rule) const {
+    const int32_t background = static_cast<int32_t>(rule.background);
+    if (codes == nullptr) return ready_row(labels[image * width + p], rule);
+    const int32_t code = codes[image * width + p];
+    if (code < 0) return {code == -1 ? RowKind::kNegative : RowKind::kIgnored, background};
+    const int64_t g = ground_truth(image, p);
+    if (g < 0) return {RowKind::kPositive, -1};
+    int64_t label = labels[g];
+    if (rule.has_ignore && label == rule.ignore) return {RowKind::kIgnored, background};
+    label += rule.offset;
+    if (label == rule.background && rule.zero_label != ZeroLabel::kPositive) {
+      const bool localize = rule.zero_label == ZeroLabel::kLocalize;
+      return {localize ? RowKind::kLocalized : RowKind::kNegative, background};
+    }
+    if (rule.single_class) label = 1;
+    return {RowKind::kPositive, in_range(label, rule)};
+  }
+
+  // The box code that loc of a localized prior should have.
+  SSD_HOST_DEVICE Vec4<T> loc_target(int64_t image, int64_t p) const {
+    if (codes == nullptr) return boxes[image * width + p];
+    const int64_t g = ground_truth(image, p);
+    const T nan = T(NAN);
+    if (g < 0) return {nan, nan, nan, nan};
+    const int64_t prior = own_priors ? image * width + p : p;
+    return encode_box(boxes[g], prior_center(priors[prior], format),
+                      variances != nullptr ? variances[prior] : variance);
+  }
+
+ private:
+  SSD_HOST_DEVICE static int32_t in_range(int64_t label, const LabelRule& rule) {
+    return label >= 0 && label < rule.num_classes ? static_cast<int32_t>(label) : -1;
+  }
+  // Ready class targets: what is neither ignored nor the background is positive.
+  SSD_HOST_DEVICE static Row ready_row(int64_t label, const LabelRule& rule) {
+    if (rule.has_ignore && label == rule.ignore) {
+      return {RowKind::kIgnored, static_cast<int32_t>(rule.background)};
+    }
+    label += rule.offset;
+    if (label == rule.background) return {RowKind::kNegative, static_cast<int32_t>(label)};
+    if (rule.single_class) label = 1;
+    return {RowKind::kPositive, in_range(label, rule)};
+  }
+};
+
+// The key of a row that is no negative. Among the keys 0 only the targets tell who is who.
+template <typename T>
+SSD_HOST_DEVICE Ordered<T> ignored_key(const LabelRule& rule) {
+  return rule.rank_ignored ? ordered_key(T(0)) : kExcluded<Ordered<T>>;
+}
+
+// How often the cross entropy of row p counts.
+template <typename U>
+SSD_HOST_DEVICE int row_weight(RowKind kind, U key, int64_t p, RowCut<U> cut,
+                               bool positives_twice) {
+  if (kind == RowKind::kIgnored) return 0;
+  const bool selected = is_selected(key, p, cut);
+  if (kind == RowKind::kPositive) return positives_twice && selected ? 2 : 1;
+  return selected ? 1 : 0;
+}
+
+// Sums over one image, or a tile of it: added in double, in a fixed order.
+struct ImageSums {
+  double loc;   // localisation terms of the localized rows
+  double conf;  // cross entropies that count
+  int64_t positives;
+  int64_t localized;
+  int64_t candidates;
+  int64_t negatives;  // selected candidates
+
+  SSD_HOST_DEVICE void add(const ImageSums& other) {
+    loc += other.loc;
+    conf += other.conf;
+    positives += other.positives;
+    localized += other.localized;
+    candidates += other.candidates;
+    negatives += other.negatives;
+  }
+};
+
+// What the batch is divided by, one number per kind of normaliser.
+struct Denominator {
+  int64_t localized;
+  int64_t selected;
+  int64_t at_least_one;
+
+  SSD_HOST_DEVICE void add(const ImageSums& image) {
+    localized += image.localized;
+    selected += image.positives + image.negatives;
+    at_least_one += image.localized > 0 ? image.localized : 1;
+  }
+};
+
+// The factor of one image's sums, 1 / N; 0 for an image without positives that would be divided by its own
+// number. Infinite where N = 0 is not clamped: 0 / 0 is NaN in the loss then.
+SSD_HOST_DEVICE double image_scale(const LossRule& rule, const Denominator& batch,
+                                   int64_t localized, int64_t num_images) {
+  if (rule.normalizer == Normalizer::kSum) return 1.0;
+  if (rule.normalizer == Normalizer::kPerImage) {
+    return localized > 0 ? 1.0 / (static_cast<double>(localized) * static_cast<double>(num_images))
+                         : 0.0;
+  }
+  int64_t n = batch.localized;
+  if (rule.normalizer == Normalizer::kSelected) n = batch.selected;
+  if (rule.normalizer == Normalizer::kMinOne) n = batch.at_least_one;
+  const bool clamp = rule.clamp || rule.normalizer == Normalizer::kMinOne;
+  return 1.0 / static_cast<double>(clamp && n < 1 ? 1 : n);
+}
+
+// An image's share of a loss.
+SSD_HOST_DEVICE double image_share(double sum, double scale) {
+  return scale == 0 ? 0.0 : sum * scale;
+}
+
+}  // namespace ssd_cuda
