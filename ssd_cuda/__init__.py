@@ -3,8 +3,7 @@
 from . import models, nn, ops, reference
 from ._extension import build_info, is_available
 from .compat import accelerate, restore
-from .config import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig
-from .config_priors import PriorSpec
+from .config import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig, PriorSpec
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ from oracles import seed
 from torch import nn
 
 from ssd_cuda import DetectConfig, models, ops, reference
-from ssd_cuda.config_priors import PriorSpec
+from ssd_cuda.config import PriorSpec
 
 
 @pytest.mark.parametrize("in_channels", [1024, 512])

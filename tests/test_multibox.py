@@ -22,10 +22,9 @@ from torch.nn import functional as F
 
 import ssd_cuda
 from ssd_cuda import MiningConfig, MultiBoxConfig, ops, reference
-from ssd_cuda.config import _MULTIBOX_PRESETS
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-PRESETS = sorted(_MULTIBOX_PRESETS)
+PRESETS = MultiBoxConfig.preset_names()
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -48,6 +48,29 @@ def test_a_family_has_the_same_name_everywhere(family):
         assert (ROOT / place).exists(), f"{place} is missing"
 
 
+def modules(folder: str) -> set[str]:
+    return {p.stem for p in (ROOT / folder).glob("*.py") if not p.stem.startswith("_")}
+
+
+def test_a_codebase_has_the_same_name_everywhere():
+    presets = modules("ssd_cuda/presets")
+    assert modules("ssd_cuda/reference/dialects") <= presets
+    assert modules("ssd_cuda/compat") <= presets
+
+
+def test_presets_are_data():
+    for path in (ROOT / "ssd_cuda/presets").glob("[!_]*.py"):
+        imports = [
+            n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, (ast.Import, ast.ImportFrom))
+        ]
+        for node in imports:
+            known = isinstance(node, ast.ImportFrom) and (
+                node.level == 1 or node.module in ("__future__", "typing")
+            )
+            known = known or (isinstance(node, ast.Import) and node.names[0].name == "math")
+            assert known, f"{name(path)} imports {ast.unparse(node)}: presets know only each other"
+
+
 @pytest.mark.parametrize("path", [p for p in NATIVE if "csrc" in p.parts], ids=name)
 def test_native_layers(path):
     text = path.read_text()

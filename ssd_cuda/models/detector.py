@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..config import DetectConfig, MultiBoxConfig
-from ..config_priors import PriorSpec
+from ..config import DetectConfig, MultiBoxConfig, PriorSpec
 from .layers import SSDHead
 
 if TYPE_CHECKING:

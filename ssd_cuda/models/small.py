@@ -8,8 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ..config import DetectConfig, MultiBoxConfig
-from ..config_priors import PriorSpec
+from ..config import DetectConfig, MultiBoxConfig, PriorSpec
 from .detector import SSD
 
 __all__ = ["SmallBackbone", "ssd_small"]

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..config import DetectConfig, MultiBoxConfig
-from ..config_priors import PriorSpec
+from ..config import DetectConfig, MultiBoxConfig, PriorSpec
 from .detector import SSD
 from .layers import L2Norm, SSD512ExtraLayers, SSDExtraLayers
 from .weights import read_weights, recognise, rename

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..config_priors import PriorSpec
+from ..config import PriorSpec
 
 _RATIOS = ([1, 2, 1 / 2], *[[1, 2, 3, 1 / 2, 1 / 3]] * 3, [1, 2, 1 / 2], [1, 2, 1 / 2])
 
@@ -49,7 +49,7 @@ class DefaultBoxGenerator(nn.Module):
         self.scales = [0.2 + (0.9 - 0.2) * k / (levels - 1) for k in range(levels)] + [1.0]
 
     def spec(self) -> PriorSpec:
-        """These boxes as a :class:`~ssd_cuda.config_priors.PriorSpec`."""
+        """These boxes as a :class:`~ssd_cuda.config.PriorSpec`."""
         levels = len(self.feature_maps)
         return PriorSpec(
             image_size=(self.image_size, self.image_size),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._extension import register_fake, require
-from ..config_priors import PriorSpec
+from ..config import PriorSpec
 from ._checks import REAL
 from ._shared import SharedTensor
 
@@ -25,7 +25,7 @@ def generate_priors(
     a call inside a graph capture works and is not remembered.
 
     Args:
-        spec: see :class:`~ssd_cuda.config_priors.PriorSpec`.
+        spec: see :class:`~ssd_cuda.config.PriorSpec`.
         device: CPU or CUDA.
         dtype: float32, or float64.
 

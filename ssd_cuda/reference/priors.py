@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..config_priors import PriorSpec
+from ..config import PriorSpec
 
 
 def _cell_shapes(spec: PriorSpec, level: int) -> list[tuple[float, float]]:

@@ -1,12 +1,11 @@
-"""Checks of single options, and presets by name: each failure is one sentence."""
+"""Checks of single options: each failure is one sentence."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, Literal
 
-C = TypeVar("C")
+BoxFormat = Literal["cxcywh", "xyxy"]
 
 
 def check_choice(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
@@ -38,13 +37,3 @@ def check_variances(value: Any) -> None:
     valid = all(isinstance(v, (int, float)) and 0 < v < math.inf for v in numbers)
     if len(numbers) not in (2, 4) or not valid:
         raise ValueError(f"variances must be 2 or 4 positive numbers, got {value!r}")
-
-
-def make_preset(cls: type[C], presets: dict[str, dict[str, Any]], name: str, changes: dict) -> C:
-    if name not in presets:
-        raise ValueError(f"preset must be one of {', '.join(sorted(presets))}, got {name!r}")
-    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-    for key in changes:
-        if key not in known:
-            raise TypeError(f"{cls.__name__} has no option {key!r}; it has {', '.join(sorted(known))}")
-    return cls(**{**presets[name], **changes})

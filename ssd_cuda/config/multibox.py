@@ -1,21 +1,14 @@
-"""Every option of the detection core, as frozen dataclasses with presets by name.
-
-The options are plain data: the kernels, the references and the tests all read the same fields.
-``preset(name)`` returns the rule of one codebase exactly, quirks included; ``replace`` from
-:mod:`dataclasses` changes a field.
-"""
+"""The options of matching, mining and the MultiBox loss."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from ._options import check_choice, check_integer, check_range, check_variances, make_preset
+from .checks import BoxFormat, check_choice, check_integer, check_range, check_variances
+from .preset import HasPresets
 
-__all__ = ["DetectConfig", "MatchConfig", "MiningConfig", "MultiBoxConfig", "check_choice"]
-
-BoxFormat = Literal["cxcywh", "xyxy"]
+__all__ = ["MatchConfig", "MiningConfig", "MultiBoxConfig"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,7 @@ class MiningConfig:
 
 
 @dataclass(frozen=True)
-class MultiBoxConfig:
+class MultiBoxConfig(HasPresets, presets="MULTIBOX"):
     """The whole MultiBox loss: matching, coding, mining, both terms and their normaliser.
 
     Attributes:
@@ -154,6 +147,9 @@ class MultiBoxConfig:
     layout: Literal["bpc", "bcp"] = "bpc"
 
     def __post_init__(self) -> None:
+        for name, kind in (("match", MatchConfig), ("mining", MiningConfig)):
+            if isinstance(getattr(self, name), dict):
+                object.__setattr__(self, name, kind(**getattr(self, name)))
         check_variances(self.variances)
         check_range("beta", self.beta, 0.0)
         check_range("loc_weight", self.loc_weight, 0.0)
@@ -179,211 +175,3 @@ class MultiBoxConfig:
             )
         if self.single_class and self.background != "first":
             raise ValueError(f"single_class needs background='first', got {self.background!r}")
-
-    @staticmethod
-    def preset(name: str, **changes: Any) -> MultiBoxConfig:
-        """The rule of one codebase; ``changes`` replace single options.
-
-        Names: ``paper`` (= ``caffe``), ``torchvision``, ``amdegroot``, ``nvidia``, ``lufficc``,
-        ``qfgaohao``, ``retinaface``, ``sgrvinod``, ``mmdet``, ``mxnet``, ``gluon``, ``seed``.
-        """
-        return make_preset(MultiBoxConfig, _MULTIBOX_PRESETS, name, changes)
-
-
-@dataclass(frozen=True)
-class DetectConfig:
-    """The whole post-process: scores, threshold, top-k, decode, NMS, top-n.
-
-    Attributes:
-        scores: ``"softmax"`` over the classes, ``"sigmoid"``, or ``"given"`` (already probabilities).
-        score_threshold: a class of a prior is a candidate if its score is ``>`` this, rounded to float32.
-        top_k: candidates kept per class (per image when ``class_agnostic``) before NMS; None: all.
-        iou_threshold: NMS threshold, compared in float64 with the float32 IoU.
-        inclusive: False suppresses at IoU ``>`` threshold, True at ``>=`` (NVIDIA keeps ``<``).
-        iou_eps: added to the union (qfgaohao 1e-5).
-        pixel_offset: 1.0 measures boxes as ``x2 - x1 + 1`` in NMS (RetinaFace), else 0.0. The priors are
-            then in pixels: boxes come out in the units of the priors.
-        detections_per_image: best detections kept per image; None: every survivor (then the padded
-            output has ``top_k`` rows, or as many as there are priors, per foreground class; ``top_k`` in
-            all when ``class_agnostic``).
-        class_agnostic: one NMS over all classes of an image.
-        background: index of the background column, ``"first"``, ``"last"`` or ``"none"``.
-        variances: as in :class:`MultiBoxConfig`.
-        max_log_scale: dw, dh are cut at this (torchvision: log(1000/16)); None: no cut.
-        symmetric_log_scale: also cut below at the negative of it (mmdet).
-        clip: box clipping ``"none"``, ``"before"`` or ``"after"`` NMS.
-        clip_size: (width, height) of the clip window in the units of the boxes.
-        soft_nms: ``None`` or ``"gaussian"`` (qfgaohao's option, there with ``top_k=None``): scores decay
-            by exp(-iou^2 / sigma) instead, and those that fall to ``score_threshold`` are dropped;
-            ``iou_threshold`` and ``inclusive`` are not used.
-        soft_nms_sigma: width of the gaussian.
-        layout: as in :class:`MultiBoxConfig`.
-        prior_format: as in :class:`MatchConfig`.
-    """
-
-    scores: Literal["softmax", "sigmoid", "given"] = "softmax"
-    score_threshold: float = 0.01
-    top_k: int | None = 400
-    iou_threshold: float = 0.45
-    inclusive: bool = False
-    iou_eps: float = 0.0
-    pixel_offset: float = 0.0
-    detections_per_image: int | None = 200
-    class_agnostic: bool = False
-    background: Literal["first", "last", "none"] = "first"
-    variances: tuple[float, ...] = (0.1, 0.2)
-    max_log_scale: float | None = None
-    symmetric_log_scale: bool = False
-    clip: Literal["none", "before", "after"] = "none"
-    clip_size: tuple[float, float] = (1.0, 1.0)
-    soft_nms: Literal["gaussian"] | None = None
-    soft_nms_sigma: float = 0.5
-    layout: Literal["bpc", "bcp"] = "bpc"
-    prior_format: BoxFormat = "cxcywh"
-
-    def __post_init__(self) -> None:
-        check_choice("scores", self.scores, ("softmax", "sigmoid", "given"))
-        check_choice("background", self.background, ("first", "last", "none"))
-        check_choice("clip", self.clip, ("none", "before", "after"))
-        check_choice("layout", self.layout, ("bpc", "bcp"))
-        check_choice("prior_format", self.prior_format, ("cxcywh", "xyxy"))
-        check_choice("soft_nms", self.soft_nms, (None, "gaussian"))
-        check_range("score_threshold", self.score_threshold, -math.inf)
-        check_range("iou_threshold", self.iou_threshold, 0.0, 1.0)
-        check_range("iou_eps", self.iou_eps, 0.0)
-        check_range("pixel_offset", self.pixel_offset, 0.0)
-        check_range("soft_nms_sigma", self.soft_nms_sigma, 1e-12)
-        for name in ("top_k", "detections_per_image"):
-            value = getattr(self, name)
-            if value is not None:
-                check_integer(name, value, 1)
-        if self.max_log_scale is not None:
-            check_range("max_log_scale", self.max_log_scale, 0.0)
-        if len(self.clip_size) != 2 or not all(side > 0 for side in self.clip_size):
-            raise ValueError(f"clip_size must be two positive numbers, got {self.clip_size}")
-        check_variances(self.variances)
-
-    @staticmethod
-    def preset(name: str, **changes: Any) -> DetectConfig:
-        """The rule of one codebase; ``changes`` replace single options.
-
-        Names: ``paper`` (= ``caffe``), ``torchvision``, ``amdegroot``, ``nvidia``, ``lufficc``,
-        ``qfgaohao``, ``retinaface``, ``sgrvinod``, ``mmdet``.
-        """
-        return make_preset(DetectConfig, _DETECT_PRESETS, name, changes)
-
-
-def _match(**changes: Any) -> MatchConfig:
-    return MatchConfig(**changes)
-
-
-def _mining(**changes: Any) -> MiningConfig:
-    return MiningConfig(**changes)
-
-
-_PAPER = dict(
-    match=_match(forced="bipartite", forced_min_iou=1e-6, candidate_max_iou=0.5),
-    mining=_mining(cap="negatives"),
-)
-_AMDEGROOT = dict(
-    match=_match(degenerate="keep"),
-    mining=_mining(cap="all_but_one", positive_fill="zero"),
-    clamp_normalizer=False,
-    label_offset=1,
-)
-_LUFFICC = dict(
-    match=_match(iou_eps=1e-5, degenerate="keep"),
-    mining=_mining(cap="all", key="background", rounding="ceil"),
-    clamp_normalizer=False,
-)
-
-_MULTIBOX_PRESETS: dict[str, dict[str, Any]] = {
-    "paper": _PAPER,
-    "caffe": _PAPER,
-    "torchvision": dict(
-        match=_match(prior_format="xyxy", degenerate="keep"),
-        mining=_mining(rounding="ceil", cap="all", count_positives_twice=True),
-        zero_label="localize",
-    ),
-    "amdegroot": _AMDEGROOT,
-    "nvidia": dict(
-        match=_match(inclusive=False, degenerate="keep"),
-        mining=_mining(cap="all", positive_fill="zero"),
-        normalizer="per_image",
-        layout="bcp",
-    ),
-    "lufficc": _LUFFICC,
-    "qfgaohao": {
-        **_LUFFICC,
-        "match": _match(iou_threshold=0.45, iou_eps=1e-5, degenerate="keep"),
-    },
-    "retinaface": dict(
-        match=_match(iou_threshold=0.35, forced_min_iou=0.2, relabel_unforced=True, degenerate="keep"),
-        mining=_mining(ratio=7.0, cap="all_but_one", positive_fill="zero"),
-        loc_weight=2.0,
-        single_class=True,
-    ),
-    "sgrvinod": dict(
-        match=_match(degenerate="keep"),
-        mining=_mining(cap="all", positive_fill="zero"),
-        loc_loss="l1",
-        loc_reduction="mean4",
-        clamp_normalizer=False,
-    ),
-    "mmdet": dict(
-        match=_match(prior_format="xyxy", degenerate="keep"),
-        mining=_mining(cap="negatives"),
-        normalizer="batch_min_one",
-        background="last",
-        zero_label="positive",
-    ),
-    "mxnet": dict(
-        match=_match(inclusive=False, forced="bipartite", forced_min_iou=1e-6, candidate_max_iou=0.5),
-        mining=_mining(cap="negatives"),
-        normalizer="selected",
-        label_offset=1,
-    ),
-    "gluon": dict(
-        match=_match(forced="bipartite", forced_min_iou=1e-12),
-        mining=_mining(cap="all", positive_fill="zero", rounding="ceil"),
-        normalizer="global",
-    ),
-    "seed": dict(
-        mining=_mining(cap="all_but_one", positive_fill="zero", count_positives_twice=True),
-        ignored_key="zero",
-    ),
-}
-
-_TORCHVISION_LOG_SCALE = math.log(1000.0 / 16)
-_DETECT_PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "caffe": {},
-    "torchvision": dict(
-        prior_format="xyxy",
-        max_log_scale=_TORCHVISION_LOG_SCALE,
-        clip="before",
-        clip_size=(300.0, 300.0),
-    ),
-    "amdegroot": dict(top_k=200, detections_per_image=None),
-    "nvidia": dict(score_threshold=0.05, top_k=200, iou_threshold=0.5, inclusive=True, layout="bcp"),
-    "lufficc": dict(top_k=None, detections_per_image=100),
-    "qfgaohao": dict(top_k=200, iou_eps=1e-5, detections_per_image=None),
-    "retinaface": dict(
-        score_threshold=0.02,
-        top_k=5000,
-        iou_threshold=0.4000000059604645,  # float32(0.4): that code compares in float32
-        pixel_offset=1.0,
-        detections_per_image=750,
-    ),
-    "sgrvinod": dict(top_k=None),
-    "mmdet": dict(
-        score_threshold=0.02,
-        top_k=1000,
-        background="last",
-        prior_format="xyxy",
-        max_log_scale=_TORCHVISION_LOG_SCALE,
-        symmetric_log_scale=True,
-        clip="before",
-        clip_size=(300.0, 300.0),
-    ),
-}

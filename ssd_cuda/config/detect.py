@@ -1,0 +1,86 @@
+"""The options of the post-process."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from .checks import BoxFormat, check_choice, check_integer, check_range, check_variances
+from .preset import HasPresets
+
+__all__ = ["DetectConfig"]
+
+
+@dataclass(frozen=True)
+class DetectConfig(HasPresets, presets="DETECT"):
+    """The whole post-process: scores, threshold, top-k, decode, NMS, top-n.
+
+    Attributes:
+        scores: ``"softmax"`` over the classes, ``"sigmoid"``, or ``"given"`` (already probabilities).
+        score_threshold: a class of a prior is a candidate if its score is ``>`` this, rounded to float32.
+        top_k: candidates kept per class (per image when ``class_agnostic``) before NMS; None: all.
+        iou_threshold: NMS threshold, compared in float64 with the float32 IoU.
+        inclusive: False suppresses at IoU ``>`` threshold, True at ``>=`` (NVIDIA keeps ``<``).
+        iou_eps: added to the union (qfgaohao 1e-5).
+        pixel_offset: 1.0 measures boxes as ``x2 - x1 + 1`` in NMS (RetinaFace), else 0.0. The priors are
+            then in pixels: boxes come out in the units of the priors.
+        detections_per_image: best detections kept per image; None: every survivor (then the padded
+            output has ``top_k`` rows, or as many as there are priors, per foreground class; ``top_k`` in
+            all when ``class_agnostic``).
+        class_agnostic: one NMS over all classes of an image.
+        background: index of the background column, ``"first"``, ``"last"`` or ``"none"``.
+        variances: as in :class:`MultiBoxConfig`.
+        max_log_scale: dw, dh are cut at this (torchvision: log(1000/16)); None: no cut.
+        symmetric_log_scale: also cut below at the negative of it (mmdet).
+        clip: box clipping ``"none"``, ``"before"`` or ``"after"`` NMS.
+        clip_size: (width, height) of the clip window in the units of the boxes.
+        soft_nms: ``None`` or ``"gaussian"`` (qfgaohao's option, there with ``top_k=None``): scores decay
+            by exp(-iou^2 / sigma) instead, and those that fall to ``score_threshold`` are dropped;
+            ``iou_threshold`` and ``inclusive`` are not used.
+        soft_nms_sigma: width of the gaussian.
+        layout: as in :class:`MultiBoxConfig`.
+        prior_format: as in :class:`MatchConfig`.
+    """
+
+    scores: Literal["softmax", "sigmoid", "given"] = "softmax"
+    score_threshold: float = 0.01
+    top_k: int | None = 400
+    iou_threshold: float = 0.45
+    inclusive: bool = False
+    iou_eps: float = 0.0
+    pixel_offset: float = 0.0
+    detections_per_image: int | None = 200
+    class_agnostic: bool = False
+    background: Literal["first", "last", "none"] = "first"
+    variances: tuple[float, ...] = (0.1, 0.2)
+    max_log_scale: float | None = None
+    symmetric_log_scale: bool = False
+    clip: Literal["none", "before", "after"] = "none"
+    clip_size: tuple[float, float] = (1.0, 1.0)
+    soft_nms: Literal["gaussian"] | None = None
+    soft_nms_sigma: float = 0.5
+    layout: Literal["bpc", "bcp"] = "bpc"
+    prior_format: BoxFormat = "cxcywh"
+
+    def __post_init__(self) -> None:
+        check_choice("scores", self.scores, ("softmax", "sigmoid", "given"))
+        check_choice("background", self.background, ("first", "last", "none"))
+        check_choice("clip", self.clip, ("none", "before", "after"))
+        check_choice("layout", self.layout, ("bpc", "bcp"))
+        check_choice("prior_format", self.prior_format, ("cxcywh", "xyxy"))
+        check_choice("soft_nms", self.soft_nms, (None, "gaussian"))
+        check_range("score_threshold", self.score_threshold, -math.inf)
+        check_range("iou_threshold", self.iou_threshold, 0.0, 1.0)
+        check_range("iou_eps", self.iou_eps, 0.0)
+        check_range("pixel_offset", self.pixel_offset, 0.0)
+        check_range("soft_nms_sigma", self.soft_nms_sigma, 1e-12)
+        for name in ("top_k", "detections_per_image"):
+            value = getattr(self, name)
+            if value is not None:
+                check_integer(name, value, 1)
+        if self.max_log_scale is not None:
+            check_range("max_log_scale", self.max_log_scale, 0.0)
+        if len(self.clip_size) != 2 or not all(side > 0 for side in self.clip_size):
+            raise ValueError(f"clip_size must be two positive numbers, got {self.clip_size}")
+        check_variances(self.variances)
