@@ -1,4 +1,4 @@
-# make test | demo [DATA=folder] | lint | fuzz | bench | results | gpu-check
+# make test | demo [DATA=folder] | lint | fuzz | bench | results | docs | gpu-check
 # Uses the active Python when it has torch, else makes .venv with all that is needed.
 SHELL := /bin/bash
 DATA ?=
@@ -10,7 +10,7 @@ PYTHON := $(shell python3 -c 'import torch' 2>/dev/null && echo python3 || echo 
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.cpp') setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help env build test demo lint format fuzz bench measure results emulator-coverage emulator-asan gpu-check clean
+.PHONY: help env build test demo lint format fuzz bench measure results docs emulator-coverage emulator-asan gpu-check clean
 
 help:
 	@sed -n 1,2p Makefile
@@ -96,6 +96,16 @@ measure: build
 
 results:
 	$(PYTHON) -m benchmarks.publish
+
+build/docs-env: build/env
+	$(PYTHON) -m pip install --quiet sphinx myst-parser furo sphinx-copybutton
+	@touch $@
+
+# The site, into build/docs. Warnings are errors, dead references too; its pages load nothing from the net.
+docs: build build/docs-env
+	$(PYTHON) -m sphinx -n -W --keep-going -q -d build/doctrees docs build/docs
+	@! grep -rEl --include='*.html' '<(script|link|img)[^>]*(src|href)="(https?:)?//' build/docs
+	@echo build/docs/index.html
 
 clean:
 	rm -rf build *.egg-info ssd_cuda/*.so .pytest_cache .mypy_cache .ruff_cache

@@ -26,7 +26,12 @@ else:
 
 
 def is_available() -> bool:
-    """Whether the extension is loaded, that is, whether the ops can be called."""
+    """Whether the extension is loaded, that is, whether the ops can be called.
+
+    Example:
+        >>> ssd_cuda.is_available()
+        True
+    """
     return _C is not None and not _load_error
 
 
@@ -47,6 +52,11 @@ def build_info() -> dict[str, Any]:
     Keys: ``available``, ``error`` (why not), ``torch`` and ``torch_built_with``, ``cuda`` (the CUDA
     version of the build, or None), ``cuda_archs``, ``compiler``, ``simd`` (the level this processor
     runs), ``gpus`` (name, compute capability and whether the build serves it).
+
+    Example:
+        >>> facts = ssd_cuda.build_info()
+        >>> facts["available"], facts["torch"] == torch.__version__
+        (True, True)
     """
     built = _C.build_info() if _C is not None else {}
     archs = [arch for arch in built.get("cuda_archs", "").split(";") if arch]

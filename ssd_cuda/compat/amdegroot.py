@@ -1,13 +1,15 @@
 """Drop-ins for code in the style of amdegroot/ssd.pytorch.
 
-# from layers.modules import MultiBoxLoss
-from ssd_cuda.compat.amdegroot import MultiBoxLoss
-criterion = MultiBoxLoss(num_classes, 0.5, True, 0, True, 3, 0.5, False)
-loss_l, loss_c = criterion(net(images), targets)   # targets: a list of [n, 5]
+.. code-block:: python
 
-# from layers.functions import Detect
-from ssd_cuda.compat.amdegroot import Detect
-output = Detect(num_classes, 0, 200, 0.01, 0.45)(loc, softmax(conf), priors)   # [B, C, 200, 5]
+    # from layers.modules import MultiBoxLoss
+    from ssd_cuda.compat.amdegroot import MultiBoxLoss
+    criterion = MultiBoxLoss(num_classes, 0.5, True, 0, True, 3, 0.5, False)
+    loss_l, loss_c = criterion(net(images), targets)   # targets: a list of [n, 5]
+
+    # from layers.functions import Detect
+    from ssd_cuda.compat.amdegroot import Detect
+    output = Detect(num_classes, 0, 200, 0.01, 0.45)(loc, softmax(conf), priors)   # [B, C, 200, 5]
 """
 
 from __future__ import annotations
@@ -36,6 +38,14 @@ class MultiBoxLoss(nn.Module):
         neg_pos: negatives per positive.
         prior_for_matching, bkg_label, neg_mining, neg_overlap, encode_target, use_gpu: accepted and, as
             there, without effect.
+
+    Example:
+        >>> criterion = MultiBoxLoss(21, 0.5, True, 0, True, 3, 0.5, False)
+        >>> priors = ops.generate_priors(ssd_cuda.PriorSpec.preset("amdegroot"))
+        >>> predictions = torch.zeros(1, 8732, 4), torch.zeros(1, 8732, 21), priors
+        >>> loss_l, loss_c = criterion(predictions, [torch.tensor([[0.1, 0.1, 0.5, 0.6, 2.0]])])
+        >>> round(loss_c.item(), 3)
+        12.178
     """
 
     def __init__(
@@ -78,6 +88,12 @@ class Detect:
     """The post-process, ``[B, C, top_k, 5]`` of (score, x1, y1, x2, y2), zero-padded per class.
 
     Call it, or use ``forward`` or ``apply`` as the versions of that codebase do.
+
+    Example:
+        >>> priors = torch.tensor([[0.3, 0.3, 0.4, 0.4]])
+        >>> output = Detect(2, 0, 200, 0.01, 0.45)(torch.zeros(1, 1, 4), torch.tensor([[[0.1, 0.9]]]), priors)
+        >>> output.shape, output[0, 1, 0]
+        (torch.Size([1, 2, 200, 5]), tensor([0.9000, 0.1000, 0.1000, 0.5000, 0.5000]))
     """
 
     def __init__(

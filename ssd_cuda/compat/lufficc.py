@@ -1,9 +1,11 @@
 """Drop-ins for code in the style of lufficc/SSD, whose data loader hands over encoded targets.
 
-# from ssd.modeling.multibox_loss import MultiBoxLoss
-from ssd_cuda.compat.lufficc import MultiBoxLoss
-self.loss_evaluator = MultiBoxLoss(neg_pos_ratio=3)
-reg_loss, cls_loss = self.loss_evaluator(cls_logits, bbox_pred, gt_labels, gt_boxes)
+.. code-block:: python
+
+    # from ssd.modeling.multibox_loss import MultiBoxLoss
+    from ssd_cuda.compat.lufficc import MultiBoxLoss
+    self.loss_evaluator = MultiBoxLoss(neg_pos_ratio=3)
+    reg_loss, cls_loss = self.loss_evaluator(cls_logits, bbox_pred, gt_labels, gt_boxes)
 """
 
 from __future__ import annotations
@@ -23,6 +25,14 @@ class MultiBoxLoss(nn.Module):
 
     Args:
         neg_pos_ratio: negatives per positive.
+
+    Example:
+        >>> labels = torch.tensor([[7, 0, 0, 0, 0, 0]])
+        >>> criterion = MultiBoxLoss(neg_pos_ratio=3)
+        >>> logits, codes = torch.zeros(1, 6, 21), torch.zeros(1, 6, 4)
+        >>> reg_loss, cls_loss = criterion(logits, codes, labels, torch.ones(1, 6, 4))
+        >>> reg_loss.item()
+        2.0
     """
 
     def __init__(self, neg_pos_ratio: float = 3) -> None:

@@ -1,13 +1,15 @@
 """Drop-ins for code in the style of qfgaohao/pytorch-ssd.
 
-# from vision.nn.multibox_loss import MultiboxLoss
-from ssd_cuda.compat.qfgaohao import MultiboxLoss
-criterion = MultiboxLoss(config.priors, iou_threshold=0.5, neg_pos_ratio=3,
-                         center_variance=0.1, size_variance=0.2, device=DEVICE)
-regression_loss, classification_loss = criterion(confidence, locations, labels, boxes)
+.. code-block:: python
 
-# from vision.utils.box_utils import hard_nms
-from ssd_cuda.compat.qfgaohao import hard_nms
+    # from vision.nn.multibox_loss import MultiboxLoss
+    from ssd_cuda.compat.qfgaohao import MultiboxLoss
+    criterion = MultiboxLoss(config.priors, iou_threshold=0.5, neg_pos_ratio=3,
+                             center_variance=0.1, size_variance=0.2, device=DEVICE)
+    regression_loss, classification_loss = criterion(confidence, locations, labels, boxes)
+
+    # from vision.utils.box_utils import hard_nms
+    from ssd_cuda.compat.qfgaohao import hard_nms
 """
 
 from __future__ import annotations
@@ -27,6 +29,14 @@ class MultiboxLoss(_EncodedTargetsLoss):
     """(localisation, classification) on encoded targets: the rule of lufficc, which comes from here.
 
     ``priors``, ``iou_threshold`` and the variances are its matcher's business; accepted, not used, as there.
+
+    Example:
+        >>> labels = torch.tensor([[7, 0, 0, 0, 0, 0]])
+        >>> criterion = MultiboxLoss(None, iou_threshold=0.5, neg_pos_ratio=3)
+        >>> logits, codes = torch.zeros(1, 6, 21), torch.zeros(1, 6, 4)
+        >>> reg_loss, cls_loss = criterion(logits, codes, labels, torch.ones(1, 6, 4))
+        >>> reg_loss.item()
+        2.0
     """
 
     def __init__(
@@ -49,6 +59,11 @@ def hard_nms(box_scores: Tensor, iou_threshold: float, top_k: int = -1, candidat
         iou_threshold: a box above it is dropped.
         top_k: rows returned; not above 0: all.
         candidate_size: best rows that take part.
+
+    Example:
+        >>> rows = torch.tensor([[0.0, 0.0, 2.0, 2.0, 0.8], [0.1, 0.0, 2.0, 2.0, 0.9]])
+        >>> hard_nms(rows, 0.45)
+        tensor([[0.1000, 0.0000, 2.0000, 2.0000, 0.9000]])
     """
     order = torch.argsort(box_scores[:, 4], descending=True, stable=True)[:candidate_size]
     rows = box_scores[order]

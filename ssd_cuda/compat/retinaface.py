@@ -1,12 +1,14 @@
 """Drop-ins for code in the style of biubug6/Pytorch_Retinaface and its relatives.
 
-# from layers.modules import MultiBoxLoss
-from ssd_cuda.compat.retinaface import MultiBoxLoss
-criterion = MultiBoxLoss(2, 0.35, True, 0, True, 7, 0.35, False)
-loss_l, loss_c, loss_landm = criterion(net(images), priors, targets)   # targets: a list of [n, 15]
+.. code-block:: python
 
-# from utils.nms.py_cpu_nms import py_cpu_nms
-from ssd_cuda.compat.retinaface import py_cpu_nms
+    # from layers.modules import MultiBoxLoss
+    from ssd_cuda.compat.retinaface import MultiBoxLoss
+    criterion = MultiBoxLoss(2, 0.35, True, 0, True, 7, 0.35, False)
+    loss_l, loss_c, loss_landm = criterion(net(images), priors, targets)   # targets: a list of [n, 15]
+
+    # from utils.nms.py_cpu_nms import py_cpu_nms
+    from ssd_cuda.compat.retinaface import py_cpu_nms
 """
 
 from __future__ import annotations
@@ -37,6 +39,16 @@ class MultiBoxLoss(nn.Module):
         neg_pos: negatives per positive.
         num_classes, prior_for_matching, bkg_label, neg_mining, neg_overlap, encode_target: accepted and,
             as there, without effect.
+
+    Example:
+        >>> spec = ssd_cuda.PriorSpec.preset("retinaface", image_size=(64, 64))
+        >>> priors = ops.generate_priors(spec)
+        >>> face = torch.tensor([[0.2, 0.2, 0.7, 0.7, *[0.5] * 10, 1.0]])  # box, five points, label
+        >>> loc, conf, landmarks = (torch.zeros(1, len(priors), n) for n in (4, 2, 10))
+        >>> criterion = MultiBoxLoss(2, 0.35, True, 0, True, 7, 0.35, False)
+        >>> loss_l, loss_c, loss_landm = criterion((loc, conf, landmarks), priors, [face])
+        >>> round(loss_c.item(), 3)  # eight rows a positive, each log(2)
+        5.545
     """
 
     def __init__(
@@ -97,6 +109,12 @@ def _landmark_loss(
 
 def py_cpu_nms(dets: Any, thresh: float) -> list[int]:
     """Indices of the kept rows of ``dets`` (numpy ``[N, 5]``: box in pixels, score), best first; boxes are
-    measured as x2 - x1 + 1."""
+    measured as x2 - x1 + 1.
+
+    Example:
+        >>> import numpy as np
+        >>> py_cpu_nms(np.array([[0, 0, 20, 20, 0.8], [1, 0, 20, 20, 0.9]]), 0.4)
+        [1]
+    """
     rows = torch.from_numpy(np.ascontiguousarray(dets, dtype=np.float32))
     return ops.nms(rows[:, :4], rows[:, 4], thresh, pixel_offset=1.0).tolist()

@@ -49,6 +49,12 @@ def accelerate(model: nn.Module) -> nn.Module:
 
     Raises:
         TypeError: ``model`` is not a torchvision SSD, or replaces a part that the fused core stands for.
+
+    Example:
+        >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+        >>> model = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
+        >>> ssd_cuda.accelerate(model) is model
+        True
     """
     if isinstance(model, _FusedForward):
         return model
@@ -58,7 +64,14 @@ def accelerate(model: nn.Module) -> nn.Module:
 
 
 def restore(model: nn.Module) -> nn.Module:
-    """Undo :func:`accelerate`; returns the same object."""
+    """Undo :func:`accelerate`; returns the same object.
+
+    Example:
+        >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+        >>> model = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
+        >>> type(ssd_cuda.restore(ssd_cuda.accelerate(model))).__name__
+        'SSD'
+    """
     if isinstance(model, _FusedForward):
         model.__dict__.pop(_CACHE, None)
         model.__class__ = type(model)._plain_class

@@ -41,6 +41,10 @@ class DetectConfig(HasPresets, presets="DETECT"):
         soft_nms_sigma: width of the gaussian.
         layout: as in :class:`MultiBoxConfig`.
         prior_format: as in :class:`MatchConfig`.
+
+    Example:
+        >>> ssd_cuda.DetectConfig.preset("paper", detections_per_image=100).iou_threshold
+        0.45
     """
 
     scores: Literal["softmax", "sigmoid", "given"] = "softmax"

@@ -32,6 +32,10 @@ class MatchConfig:
         degenerate: a ground truth that is not finite or has no positive width and height is matched
             like any other (``"keep"``) or matches nothing (``"ignore"``).
         prior_format: how the rows of ``priors`` are written.
+
+    Example:
+        >>> ssd_cuda.MatchConfig(iou_threshold=0.35, forced="bipartite").inclusive
+        True
     """
 
     iou_threshold: float = 0.5
@@ -75,6 +79,10 @@ class MiningConfig:
             the positives makes that harmless), ``"-inf"`` ranks it behind every negative.
         count_positives_twice: torchvision's quirk: a positive that is selected as a negative is
             counted a second time (also the seed, among its zeros). Needs a cap other than ``"negatives"``.
+
+    Example:
+        >>> ssd_cuda.MiningConfig(ratio=7.0, min_negatives=10).cap
+        'negatives'
     """
 
     ratio: float = 3.0
@@ -127,6 +135,12 @@ class MultiBoxConfig(HasPresets, presets="MULTIBOX"):
             and is mined as a negative (torchvision); ``"background"``: a negative like any other
             (codebases that test ``label > 0``).
         layout: of the logits, ``"bpc"`` = [B, P, C] and loc [B, P, 4], ``"bcp"`` = [B, C, P], [B, 4, P].
+
+    Example:
+        >>> from dataclasses import replace
+        >>> config = ssd_cuda.MultiBoxConfig.preset("nvidia", loc_weight=2.0)
+        >>> replace(config, mining=ssd_cuda.MiningConfig(ratio=5.0)).normalizer
+        'per_image'
     """
 
     match: MatchConfig = MatchConfig()

@@ -69,6 +69,11 @@ class PriorSpec(HasPresets, presets="PRIORS"):
         pixels: the result is in pixels; else in fractions of the image.
         arithmetic: ``"double"``, rounded once, or ``"float32"``, rounded after every operation (torchvision).
         variances: the x, y, w, h variances that caffe stores beside every prior.
+
+    Example:
+        >>> spec = ssd_cuda.PriorSpec.preset("paper")
+        >>> spec.num_priors, spec.boxes_per_cell()
+        (8732, [4, 6, 6, 6, 4, 4])
     """
 
     image_size: tuple[int, int] = (300, 300)

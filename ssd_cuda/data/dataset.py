@@ -68,7 +68,7 @@ class DetectionDataset(Dataset):
 
     @property
     def num_classes(self) -> int:
-        """Classes of a model for these labels: ``len(classes)`` and the background."""
+        """``len(classes)`` and the background, as a model of these labels takes it."""
         return len(self.classes) + 1
 
     def __len__(self) -> int:

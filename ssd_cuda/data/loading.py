@@ -46,6 +46,10 @@ def data_splits(path: str | Path) -> tuple[str, str]:
 
     VOC: ``trainval`` and ``test``, or else ``train`` and ``val``; COCO: the annotation files whose names
     start with ``train`` and ``val`` (or ``test``).
+
+    Example:
+        >>> data.data_splits("shapes")
+        ('train', 'test')
     """
     if str(path) == "shapes":
         return "train", "test"
@@ -92,6 +96,10 @@ def open_dataset(path: str | Path, split: str, **options: Any) -> DetectionDatas
 
     Raises:
         DataError: nothing of the kind is there; the message says what was expected and found.
+
+    Example:
+        >>> data.open_dataset("shapes", "test", length=3).classes
+        ('circle', 'square', 'triangle', 'star', 'cross')
     """
     if str(path) == "shapes":
         return ShapesDataset(split, **options)
@@ -184,6 +192,12 @@ def prepare(
     Args:
         cache: None: keep it in memory if it takes at most ``cache_limit`` bytes.
         progress: see :class:`CachedDataset`.
+
+    Example:
+        >>> dataset = data.open_dataset("shapes", "train", length=4)
+        >>> image, target = data.prepare(dataset, (64, 64), "flip")[0]
+        >>> image.shape
+        torch.Size([3, 64, 64])
     """
     kept = (2 * size[0], 2 * size[1]) if preset == "ssd" else size
     if cache is None:
@@ -199,6 +213,12 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, GroundTruth]:
 
     Boxes are divided by the width and height of the image, so that they live in [0, 1] like normalised
     priors. Crowd regions are left out; difficult objects are trained on, as in the original SSD.
+
+    Example:
+        >>> dataset = data.prepare(data.open_dataset("shapes", "train", length=2), (64, 64))
+        >>> images, gt = data.collate([dataset[0], dataset[1]])
+        >>> images.shape, gt.batch_size
+        (torch.Size([2, 3, 64, 64]), 2)
     """
     images, gt = _collate_bytes(samples)
     return images.float().div_(255), gt
@@ -231,6 +251,11 @@ class BatchLoader:
         workers: processes that load ahead. With 0 the samples are made in this process, by as many
             threads as torch has, which costs more than it gains while another process wants the cores.
         device: where the batches go; images travel as bytes.
+
+    Example:
+        >>> dataset = data.prepare(data.open_dataset("shapes", "train", length=4), (64, 64))
+        >>> [images.shape for images, gt in data.BatchLoader(dataset, 2, train=True, workers=0)]
+        [torch.Size([2, 3, 64, 64]), torch.Size([2, 3, 64, 64])]
     """
 
     def __init__(

@@ -54,6 +54,11 @@ class ShapesDataset(DetectionDataset):
         length: number of images; None: 400 and 100.
         size: (height, width) of the images in pixels.
         seed: another seed gives another data set of the same kind.
+
+    Example:
+        >>> image, target = data.ShapesDataset("train", length=2, size=(96, 128))[0]
+        >>> image.shape, target["boxes"].shape[1]
+        (torch.Size([3, 96, 128]), 4)
     """
 
     classes = CLASSES

@@ -44,6 +44,11 @@ def make_transform(preset: str, size: tuple[int, int] | None) -> Transform:
             None leaves the size alone (images that are resized already).
 
     The random ones draw from torch's global generator: ``torch.manual_seed`` makes them repeat.
+
+    Example:
+        >>> image, target = data.make_transform("flip", (64, 64))(*data.ShapesDataset("train", length=1)[0])
+        >>> image.shape
+        torch.Size([3, 64, 64])
     """
     check_choice("preset", preset, PRESETS)
     v2 = require("torchvision.transforms.v2", "augmentation")

@@ -26,7 +26,7 @@ class ModelSpec:
     """What it takes to build the model of a checkpoint before its weights are loaded.
 
     Attributes:
-        name: a key of :data:`ssd_cuda.models.MODELS`.
+        name: a key of ``ssd_cuda.models.MODELS``.
         classes: names of labels 1, 2, ...; the model has one class more, the background.
         image_size: (height, width).
     """
@@ -41,7 +41,7 @@ class ModelSpec:
 
 
 def save_checkpoint(path: str | Path, spec: ModelSpec, state: dict[str, Any]) -> None:
-    """Write ``state`` (see :meth:`ssd_cuda.engine.Trainer.state`) so that no half-written file can stay."""
+    """Write the state of a :class:`~ssd_cuda.engine.train.Trainer` so that no half-written file can stay."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

@@ -19,7 +19,13 @@ __all__ = ["evaluate", "predict", "to_pixels"]
 
 
 def to_pixels(detections: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-    """The detections of an image of ``size`` (height, width), from fractions of it to pixels, on the CPU."""
+    """The detections of an image of ``size`` (height, width), from fractions of it to pixels, on the CPU.
+
+    Example:
+        >>> found = {"boxes": torch.tensor([[0.0, 0.0, 0.5, 1.0]]), "scores": torch.ones(1)}
+        >>> to_pixels(found, (100, 200))["boxes"]
+        tensor([[  0.,   0., 100., 100.]])
+    """
     height, width = size
     moved = {key: value.cpu() for key, value in detections.items()}
     moved["boxes"] = moved["boxes"] * torch.tensor([width, height, width, height], dtype=torch.float32)

@@ -49,7 +49,7 @@ def voc_ap(
     among equals). Each looks at the object of its class and image with the highest IoU: IoU below the
     threshold: false; a difficult object: not counted at all; the first to find it: true; found before:
     false. Difficult objects are not counted as missed either. Boxes are continuous outlines, so the IoU
-    has no ``+ 1`` (see :mod:`ssd_cuda.data.voc`).
+    has no ``+ 1`` (see ``ssd_cuda/data/voc.py``).
 
     Args:
         predictions: per image; any number of rows, any order.
@@ -68,6 +68,12 @@ def voc_ap(
 
     Raises:
         ValueError: lengths or shapes that disagree, a label that ``classes`` has no name for.
+
+    Example:
+        >>> truth = [{"boxes": [[0, 0, 10, 10]], "labels": [1]}]
+        >>> found = [{"boxes": [[0, 0, 10, 9]], "scores": [0.9], "labels": [1]}]
+        >>> voc_ap(found, truth, ["cell"])["map"]
+        1.0
     """
     check_choice("rule", rule, ("area", "11point", "101point"))
     check_range("iou_threshold", iou_threshold, 0.0, 1.0)

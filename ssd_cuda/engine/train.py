@@ -65,7 +65,13 @@ class TrainConfig:
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
-    """The rate of step 0 .. total - 1: warm-up times half a cosine."""
+    """The rate of step 0 .. total - 1: warm-up times half a cosine.
+
+    Example:
+        >>> config = TrainConfig(lr=1e-3, warmup_steps=1)
+        >>> learning_rate(0, 100, config), round(learning_rate(50, 100, config), 6)  # then the cosine
+        (0.0005, 0.0005)
+    """
     warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / total))
 
@@ -156,7 +162,7 @@ class Trainer:
                 averaged[key].copy_(value)
 
     def state(self) -> dict[str, Any]:
-        """What :func:`ssd_cuda.engine.save_checkpoint` writes."""
+        """What :func:`~ssd_cuda.engine.checkpoint.save_checkpoint` writes."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),

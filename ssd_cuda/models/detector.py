@@ -34,6 +34,15 @@ class SSD(nn.Module):
 
     Attributes:
         priors: ``[P, 4]``, a buffer outside the state dict: it moves with the model and is never loaded.
+
+    Example:
+        >>> model = models.ssd_small(num_classes=4, image_size=(64, 64))
+        >>> boxes, labels = torch.tensor([[0.1, 0.1, 0.5, 0.6]]), torch.tensor([3])
+        >>> gt = ops.GroundTruth.from_list([boxes] * 2, [labels] * 2)
+        >>> losses = model.loss(torch.rand(2, 3, 64, 64), gt)  # images in [0, 1], boxes in fractions of them
+        >>> found = model.eval().detect(torch.rand(1, 3, 64, 64))
+        >>> found.boxes.shape
+        torch.Size([1, 200, 4])
     """
 
     priors: Tensor

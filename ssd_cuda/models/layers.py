@@ -38,6 +38,10 @@ class SSDExtraLayers(_ExtraLayers):
 
     Args:
         in_channels: channels of fc7.
+
+    Example:
+        >>> [tuple(f.shape[1:]) for f in models.SSDExtraLayers(64)(torch.zeros(1, 64, 19, 19))]
+        [(512, 10, 10), (256, 5, 5), (256, 3, 3), (256, 1, 1)]
     """
 
     def __init__(self, in_channels: int = 1024) -> None:
@@ -60,6 +64,11 @@ class SSDHead(nn.Module):
         in_channels: channels of the feature map.
         num_boxes: priors per cell.
         num_classes: classes, background included.
+
+    Example:
+        >>> loc, conf = models.SSDHead(8, 4, 21)(torch.zeros(1, 8, 5, 5))
+        >>> loc.shape, conf.shape  # 25 cells of four priors
+        (torch.Size([1, 100, 4]), torch.Size([1, 100, 21]))
     """
 
     def __init__(self, in_channels: int, num_boxes: int, num_classes: int) -> None:
@@ -83,6 +92,10 @@ class L2Norm(nn.Module):
 
     conv4_3 has a larger scale of features than the deeper maps; the paper (section 3.1, after ParseNet)
     starts the scale at 20.
+
+    Example:
+        >>> models.L2Norm(2, 20.0)(torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)).flatten()
+        tensor([12., 16.], grad_fn=<ViewBackward0>)
     """
 
     def __init__(self, channels: int, scale: float = 20.0) -> None:

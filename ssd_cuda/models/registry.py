@@ -22,12 +22,16 @@ def build_model(name: str, num_classes: int, image_size: tuple[int, int]) -> SSD
     """The model ``name`` with new weights.
 
     Args:
-        name: a key of :data:`MODELS`.
+        name: a key of ``MODELS``.
         num_classes: background included.
         image_size: (height, width); the VGG models take one size only.
 
     Raises:
         ValueError: an unknown name, a size the model does not take.
+
+    Example:
+        >>> models.build_model("ssd_small", num_classes=4, image_size=(64, 64)).num_classes
+        4
     """
     if name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")

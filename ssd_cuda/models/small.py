@@ -88,6 +88,12 @@ def ssd_small(
 
     Raises:
         ValueError: fewer than two classes, an image side below 1, sizes that do not ascend from above 0.
+
+    Example:
+        >>> model = models.ssd_small(num_classes=4, image_size=(64, 64)).eval()
+        >>> loc, conf = model(torch.zeros(1, 3, 64, 64))
+        >>> loc.shape, conf.shape
+        (torch.Size([1, 340, 4]), torch.Size([1, 340, 4]))
     """
     if len(image_size) != 2 or min(image_size) < 1:
         raise ValueError(f"image_size must be (height, width), both at least 1, got {tuple(image_size)}")

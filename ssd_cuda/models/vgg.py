@@ -85,12 +85,18 @@ def ssd300_vgg16(num_classes: int | None = None, *, weights: Any = None) -> SSD:
     Args:
         num_classes: background included. None: that of the weights, or else 21, Pascal VOC.
         weights: a file, a state dict, or torchvision's ``SSD300_VGG16_Weights``; of this model, of
-            torchvision's or in amdegroot's layout (:mod:`ssd_cuda.models.weights`). With torchvision's
+            torchvision's or in amdegroot's layout (see ``ssd_cuda/models/weights.py``). With torchvision's
             come its priors and its rules of loss and detection, with amdegroot's those of amdegroot.
             None: new weights.
 
     Raises:
         ValueError: weights of something else, or of another number of classes.
+
+    Example:
+        >>> with torch.device("meta"):  # no memory for its 26 million weights
+        ...     model = models.ssd300_vgg16(num_classes=21)
+        >>> model.image_size, len(model.priors)
+        ((300, 300), 8732)
     """
     dialect, state = "paper", None
     if weights is not None:
@@ -130,6 +136,12 @@ def ssd512_vgg16(num_classes: int = 21) -> SSD:
 
     Args:
         num_classes: background included; 21 is Pascal VOC.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     model = models.ssd512_vgg16(num_classes=21)
+        >>> model.image_size, len(model.priors)
+        ((512, 512), 24564)
     """
     # caffe's sizes, but as the PyTorch ports have them: not cut to integers, cut to the image.
     spec = PriorSpec.preset("paper512", integer_sizes=False, format="cxcywh", clip="cxcywh")

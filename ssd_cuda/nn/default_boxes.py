@@ -27,6 +27,10 @@ class DefaultBoxGenerator(nn.Module):
 
     Raises:
         ValueError: fewer than two maps, a map without cells or without a list of ratios.
+
+    Example:
+        >>> nn.DefaultBoxGenerator().generate().shape
+        torch.Size([8732, 4])
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class DefaultBoxGenerator(nn.Module):
         self.scales = [0.2 + (0.9 - 0.2) * k / (levels - 1) for k in range(levels)] + [1.0]
 
     def spec(self) -> PriorSpec:
-        """These boxes as a :class:`~ssd_cuda.config.PriorSpec`."""
+        """These boxes as a :class:`~ssd_cuda.PriorSpec`."""
         levels = len(self.feature_maps)
         return PriorSpec(
             image_size=(self.image_size, self.image_size),

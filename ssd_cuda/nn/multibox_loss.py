@@ -17,9 +17,12 @@ class MultiBoxLoss(nn.Module):
         process_group: of ``normalizer="global"``.
 
     Example:
-        >>> criterion = MultiBoxLoss("paper")
-        >>> losses = criterion(loc, conf, gt, priors)
-        >>> (losses.localization + losses.classification).backward()
+        >>> criterion = nn.MultiBoxLoss("paper")
+        >>> priors = torch.tensor([[0.3, 0.3, 0.4, 0.4], [0.8, 0.8, 0.2, 0.2]])
+        >>> gt = ops.GroundTruth.from_list([torch.tensor([[0.1, 0.1, 0.5, 0.5]])], [torch.tensor([3])])
+        >>> losses = criterion(torch.zeros(1, 2, 4), torch.zeros(1, 2, 21), gt, priors)
+        >>> losses.num_positives, round(losses.classification.item(), 3)  # two rows, each log(21)
+        (tensor(1), 6.089)
     """
 
     def __init__(

@@ -15,6 +15,12 @@ class PostProcess(nn.Module):
 
     Args:
         config: the options; None is ``DetectConfig()``, the rule of the paper.
+
+    Example:
+        >>> post_process = nn.PostProcess(ssd_cuda.DetectConfig(score_threshold=0.5))
+        >>> priors = torch.tensor([[0.3, 0.3, 0.4, 0.4]])
+        >>> post_process(torch.zeros(1, 1, 4), torch.tensor([[[0.0, 4.0]]]), priors).counts
+        tensor([1])
     """
 
     def __init__(self, config: DetectConfig | None = None) -> None:

@@ -13,6 +13,13 @@ class SSDLoss(nn.Module):
     Args:
         num_classes: columns of ``conf_pred``, background included.
         neg_pos_ratio: mined rows per positive.
+
+    Example:
+        >>> criterion = nn.SSDLoss(num_classes=21)
+        >>> targets = torch.ones(1, 6, 4), torch.tensor([[7, 0, 0, 0, 0, 0]])
+        >>> localization, classification = criterion(torch.zeros(1, 6, 4), torch.zeros(1, 6, 21), *targets)
+        >>> localization.item()
+        2.0
     """
 
     def __init__(self, num_classes: int, neg_pos_ratio: float = 3.0) -> None:

@@ -36,6 +36,11 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, *, eps: float = 0.0) -> Tensor:
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes or devices; a box that requires a gradient.
+
+    Example:
+        >>> boxes = torch.tensor([[1.0, 0.0, 3.0, 2.0], [5.0, 5.0, 6.0, 6.0]])
+        >>> ops.box_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), boxes)
+        tensor([[0.3333, 0.0000]])
     """
     check_tensor("boxes1", boxes1, ("N", 4), FLOATING)
     check_tensor("boxes2", boxes2, ("M", 4), (boxes1.dtype,))
@@ -87,6 +92,12 @@ def encode(
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options.
+
+    Example:
+        >>> priors = torch.tensor([[0.5, 0.5, 0.2, 0.2]])
+        >>> boxes = torch.tensor([[0.42, 0.4, 0.62, 0.6]])
+        >>> ops.encode(boxes, priors)[0, 0].round(decimals=3)  # 0.02 / 0.2 / 0.1
+        tensor(1.)
     """
     rows, prior, per_prior, numbers, xyxy = _coder_inputs("boxes", boxes, priors, variances, prior_format)
     require("encode", rows, prior, per_prior)
@@ -117,6 +128,10 @@ def decode(
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options.
+
+    Example:
+        >>> ops.decode(torch.zeros(1, 4), torch.tensor([[0.5, 0.5, 0.2, 0.2]]))  # no offset: the prior itself
+        tensor([[0.4000, 0.4000, 0.6000, 0.6000]])
     """
     rows, prior, per_prior, numbers, xyxy = _coder_inputs("loc", loc, priors, variances, prior_format)
     if max_log_scale is not None:

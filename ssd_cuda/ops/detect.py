@@ -89,6 +89,13 @@ def detect(
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options; an input that requires a
             gradient; P * C of 2**32 or more; soft-NMS on CUDA of lists that would keep about 2**30.
+
+    Example:
+        >>> priors = torch.tensor([[0.3, 0.3, 0.4, 0.4], [0.8, 0.8, 0.2, 0.2]])
+        >>> conf = torch.tensor([[[0.0, 4.0], [9.0, 0.0]]])  # the second prior is background
+        >>> found = ops.detect(torch.zeros(1, 2, 4), conf, priors)
+        >>> found.counts, found.to_list()[0]["labels"], found.boxes.shape
+        (tensor([1]), tensor([1]), torch.Size([1, 200, 4]))
     """
     config = config_or(_DEFAULT, config)
     loc, conf, priors = _check(loc, conf, priors, config, extra)

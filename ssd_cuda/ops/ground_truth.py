@@ -72,6 +72,12 @@ class GroundTruth:
 
     All three live on one device. Nothing in the ops needs their values on the host, so they may be
     static buffers that change between replays of a CUDA graph.
+
+    Example:
+        >>> boxes = [torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.2, 0.3, 0.4, 0.9]]), torch.empty(0, 4)]
+        >>> gt = ops.GroundTruth.from_list(boxes, [torch.tensor([3, 7]), torch.empty(0, dtype=torch.int64)])
+        >>> gt.offsets, gt.batch_size  # two boxes, then an image without any
+        (tensor([0, 2, 2], dtype=torch.int32), 2)
     """
 
     boxes: Tensor
@@ -168,7 +174,13 @@ class GroundTruth:
         degenerate: Degenerate = "error",
         device: torch.device | str | None = None,
     ) -> GroundTruth:
-        """From torchvision's list of dicts with ``boxes`` [n, 4] and ``labels`` [n]."""
+        """From torchvision's list of dicts with ``boxes`` [n, 4] and ``labels`` [n].
+
+        Example:
+            >>> targets = [{"boxes": torch.tensor([[0.0, 0.0, 1.0, 1.0]]), "labels": torch.tensor([5])}]
+            >>> ops.GroundTruth.from_dicts(targets).labels
+            tensor([5])
+        """
         for i, target in enumerate(targets):
             for key in ("boxes", "labels"):
                 if key not in target:
@@ -186,6 +198,12 @@ class GroundTruth:
 
         Rows ``g >= counts[b]`` are padding. The result keeps room for ``B * G`` rows, so that the same
         call captures in a CUDA graph whatever the counts become; counts are cut at ``[0, G]``.
+
+        Example:
+            >>> boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [9.0, 9.0, 9.0, 9.0]]])
+            >>> labels, counts = torch.tensor([[5, 0]]), torch.tensor([1])  # the second row is padding
+            >>> ops.GroundTruth.from_padded(boxes, labels, counts).offsets
+            tensor([0, 1], dtype=torch.int32)
         """
         _check_float_boxes("boxes", boxes)
         _check_integers("labels", labels)

@@ -31,7 +31,7 @@ def match(
 ) -> Tensor:
     """Which ground truth each prior of each image belongs to. Nothing is read on the host.
 
-    The options are those of :class:`~ssd_cuda.config.MatchConfig`; IoU is computed in float32 (float64 if
+    The options are those of :class:`~ssd_cuda.MatchConfig`; IoU is computed in float32 (float64 if
     boxes or priors are float64) with separately rounded operations, so CPU, CUDA and torch agree on every
     tie. A NaN IoU counts as larger than every number, as in ``torch.max``, unless
     ``degenerate="ignore"``.
@@ -50,6 +50,12 @@ def match(
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options; priors that require a gradient.
+
+    Example:
+        >>> gt = ops.GroundTruth.from_list([torch.tensor([[0.1, 0.1, 0.5, 0.5]])], [torch.tensor([3])])
+        >>> priors = torch.tensor([[0.3, 0.3, 0.4, 0.4], [0.3, 0.35, 0.4, 0.4], [0.8, 0.8, 0.2, 0.2]])
+        >>> ops.match(gt, priors)  # the first two overlap ground truth 0 enough, the third is background
+        tensor([[ 0,  0, -1]], dtype=torch.int32)
     """
     rule = config_or(_DEFAULT, config)
     if iou_threshold is not None:

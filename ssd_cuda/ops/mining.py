@@ -45,6 +45,11 @@ def top_k_threshold(keys: Tensor, k: Tensor) -> TopK:
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes or devices; keys that require a gradient.
+
+    Example:
+        >>> best = ops.top_k_threshold(torch.tensor([[0.5, 2.0, 1.0, 2.0]]), torch.tensor([2]))
+        >>> best.mask, best.threshold, best.tie_index
+        (tensor([[False,  True, False,  True]]), tensor([2.]), tensor([3]))
     """
     check_tensor("keys", keys, ("B", "P"), FLOATING)
     check_tensor("k", k, (keys.shape[0],), INTEGERS)
@@ -82,6 +87,12 @@ def select_hard_negatives(
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options.
+
+    Example:
+        >>> keys = torch.tensor([[9.0, 0.5, 2.0, 1.0, 2.0, 0.1]])
+        >>> positive = torch.tensor([[True, False, False, False, False, False]])
+        >>> ops.select_hard_negatives(keys, positive, ratio=2.0)  # two hardest of the others
+        tensor([[False, False,  True, False,  True, False]])
     """
     rule = MiningConfig(
         ratio=ratio, rounding=rounding, min_negatives=min_negatives, cap=cap, positive_fill=positive_fill

@@ -19,8 +19,6 @@ _ZERO_LABELS = ("background", "localize", "positive")
 _NORMALIZERS = ("global", "batch", "per_image", "selected", "batch_min_one")  # global: the kernel only sums
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _TORCH_IGNORE = -100  # the ignore_index of torch's cross_entropy
-
-
 _DEFAULT = MultiBoxConfig()
 
 
@@ -145,6 +143,15 @@ def multibox_loss(
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options; a label out of range.
+
+    Example:
+        >>> priors = ops.generate_priors(ssd_cuda.PriorSpec())
+        >>> gt = ops.GroundTruth.from_list([torch.tensor([[0.1, 0.1, 0.5, 0.6]])], [torch.tensor([3])])
+        >>> loc, conf = (torch.zeros(1, 8732, n, requires_grad=True) for n in (4, 21))
+        >>> losses = ops.multibox_loss(loc, conf, gt, priors)
+        >>> (losses.localization + losses.classification).backward()
+        >>> round(losses.classification.item(), 3)  # four rows a positive, each log(21)
+        12.178
     """
     config = config_or(_DEFAULT, config)
     loc, conf = _predictions(loc, conf, config.layout)
@@ -243,6 +250,11 @@ def ssd_loss(
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes or devices; a class out of range.
+
+    Example:
+        >>> targets, classes = torch.ones(1, 6, 4), torch.tensor([[7, 0, 0, 0, 0, 0]])
+        >>> ops.ssd_loss(torch.zeros(1, 6, 4), torch.zeros(1, 6, 21), targets, classes)[0]
+        tensor(2.)
     """
     check_range("neg_pos_ratio", neg_pos_ratio, 0.0)
     mining = replace(_SEED.mining, ratio=float(neg_pos_ratio))
@@ -279,6 +291,13 @@ def multibox_loss_on_targets(
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options; a class out of range.
+
+    Example:
+        >>> loc, conf = torch.zeros(1, 6, 4), torch.zeros(1, 6, 21)
+        >>> classes = torch.tensor([[7, 0, 0, 0, 0, 0]])
+        >>> losses = ops.multibox_loss_on_targets(loc, conf, torch.ones(1, 6, 4), classes)
+        >>> losses.localization, losses.num_positives  # four coordinates, each off by 1
+        (tensor(2.), tensor(1))
     """
     config = config_or(_DEFAULT, config)
     loc, conf = _predictions(loc, conf, config.layout)

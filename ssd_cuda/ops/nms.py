@@ -52,6 +52,11 @@ def nms(
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.1, 0.0, 2.0, 2.0], [5.0, 5.0, 6.0, 6.0]])
+        >>> ops.nms(boxes, torch.tensor([0.8, 0.9, 0.1]), 0.5)
+        tensor([1, 2])
     """
     _check(boxes, scores, None, iou_threshold, iou_eps, pixel_offset, "nms")
     return _nms(boxes, scores, None, iou_threshold, inclusive, iou_eps, pixel_offset)
@@ -81,6 +86,11 @@ def batched_nms(
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.1, 0.0, 2.0, 2.0]])
+        >>> ops.batched_nms(boxes, torch.tensor([0.8, 0.9]), torch.tensor([0, 1]), 0.5)
+        tensor([1, 0])
     """
     if idxs is None:
         raise TypeError("idxs must be a tensor, got NoneType")
@@ -110,6 +120,11 @@ def nms_padded(
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.1, 0.0, 2.0, 2.0], [5.0, 5.0, 6.0, 6.0]])
+        >>> ops.nms_padded(boxes, torch.tensor([0.8, 0.9, 0.1]), 0.5)
+        (tensor([ 1,  2, -1]), tensor(2))
     """
     idxs = _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "nms_padded")
     if max_output is None:

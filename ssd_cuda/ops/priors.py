@@ -25,7 +25,7 @@ def generate_priors(
     a call inside a graph capture works and is not remembered.
 
     Args:
-        spec: see :class:`~ssd_cuda.config.PriorSpec`.
+        spec: see :class:`~ssd_cuda.PriorSpec`.
         device: CPU or CUDA.
         dtype: float32, or float64.
 
@@ -34,6 +34,10 @@ def generate_priors(
 
     Raises:
         ValueError, TypeError: no spec, another device or dtype.
+
+    Example:
+        >>> ops.generate_priors(ssd_cuda.PriorSpec.preset("paper")).shape
+        torch.Size([8732, 4])
     """
     if not isinstance(spec, PriorSpec):
         raise TypeError(f"spec must be a PriorSpec, got {type(spec).__name__}")
@@ -46,7 +50,12 @@ def generate_priors(
 
 
 def prior_variances(spec: PriorSpec, device: torch.device | str = "cpu") -> Tensor:
-    """``[P, 4]`` float32: the spec's four variances in every row, as caffe stores them beside its priors."""
+    """``[P, 4]`` float32: the spec's four variances in every row, as caffe stores them beside its priors.
+
+    Example:
+        >>> ops.prior_variances(ssd_cuda.PriorSpec.preset("paper"))[0]
+        tensor([0.1000, 0.1000, 0.2000, 0.2000])
+    """
     rows = torch.tensor(spec.variances, dtype=torch.float32, device=device)
     return rows.expand(spec.num_priors, 4).contiguous()
 
