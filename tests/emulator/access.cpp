@@ -1,7 +1,7 @@
 // The access checker. Two accesses race when they touch the same bytes, one is a write, not both are atomic, and
 // neither a barrier, nor a __syncwarp both threads took part in, nor the end of a launch lies between them; across
 // blocks, a __threadfence after the first and an atomic before the second order them too (the last-block pattern).
-#include "emulator/access.h"
+#include "access.h"
 
 #include <algorithm>
 

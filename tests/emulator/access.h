@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "emulator/scheduler.h"
+#include "scheduler.h"
 
 #pragma GCC visibility push(hidden)
 

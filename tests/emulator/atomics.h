@@ -2,8 +2,8 @@
 // atomic; what a GPU adds, the order in which threads arrive, comes from the scheduler.
 #pragma once
 
-#include "emulator/runtime.h"
-#include "emulator/sync.h"
+#include "runtime.h"
+#include "sync.h"
 
 namespace emulator {
 

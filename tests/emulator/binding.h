@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "emulator/cuda.h"
+#include "cuda.h"
 
 namespace emulator {
 

@@ -4,7 +4,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "emulator/types.h"
+#include "types.h"
 
 struct __half_raw {
   unsigned short x;

@@ -1,6 +1,6 @@
 // The calls g++ -fsanitize=thread puts before every load and store, answered by the access checker: libtsan itself
 // is not linked. Kernels get checked access by access; the runtime, compiled without the flag, does not.
-#include "emulator/access.h"
+#include "access.h"
 
 #define EMULATOR_CODE __builtin_return_address(0)
 #define EMULATOR_HOOK(name, bytes, kind)                                         \

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "emulator/types.h"
+#include "types.h"
 
 // Bits.
 inline int __popc(unsigned v) { return std::popcount(v); }

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "emulator/runtime.h"
+#include "runtime.h"
 
 namespace emulator {
 

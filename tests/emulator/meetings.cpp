@@ -3,7 +3,7 @@
 #include <cstring>
 #include <map>
 
-#include "emulator/scheduler.h"
+#include "scheduler.h"
 
 namespace emulator {
 namespace {

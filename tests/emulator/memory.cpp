@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "emulator/scheduler.h"
+#include "scheduler.h"
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #else

@@ -9,7 +9,7 @@
 #include <fstream>
 #include <iterator>
 
-#include "emulator/access.h"
+#include "access.h"
 
 namespace emulator {
 namespace {

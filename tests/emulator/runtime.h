@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "emulator/types.h"
+#include "types.h"
 
 #pragma GCC visibility push(hidden)
 

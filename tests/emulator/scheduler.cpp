@@ -1,11 +1,11 @@
 // Runs a grid: blocks one after the other, the threads of a block as fibres that change places where they meet.
-#include "emulator/scheduler.h"
+#include "scheduler.h"
 
 #include <algorithm>
 #include <memory>
 #include <numeric>
 
-#include "emulator/launch.h"
+#include "launch.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "emulator/fiber.h"
-#include "emulator/runtime.h"
+#include "fiber.h"
+#include "runtime.h"
 
 #pragma GCC visibility push(hidden)
 

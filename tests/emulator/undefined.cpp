@@ -1,6 +1,6 @@
 // The calls g++ -fsanitize=undefined puts where C++ leaves the result undefined, answered by a report: libubsan
 // itself is not linked. A call's first argument starts with the place in the source.
-#include "emulator/runtime.h"
+#include "runtime.h"
 
 namespace {
 
