@@ -87,7 +87,7 @@ emulator-asan: build
 	$(PYTHON) tests/emulator/asan.py
 
 bench: build
-	$(PYTHON) -m ssd_cuda bench
+	$(PYTHON) -m benchmarks
 
 # Measures on this machine's CPU, best while nobody else works there, and writes every figure of the README and RESULTS.md.
 measure: build

@@ -31,7 +31,7 @@ _counts.__name__ = "list of thread counts"  # argparse names the type in its err
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="ssd-cuda bench",
+        prog="python -m benchmarks",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="baselines:\n" + "\n".join(f"  {name:20} {what}" for name, what in baselines.NAMES.items()),
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(parser().parse_args(arguments))
     except (ValueError, RuntimeError) as error:
-        raise SystemExit(f"ssd-cuda bench: {error}") from error
+        raise SystemExit(f"python -m benchmarks: {error}") from error
 
 
 if __name__ == "__main__":

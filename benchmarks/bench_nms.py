@@ -1,6 +1,6 @@
 """nms and batched_nms against torchvision: sparse, dense and crowded boxes, from 1 to 200,000.
 
-ssd-cuda bench nms                         the cases below
+python -m benchmarks nms                         the cases below
 python -m benchmarks.bench_nms [--up-to N] every size, one line each: is ours ever the slower one?
 """
 

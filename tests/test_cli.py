@@ -124,16 +124,11 @@ def test_info_tells_every_fact(capsys):
     assert ("loaded" in out) and (facts["available"] != ("not loaded" in out))
 
 
-def test_bench_passes_its_arguments_on(capsys):
+def test_bench_points_to_the_source_tree(capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["bench", "--help"])
-    assert caught.value.code == 0 and "bench" in capsys.readouterr().out
-
-
-def test_bench_without_the_source_tree(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "ssd_cuda" / "cli.py"))
-    status, _, err = run(capsys, "bench")
-    assert status == 1 and "bench needs the folder benchmarks" in err
+        cli.main(["bench", "multibox", "--plot"])
+    assert caught.value.code == 2
+    assert "bench is part of the source tree: run `make bench`" in capsys.readouterr().err
 
 
 def broken_voc(tmp_path, voc, name, content):
@@ -224,18 +219,6 @@ def test_a_line_that_does_not_parse_exits_with_two(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2 and "usage: ssd-cuda" in capsys.readouterr().err
-
-
-def test_interrupt_and_foreign_errors():
-    def interrupt():
-        raise KeyboardInterrupt
-
-    def fail():
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    assert cli.run_safely(interrupt) == 130
-    with pytest.raises(RuntimeError):  # a mistake of the program keeps its traceback
-        cli.run_safely(fail)
 
 
 def test_the_module_runs():

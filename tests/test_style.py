@@ -153,3 +153,27 @@ def test_the_core_needs_torch_and_numpy_only():
             assert not {n.split(".")[0] for n in names} & extras, (
                 f"{name(path)} imports an extra at top level"
             )
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module a file of the package imports anywhere, as a full name."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            start = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {start} | {f"{start}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ssd_cuda").rglob("*.py")), ids=name)
+def test_the_package_needs_nothing_above_it(path):
+    """cli is the top of the package; benchmarks, tests and examples stand outside of it."""
+    below_cli = "cli" not in path.parts and path.name != "__main__.py"
+    for module in imported_modules(path):
+        assert module.split(".")[0] not in {"benchmarks", "tests", "examples", "setup"}, module
+        assert not (below_cli and module.startswith("ssd_cuda.cli")), module
+    assert "sys.path" not in path.read_text()

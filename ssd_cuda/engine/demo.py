@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 
+from .._names import name_list
 from ..data import BatchLoader, DetectionDataset, ShapesDataset, collate, data_splits, open_dataset, prepare
 from .checkpoint import ModelSpec
+from .console import run_safely, say
 from .draw import save_grid, save_loss_curve
 from .evaluate import evaluate
 from .op_costs import costs_table, measure_op_costs
@@ -58,17 +60,17 @@ def run_demo(
     train_split, test_split = data_splits(data)
     train_set = open_dataset(data, train_split, **options)
     test_set = open_dataset(data, test_split, **options)
-    print(f"data: {data}, {len(train_set)} images of {train_split!r} to train on, "
-          f"{len(test_set)} of {test_split!r} to test on; {', '.join(train_set.classes)}")  # fmt: skip
+    say(f"data: {data}, {len(train_set)} images of {train_split!r} to train on, "
+          f"{len(test_set)} of {test_split!r} to test on; {name_list(train_set.classes)}")  # fmt: skip
 
     trainer, seconds = _train(train_set, out, epochs or epochs_for(len(train_set)), seed)
     start = time.perf_counter()
     scores = evaluate(trainer.average, test_set)
     predictions = scores.pop("predictions")
-    print(f"evaluated in {time.perf_counter() - start:.0f} s: AP50 (VOC) {scores['ap50']:.3f}, "
+    say(f"evaluated in {time.perf_counter() - start:.0f} s: AP50 (VOC) {scores['ap50']:.3f}, "
           f"mAP (COCO) {scores['map']:.3f}")  # fmt: skip
     for name, value in scores["voc"]["ap"].items():
-        print(f"  {name:<16} AP50 {value:.3f}  ({scores['voc']['objects'][name]} objects)")
+        say(f"  {name:<16} AP50 {value:.3f}  ({scores['voc']['objects'][name]} objects)")
 
     costs = _op_costs(trainer, test_set)
     results = {
@@ -104,13 +106,13 @@ def _train(dataset: DetectionDataset, out: Path, epochs: int, seed: int) -> tupl
         seed=seed,
         workers=config.workers,
     )
-    print(f"images read in {time.perf_counter() - start:.0f} s; training {epochs} epochs of {len(batches)} "
-          f"steps on {torch.get_num_threads()} threads", flush=True)  # fmt: skip
+    say(f"images read in {time.perf_counter() - start:.0f} s; training {epochs} epochs of {len(batches)} "
+          f"steps on {torch.get_num_threads()} threads")  # fmt: skip
     start = time.perf_counter()
 
     def report(trainer: Trainer, mean: float) -> None:
         passed = time.perf_counter() - start
-        print(f"  epoch {trainer.epoch:>2}/{epochs}  loss {mean:.3f}  {passed:.0f} s", flush=True)
+        say(f"  epoch {trainer.epoch:>2}/{epochs}  loss {mean:.3f}  {passed:.0f} s")
 
     trainer = train(batches, spec, config, out / "checkpoint.pt", on_epoch=report)
     return trainer, time.perf_counter() - start
@@ -139,7 +141,8 @@ def _write(
     conditions = f"{results['threads']} CPU threads, torch {results['torch']}, float32, medians of 9 calls"
     (out / "op_costs.md").write_text(f"{table}\n\n{conditions}.\n")
     (out / "results.json").write_text(json.dumps(without_nan(results), indent=2) + "\n")
-    print(f"\n{table}\n({conditions})\n\nwrote {', '.join(sorted(p.name for p in out.iterdir()))} to {out}")
+    names = ", ".join(sorted(p.name for p in out.iterdir()))
+    say("", *table.splitlines(), f"({conditions})", "", f"wrote {names} to {out}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -158,6 +161,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from ..cli import run_safely
-
     raise SystemExit(run_safely(main))

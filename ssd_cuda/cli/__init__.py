@@ -1,0 +1,49 @@
+"""The command line: ``ssd-cuda train | eval | detect | info``, one module a command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .. import __version__
+from .._names import printable
+from ..engine.console import run_safely
+from . import detect, evaluate, info, options, train
+
+__all__ = ["main"]
+
+_COMMANDS = {"train": train, "eval": evaluate, "detect": detect, "info": info}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that repeats arguments, which may be names of files, without their control characters."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        lines = message.split("\n")
+        super()._print_message("\n".join(printable(line) for line in lines), file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status (2 for a command line that does not parse)."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    parser = _parser()
+    if given[:1] == ["bench"]:
+        parser.error(
+            "bench is part of the source tree: run `make bench` or `python -m benchmarks` in a clone"
+        )
+    chosen = parser.parse_args(given)
+    return run_safely(_COMMANDS[chosen.command].run, chosen)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="ssd-cuda", description="Train, evaluate and run single-shot detectors on fused kernels."
+    )
+    parser.add_argument("--version", action="version", version=f"ssd_cuda {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Parser)
+    for name, module in _COMMANDS.items():
+        parents = [getattr(options, parent)() for parent in module.PARENTS]
+        module.add_arguments(commands.add_parser(name, parents=parents, help=module.HELP))
+    return parser

@@ -1,0 +1,40 @@
+"""``ssd-cuda info``."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from .. import __version__
+from .._extension import build_info
+from ..engine.console import say
+
+HELP = "what was built, and what this machine runs"
+PARENTS = ()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """info has no options."""
+
+
+def run(_: argparse.Namespace) -> None:
+    facts = build_info()
+    gpus = [
+        f"{gpu['name']} ({gpu['arch']}, {'served' if gpu['served'] else 'NOT served by this build'})"
+        for gpu in facts["gpus"]
+    ]
+    rows = [
+        ("ssd_cuda", __version__),
+        ("extension", "loaded" if facts["available"] else f"not loaded: {facts['error']}"),
+        ("torch", facts["torch"]),
+        ("built with torch", facts["torch_built_with"] or "-"),
+        ("CUDA of the build", facts["cuda"] or "none, CPU kernels only"),
+        ("architectures", ", ".join(facts["cuda_archs"]) or "-"),
+        ("compiler", facts["compiler"] or "-"),
+        ("CPU instructions", facts["simd"] or "-"),
+        ("CPU threads", str(torch.get_num_threads())),
+        ("cards", "; ".join(gpus) or "none"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    say(*(f"{name:<{width}}  {value}" for name, value in rows))

@@ -1,0 +1,75 @@
+"""What a program says: lines on a terminal, one sentence for each failure, an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import torch
+
+from .._names import printable
+
+__all__ = ["complain", "run_safely", "say"]
+
+
+def say(*lines: object) -> None:
+    """Print each argument as one line to stdout, at once; see :func:`ssd_cuda._names.printable`."""
+    _write(sys.stdout, *lines)
+
+
+def complain(sentence: object, kind: str = "error") -> None:
+    """Print one sentence to stderr."""
+    _write(sys.stderr, f"ssd-cuda: {kind}: {' '.join(str(sentence).split())}")
+
+
+def _write(stream: TextIO, *lines: object) -> None:
+    encoding = getattr(stream, "encoding", None)
+    stream.write("".join(f"{printable(line, encoding)}\n" for line in lines))
+    stream.flush()
+
+
+def run_safely(action: Callable[..., int | None], *arguments: Any) -> int:
+    """Call ``action``; what a user can mend becomes one sentence on stderr and the exit status 1.
+
+    Returns:
+        What ``action`` returned (None: 0), 1 after a failure, 130 after Ctrl-C.
+    """
+    warnings.showwarning = _show_warning
+    try:
+        status = action(*arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads: let what is buffered go nowhere, or the interpreter complains once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _fail("the output was closed by its reader before everything was written (broken pipe)")
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        return _fail(str(error) or type(error).__name__)
+    except torch.cuda.OutOfMemoryError:
+        return _fail("the card has too little memory for this batch; lower --batch-size")
+    except MemoryError:
+        return _fail("there is too little memory for this; lower --batch-size or --size")
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            return _fail("there is too little memory for this; lower --batch-size or --size")
+        if not str(error).startswith("ssd_cuda"):  # not one of ours: a traceback tells more
+            raise
+        return _fail(str(error))
+    except KeyboardInterrupt as stop:
+        print(file=sys.stderr)  # the terminal has written ^C
+        _write(sys.stderr, f"ssd-cuda: interrupted{'; ' * bool(str(stop))}{stop}")
+        return 130
+    return status or 0
+
+
+def _fail(sentence: str) -> int:
+    if "Original Traceback" in sentence:  # torch's report of a loading process; the cause is its last line
+        sentence = sentence.strip().splitlines()[-1].partition(": ")[2]
+    complain(sentence)
+    return 1
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    complain(message, "warning")

@@ -1,0 +1,110 @@
+"""What the programs print: no raw control character, one sentence a failure, an end without tracebacks."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssd_cuda._names import check_distinct, name_list, printable
+from ssd_cuda.engine import console
+from ssd_cuda.engine.console import complain, run_safely, say
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, Ärger, 猫, \N{CAT FACE}", "plain, Ärger, 猫, \N{CAT FACE}"),
+        ("\x1b[2Jgone", "\\x1b[2Jgone"),
+        ("two\nlines\r\ttab\x00\x7f\x9b", "two\\nlines\\r\\ttab\\x00\\x7f\\x9b"),
+        ("turned \u202egpj.exe", "turned \\u202egpj.exe"),
+        ("line\u2028paragraph\u2029", "line\\u2028paragraph\\u2029"),
+        ("bytes \udcff", "bytes \\udcff"),
+        ("نم\u200cد", "نم\u200cد"),  # a joiner that the script needs
+    ],
+)
+def test_printable_escapes_what_a_terminal_would_obey(text, shown):
+    assert printable(text) == shown
+    assert printable(printable(text)) == shown
+
+
+def test_every_line_that_is_said_is_printable(capsys):
+    say("cat\x1b[31m", Path("a\nb.jpg"), 3)
+    complain("image \x1b]0;x\x07.jpg cannot\nbe read")
+    captured = capsys.readouterr()
+    assert captured.out == "cat\\x1b[31m\na\\nb.jpg\n3\n"
+    assert captured.err == "ssd-cuda: error: image \\x1b]0;x\\x07.jpg cannot be read\n"
+
+
+def test_a_stream_without_the_letters_gets_escapes(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(console.sys, "stdout", stream)
+    say("猫")
+    assert stream.buffer.getvalue() == b"\\u732b\n"
+
+
+def test_long_lists_are_cut():
+    assert name_list(["a", "b"]) == "a, b"
+    assert name_list([f"c{i}" for i in range(20_000)]).endswith("c11, ... (20000)")
+
+
+def test_names_are_distinct():
+    check_distinct("classes", ["a", "b"])
+    with pytest.raises(ValueError, match="classes must name each class once, got 'a' for labels 1 and 3"):
+        check_distinct("classes", ["a", "b", "a"])
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("x must be 1,\n got 2"), "x must be 1, got 2"),
+        (OSError(28, "No space left on device"), "No space left"),
+        (MemoryError(), "too little memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "too little memory"),
+        (RuntimeError("ssd_cuda: not built"), "not built"),
+        (torch.cuda.OutOfMemoryError("CUDA"), "lower --batch-size"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence(capsys, error, sentence):
+    def fail():
+        raise error
+
+    assert run_safely(fail) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("ssd-cuda: error: ") and sentence in lines[0]
+
+
+def test_an_interrupt_and_a_mistake_of_the_program(capsys):
+    def interrupt(*text):
+        raise KeyboardInterrupt(*text)
+
+    def fail():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    assert run_safely(interrupt) == 130 and "ssd-cuda: interrupted\n" in capsys.readouterr().err
+    assert run_safely(interrupt, "wrote x") == 130
+    assert "ssd-cuda: interrupted; wrote x\n" in capsys.readouterr().err
+    with pytest.raises(RuntimeError):  # keeps its traceback
+        run_safely(fail)
+
+
+def test_statuses_are_passed_on():
+    assert run_safely(lambda: None) == 0 and run_safely(lambda: 1) == 1
+
+
+def test_a_reader_that_goes_away_leaves_one_sentence():
+    """As ``ssd-cuda info | true``, with the pipe closed before anything is written."""
+    code = "import sys; sys.stdin.read(); from ssd_cuda.cli import main; sys.exit(main(['info']))"
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
+        process.stdout.close()
+        process.stdin.close()
+        err = process.stderr.read().decode()
+        assert process.wait() == 1
+    assert len(err.splitlines()) == 1 and "broken pipe" in err
