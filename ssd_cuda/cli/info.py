@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(_: argparse.Namespace) -> None:
     facts = build_info()
     gpus = [
-        f"{gpu['name']} ({gpu['arch']}, {'served' if gpu['served'] else 'NOT served by this build'})"
+        f"{gpu['name']} ({gpu['arch'] or '?'}, {gpu['problem'] or 'served by this build'})"
         for gpu in facts["gpus"]
     ]
     rows = [
@@ -34,6 +34,7 @@ def run(_: argparse.Namespace) -> None:
         ("compiler", facts["compiler"] or "-"),
         ("CPU instructions", facts["simd"] or "-"),
         ("CPU threads", str(torch.get_num_threads())),
+        ("driver", facts["driver_problem"] or (f"for CUDA {facts['driver']}" if facts["driver"] else "none")),
         ("cards", "; ".join(gpus) or "none"),
     ]
     width = max(len(name) for name, _ in rows)

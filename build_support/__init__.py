@@ -1,0 +1,1 @@
+"""What setup.py decides with: switches, toolkit, architectures, output. Knows no torch, compiles nothing."""
