@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from dataclasses import asdict, dataclass, replace
 
 import pytest
@@ -11,26 +12,21 @@ from conftest import random_boxes, random_priors
 from torch import Tensor
 
 from ssd_cuda import DetectConfig, MultiBoxConfig, ops, reference
+from ssd_cuda.reference import dialects
 
-LOSSES = [
-    "amdegroot",
-    "caffe",
-    "gluon",
-    "lufficc",
-    "mmdet",
-    "mxnet",
-    "nvidia",
-    "qfgaohao",
-    "retinaface",
-    "sgrvinod",
-    "torchvision",
-]
-DETECTIONS = [name for name in LOSSES if name not in ("gluon", "mxnet")]
-PIXELS = ("mmdet", "torchvision")  # these write priors and boxes as corners in pixels
+DIALECTS = [module.name for module in pkgutil.iter_modules(dialects.__path__)]
 
 
 def dialect(name: str):
     return importlib.import_module(f"ssd_cuda.reference.dialects.{name}")
+
+
+LOSSES = [name for name in DIALECTS if hasattr(dialect(name), "loss")]
+DETECTIONS = [name for name in DIALECTS if hasattr(dialect(name), "detect")]
+
+
+def num_classes_of(name: str, usual: int) -> int:
+    return getattr(dialect(name), "NUM_CLASSES", usual)
 
 
 @dataclass
@@ -76,16 +72,17 @@ def make_batch(kind: str, num_classes: int, dtype=torch.float32) -> Batch:
 
 def in_dialect(name: str, batch: Batch) -> Batch:
     """The batch as a user of that codebase writes it: labels, units, order of the axes."""
-    if name in PIXELS:
+    config = MultiBoxConfig.preset(name)
+    if config.match.prior_format == "xyxy":  # these write priors and boxes as corners in pixels
         batch.priors = reference.boxes.to_xyxy(batch.priors) * 300
         batch.boxes = [b * 300 for b in batch.boxes]
-    if name in ("amdegroot", "mmdet", "mxnet"):
+    if config.label_offset or config.background == "last":
         batch.labels = [n - 1 for n in batch.labels]
-    if name == "retinaface":
+    if config.single_class:
         batch.labels = [torch.where(n % 2 == 0, -1, 1) for n in batch.labels]
-    if name == "torchvision":
+    if config.zero_label == "localize":
         batch.labels = [torch.where(n == 1, 0, n) for n in batch.labels]
-    if name == "nvidia":
+    if config.layout == "bcp":
         batch.loc, batch.conf = (x.transpose(1, 2).contiguous() for x in (batch.loc, batch.conf))
     return batch
 
@@ -126,11 +123,11 @@ both = pytest.mark.parametrize("how", ["reference", "ops"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", LOSSES)
 def test_matching(device, how, name, kind):
-    num_classes = 2 if name == "retinaface" else 5
+    num_classes, config = num_classes_of(name, 5), MultiBoxConfig.preset(name)
     for _ in range(3):
         batch = in_dialect(name, make_batch(kind, num_classes))
-        codes = match(how, batch, MultiBoxConfig.preset(name), device)
-        extra = (num_classes - 1,) if name == "mmdet" else ()
+        codes = match(how, batch, config, device)
+        extra = (num_classes - 1,) if config.background == "last" else ()
         for b, (boxes, labels) in enumerate(zip(batch.boxes, batch.labels, strict=True)):
             owner, _ = dialect(name).assign(boxes, labels, batch.priors, *extra)
             assert torch.equal(codes[b].clamp(min=-1).long(), owner)
@@ -140,7 +137,7 @@ def test_matching(device, how, name, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_and_gradients(device, how, name, kind):
-    num_classes = 2 if name == "retinaface" else 5
+    num_classes = num_classes_of(name, 5)
     for _ in range(3):
         batch = in_dialect(name, make_batch(kind, num_classes, torch.float64))
         ours = [x.clone().requires_grad_() for x in (batch.loc, batch.conf)]
@@ -179,19 +176,25 @@ def check_detections(how, device, config: DetectConfig, loc, conf, priors, trans
     return int(counts.sum())
 
 
+def class_dim(name: str) -> int:
+    return 1 if DetectConfig.preset(name).layout == "bcp" else 2
+
+
 def detection_inputs(name: str, sharpness: float, batch: int = 2, num_priors: int = 150):
-    num_classes = 2 if name == "retinaface" else 4
+    config = DetectConfig.preset(name)
+    num_classes = num_classes_of(name, 4)
     loc = torch.randn(batch, num_priors, 4)
     conf = torch.randn(batch, num_priors, num_classes) * sharpness
     priors = random_priors(num_priors)
-    if name == "qfgaohao":
+    if config.iou_eps:
         priors = priors * 0.01  # areas where 1e-5 in the union tells
-    if name in PIXELS:
+    if config.prior_format == "xyxy":
         priors = reference.boxes.to_xyxy(priors) * 300
-        loc[:, ::9] *= 40  # these two clamp the sizes
-    if name == "retinaface":
+    if config.max_log_scale is not None:
+        loc[:, ::9] *= 40
+    if config.pixel_offset:
         priors = priors * torch.tensor([320.0, 240, 320, 240])
-    if name == "nvidia":
+    if config.layout == "bcp":
         loc, conf = loc.transpose(1, 2), conf.transpose(1, 2)
     return loc, conf, priors
 
@@ -209,7 +212,7 @@ def test_detection(device, how, name, sharpness):
 def test_detection_with_ties_and_duplicates(device, how, name):
     """Equal scores inside a class (different in different classes), and boxes that are there twice."""
     loc, conf, priors = detection_inputs(name, 2.0, num_priors=120)
-    p = 2 if name == "nvidia" else 1
+    p = 3 - class_dim(name)
     twice = torch.arange(120) % 40
     loc, conf, priors = loc.index_select(p, twice) * 0.3, conf.index_select(p, twice), priors[twice]
     assert (
@@ -224,7 +227,8 @@ def test_detection_at_the_threshold(device, how, name):
     loc, conf, _ = detection_inputs(name, 1.0)
     low = torch.randint(0, 6, (150, 2))
     corners = torch.cat([low, low + torch.randint(1, 5, (150, 2))], 1).float()
-    priors = corners if name in PIXELS else reference.boxes.to_cxcywh(corners)
+    corners_wanted = DetectConfig.preset(name).prior_format == "xyxy"
+    priors = corners if corners_wanted else reference.boxes.to_cxcywh(corners)
     assert (
         check_detections(how, device, DetectConfig.preset(name), loc * 0, conf, priors, dialect(name).detect)
         > 10
@@ -236,32 +240,31 @@ def test_detection_at_the_threshold(device, how, name):
 def test_nothing_passes(device, how, name):
     loc, conf, priors = detection_inputs(name, 1.0)
     conf.zero_()
-    conf.select(1 if name == "nvidia" else 2, -1 if name == "mmdet" else 0).fill_(40)
+    conf.select(class_dim(name), -1 if DetectConfig.preset(name).background == "last" else 0).fill_(40)
     assert (
         check_detections(how, device, DetectConfig.preset(name), loc, conf, priors, dialect(name).detect) == 0
     )
 
 
-LIMITS = {"caffe": 400, "torchvision": 400, "amdegroot": 200, "nvidia": 200, "qfgaohao": 200, "mmdet": 1000}
+LIMITS = {name: DetectConfig.preset(name).top_k for name in DETECTIONS}
 
 
 @both
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", [name for name, limit in LIMITS.items() if limit and limit <= 1500])
 def test_top_k_cuts_before_nms(device, how, name):
     """As many copies of one box as pass, then boxes that stand apart with a lower score: only one stays."""
-    loc, conf, priors = detection_inputs(name, 0.0, batch=1, num_priors=LIMITS[name] + 16)
-    foreground = 0 if name == "mmdet" else 1
-    scores = conf.select(1 if name == "nvidia" else 2, foreground)
+    config, limit = DetectConfig.preset(name), LIMITS[name]
+    loc, conf, priors = detection_inputs(name, 0.0, batch=1, num_priors=limit + 16)
+    scores = conf.select(class_dim(name), 0 if config.background == "last" else 1)
     conf -= 9
     scores.fill_(3)
-    scores[:, LIMITS[name] :] = 1
+    scores[:, limit:] = 1
     cell = torch.arange(len(priors)) % 16
     centers = torch.stack([cell % 4, cell // 4], 1) / 4 + 0.125
-    centers[: LIMITS[name]] = 0.125
+    centers[:limit] = 0.125
     priors = torch.cat([centers, torch.full_like(centers, 0.2)], 1)
-    if name in PIXELS:
+    if config.prior_format == "xyxy":
         priors = reference.boxes.to_xyxy(priors) * 300
-    config = DetectConfig.preset(name)
     assert check_detections(how, device, config, loc * 0, conf, priors, dialect(name).detect) == 1
     more = replace(config, top_k=None)
     assert detect(how, loc * 0, conf, priors, more, device)[4].sum() > 10

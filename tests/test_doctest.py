@@ -5,14 +5,16 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import pkgutil
 
 import pytest
 import torch
 
 import ssd_cuda
-from ssd_cuda import data, models, nn, ops
+from ssd_cuda import compat, data, models, nn, ops
 
-CODEBASES = ("amdegroot", "lufficc", "nvidia", "qfgaohao", "retinaface")
+CODEBASES = [m.name for m in pkgutil.iter_modules(compat.__path__) if not m.name.startswith("_")]
+CODEBASES.remove("torchvision")  # what it gives, compat names
 MODULES = (
     "ssd_cuda",
     *(f"ssd_cuda.{name}" for name in ("ops", "nn", "models", "data", "compat")),

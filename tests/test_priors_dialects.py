@@ -113,6 +113,17 @@ MAPS, STEPS = [38, 19, 10, 5, 3, 1], [8, 16, 32, 64, 100, 300]
         ("amdegroot", (VOC[:-1], VOC[1:], RATIOS, MAPS, STEPS, 300)),
         ("lufficc", (VOC[:-1], VOC[1:], RATIOS, MAPS, STEPS, 300)),
         ("qfgaohao", (VOC[:-1], VOC[1:], RATIOS, MAPS, STEPS, 300)),
+        (
+            "qfgaohao_mobilenet",
+            (
+                [60, 105, 150, 195, 240, 285],
+                [105, 150, 195, 240, 285, 330],
+                [[2, 3]] * 6,
+                [19, 10, 5, 3, 2, 1],
+                [16, 32, 64, 100, 150, 300],
+                300,
+            ),
+        ),
         ("amdegroot_coco", (COCO[:-1], COCO[1:], RATIOS, MAPS, STEPS, 300)),
         (
             "lufficc512",
@@ -176,13 +187,6 @@ def test_caffe_cuts_sizes_to_integers_and_keeps_what_leaves_the_image(device):
     variances = ops.prior_variances(PriorSpec.preset("paper"), device)
     assert variances.shape == (8732, 4) and variances.is_contiguous()
     assert variances[[0, -1]].tolist() == torch.tensor([[0.1, 0.1, 0.2, 0.2]] * 2).tolist()
-
-
-def test_sgrvinod_keeps_its_order_and_its_rounded_third(device):
-    priors = ops.generate_priors(PriorSpec.preset("sgrvinod"), device)
-    cell = priors[5776:5782, 2].tolist()  # the first cell of the second map, size .2
-    expected = [0.2, math.sqrt(0.2 * 0.375), *(0.2 * math.sqrt(r) for r in (2, 3, 0.5, 0.333))]
-    assert cell == pytest.approx(expected)
 
 
 def test_mmdet_and_gluon_are_in_pixels(device):

@@ -57,6 +57,7 @@ def test_a_codebase_has_the_same_name_everywhere():
     presets = modules("ssd_cuda/presets")
     assert modules("ssd_cuda/reference/dialects") <= presets
     assert modules("ssd_cuda/compat") <= presets
+    assert {test.removeprefix("test_") for test in modules("tests/dialects")} <= presets
 
 
 def test_presets_are_data():

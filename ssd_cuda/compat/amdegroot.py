@@ -15,13 +15,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..config import DetectConfig, MultiBoxConfig
+from ..config import DetectConfig
+from ._rules import as_compared, loss_config
 
 __all__ = ["Detect", "MultiBoxLoss"]
 
@@ -30,7 +30,8 @@ class MultiBoxLoss(nn.Module):
     """The loss, with that codebase's constructor; values of the preset ``amdegroot``.
 
     An image without boxes, which raises there, is background here; a batch without any gives nan, as the
-    unclamped division there would.
+    unclamped division there would. Logits that lie far below the largest of the whole batch differ on
+    purpose: there exp underflows and their row has the loss inf, here every row is taken on its own.
 
     Args:
         num_classes: background included; only documents, the logits say it.
@@ -61,13 +62,8 @@ class MultiBoxLoss(nn.Module):
         use_gpu: bool = True,
     ) -> None:
         super().__init__()
-        preset = MultiBoxConfig.preset("amdegroot")
         self.num_classes = num_classes
-        self.config = replace(
-            preset,
-            match=replace(preset.match, iou_threshold=overlap_thresh),
-            mining=replace(preset.mining, ratio=float(neg_pos)),
-        )
+        self.config = loss_config("amdegroot", ratio=neg_pos, iou_threshold=overlap_thresh)
 
     def forward(
         self, predictions: tuple[Tensor, Tensor, Tensor], targets: Sequence[Tensor]
@@ -86,6 +82,9 @@ class MultiBoxLoss(nn.Module):
 
 class Detect:
     """The post-process, ``[B, C, top_k, 5]`` of (score, x1, y1, x2, y2), zero-padded per class.
+
+    Of equal scores the highest prior comes first, as in that code's rising stable sort read from its end.
+    A box whose IoU is NaN stays, which drops out there.
 
     Call it, or use ``forward`` or ``apply`` as the versions of that codebase do.
 
@@ -112,14 +111,15 @@ class Detect:
             scores="given",
             top_k=top_k,
             score_threshold=conf_thresh,
-            iou_threshold=nms_thresh,
+            iou_threshold=as_compared(nms_thresh),
         )
 
     def __call__(self, loc: Tensor, conf: Tensor, priors: Tensor) -> Tensor:
         """loc ``[B, P, 4]``, conf ``[B, P, C]`` after softmax, priors ``[P, 4]``."""
         batch = loc.shape[0]
         conf = conf.reshape(batch, -1, self.num_classes)
-        found = ops.detect(loc.detach(), conf.detach(), priors.detach(), self.config)
+        # The op prefers the lowest of equal priors: it sees them from the last to the first.
+        found = ops.detect(loc.detach().flip(1), conf.detach().flip(1), priors.detach().flip(-2), self.config)
         filled = found.labels >= 0
         label = found.labels.clamp(min=0)
         per_class = torch.nn.functional.one_hot(label, self.num_classes) * filled[..., None]

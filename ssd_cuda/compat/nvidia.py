@@ -7,13 +7,14 @@
     loss_func = Loss(dboxes)                            # dboxes: that codebase's DefaultBoxes
     loss = loss_func(ploc, plabel, gloc, glabel)        # [B, 4, P], [B, C, P], [B, 4, P], [B, P]
 
-    # encoder = Encoder(dboxes); encoder.decode_batch(ploc, plabel, 0.50, 200)
+    # results = encoder.decode_batch(ploc, plabel, 0.50, 200)       where encoder = Encoder(dboxes)
     from ssd_cuda.compat.nvidia import decode_batch
     results = decode_batch(dboxes, ploc, plabel, 0.50, 200)
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..config import DetectConfig, MultiBoxConfig
+from ._rules import as_compared
 
 __all__ = ["Loss", "decode_batch"]
 
@@ -72,6 +74,10 @@ def decode_batch(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Per image (boxes ``[n, 4]``, labels ``[n]``, scores ``[n]``), the best last, as there.
 
+    Equal scores come in that code's order too, which sorts upwards, stably on the CPU, and takes the end:
+    within a class the highest prior is the first candidate; of the boxes that are kept, listed class by
+    class, the last ones stay. A box whose IoU is NaN stays, which drops out there.
+
     Example:
         >>> class DefaultBoxes:
         ...     scale_xy, scale_wh = 0.1, 0.2
@@ -84,10 +90,22 @@ def decode_batch(
     """
     config = DetectConfig.preset(
         "nvidia",
-        iou_threshold=criteria,
-        detections_per_image=max_output,
+        iou_threshold=as_compared(criteria),
+        detections_per_image=max_output + 1,
         variances=_variances(dboxes),
     )
-    priors = dboxes(order="xywh").float().to(ploc.device)
-    found = ops.detect(ploc.detach(), plabel.detach(), priors, config)
-    return [(d["boxes"].flip(0), d["labels"].flip(0), d["scores"].flip(0)) for d in found.to_list()]
+    # The op prefers the lowest of equal priors: it sees them from the last to the first.
+    priors = dboxes(order="xywh").float().to(ploc.device).flip(0)
+    inputs = ploc.detach().flip(2), plabel.detach().flip(2), priors
+    found = ops.detect(*inputs, config)
+    last = found.scores[:, max_output - 1 :]
+    if ((last[:, 0] == last[:, 1]) & (found.counts > max_output)).any():  # which of the equal ones stay?
+        found = ops.detect(*inputs, replace(config, detections_per_image=None))
+    return [_best_last(image, max_output) for image in found.to_list()]
+
+
+def _best_last(image: dict[str, Tensor], max_output: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows by (score descending, label ascending, prior descending) -> the best by rising score, in the order
+    of (label ascending, prior descending) where they are equal."""
+    order = image["scores"].sort(stable=True).indices[-max_output:]
+    return image["boxes"][order], image["labels"][order], image["scores"][order]

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..config import MultiBoxConfig
+from ._rules import as_compared, loss_config
 
 __all__ = ["MultiBoxLoss", "py_cpu_nms"]
 
@@ -32,7 +31,9 @@ _CENTER_VARIANCE = 0.1
 class MultiBoxLoss(nn.Module):
     """(localisation, classification, landmarks); values of the preset ``retinaface``.
 
-    The weight 2 of the localisation loss is applied by that codebase's training loop, so not here.
+    The weight 2 of the localisation loss is applied by that codebase's training loop, so not here. Logits
+    that lie far below the largest of the whole batch differ on purpose: there exp underflows and their row
+    has the loss inf, here every row is taken on its own.
 
     Args:
         overlap_thresh: IoU from which a prior is positive.
@@ -63,12 +64,7 @@ class MultiBoxLoss(nn.Module):
         encode_target: bool = False,
     ) -> None:
         super().__init__()
-        preset = MultiBoxConfig.preset("retinaface", loc_weight=1.0)
-        self.config = replace(
-            preset,
-            match=replace(preset.match, iou_threshold=overlap_thresh),
-            mining=replace(preset.mining, ratio=float(neg_pos)),
-        )
+        self.config = loss_config("retinaface", ratio=neg_pos, iou_threshold=overlap_thresh, loc_weight=1.0)
 
     def forward(
         self, predictions: tuple[Tensor, Tensor, Tensor], priors: Tensor, targets: Sequence[Tensor]
@@ -109,7 +105,7 @@ def _landmark_loss(
 
 def py_cpu_nms(dets: Any, thresh: float) -> list[int]:
     """Indices of the kept rows of ``dets`` (numpy ``[N, 5]``: box in pixels, score), best first; boxes are
-    measured as x2 - x1 + 1.
+    measured as x2 - x1 + 1. Relatives that call cv2's NMS measure x2 - x1: use :func:`ssd_cuda.ops.nms`.
 
     Example:
         >>> import numpy as np
@@ -117,4 +113,4 @@ def py_cpu_nms(dets: Any, thresh: float) -> list[int]:
         [1]
     """
     rows = torch.from_numpy(np.ascontiguousarray(dets, dtype=np.float32))
-    return ops.nms(rows[:, :4], rows[:, 4], thresh, pixel_offset=1.0).tolist()
+    return ops.nms(rows[:, :4], rows[:, 4], as_compared(thresh), pixel_offset=1.0).tolist()

@@ -3,6 +3,7 @@
 from .boxes import box_iou, decode, encode
 from .detect import Detections, detect
 from .ground_truth import GroundTruth
+from .landmarks import decode_landmarks
 from .matching import BACKGROUND, IGNORED, match
 from .mining import TopK, select_hard_negatives, top_k_threshold
 from .multibox import MultiBoxLosses, multibox_loss, multibox_loss_on_targets, ssd_loss
@@ -19,6 +20,7 @@ __all__ = [
     "batched_nms",
     "box_iou",
     "decode",
+    "decode_landmarks",
     "detect",
     "encode",
     "generate_priors",

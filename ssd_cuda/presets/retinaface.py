@@ -1,4 +1,9 @@
-"""biubug6/Pytorch_Retinaface."""
+"""biubug6/Pytorch_Retinaface.
+
+Detection is that of ``detect.py``; its evaluations (``test_widerface.py``, ``test_fddb.py``) have no limits:
+``DetectConfig.preset("retinaface", top_k=None, detections_per_image=None)``. Relatives that call cv2's NMS
+measure a box as x2 - x1: ``DetectConfig.preset("retinaface", pixel_offset=0.0)``.
+"""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ._sizes import chain
-
 MULTIBOX = {
     "sgrvinod": dict(
         match=dict(degenerate="keep"),
@@ -18,7 +16,8 @@ DETECT = {"sgrvinod": dict(top_k=None)}
 
 PRIORS = {
     "sgrvinod": dict(
-        **chain((0.1, 0.2, 0.375, 0.55, 0.725, 0.9, 1.0)),
+        sizes=(0.1, 0.2, 0.375, 0.55, 0.725, 0.9),
+        larger_sizes=(0.2, 0.375, 0.55, 0.725, 0.9, 1 / 0.9),  # the last square has side 1
         units="fraction",
         ratios=((1, 2, 0.5), *((1, 2, 3, 0.5, 0.333),) * 3, (1, 2, 0.5), (1, 2, 0.5)),
         ratio_order="listed",

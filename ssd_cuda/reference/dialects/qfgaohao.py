@@ -1,8 +1,8 @@
-"""qfgaohao/pytorch-ssd (and Ultra-Light-Fast-Generic-Face-Detector, which lowers the thresholds).
+"""qfgaohao/pytorch-ssd.
 
-lufficc took matching and loss over from here, so they are imported from that transcription; this codebase
-matches at 0.45. Its detection differs: 200 candidates per class, 1e-5 in the union of the IoU of NMS too,
-classes one after the other, no limit per image; optionally Gaussian soft-NMS without a limit before it.
+lufficc took matching and loss over from here, so they are imported from that transcription. The detection
+differs: 200 candidates per class, 1e-5 in the union of the IoU of NMS too, classes one after the other, no
+limit per image; optionally Gaussian soft-NMS without a limit before it.
 """
 
 from __future__ import annotations
@@ -12,20 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import lufficc
-from .lufficc import decode, iou_of
+from .lufficc import assign, decode, iou_of, loss
 
-IOU_THRESHOLD = 0.45
-
-
-def assign(boxes: Tensor, labels: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
-    return lufficc.assign(boxes, labels, priors, IOU_THRESHOLD)
-
-
-def loss(
-    loc: Tensor, conf: Tensor, boxes: list[Tensor], labels: list[Tensor], priors: Tensor
-) -> tuple[Tensor, Tensor]:
-    return lufficc.loss(loc, conf, boxes, labels, priors, IOU_THRESHOLD)
+__all__ = ["assign", "detect", "detect_soft", "hard_nms", "loss", "predict", "soft_nms"]
 
 
 def hard_nms(box_scores: Tensor, iou_threshold: float, candidate_size: int = 200) -> Tensor:
@@ -56,15 +45,15 @@ def soft_nms(box_scores: Tensor, score_threshold: float, sigma: float = 0.5) -> 
     return torch.stack(picked) if picked else box_scores
 
 
-def _predict(
-    loc: Tensor, conf: Tensor, priors: Tensor, suppress: Callable[[Tensor], Tensor]
+def predict(
+    loc: Tensor, conf: Tensor, priors: Tensor, suppress: Callable[[Tensor], Tensor], threshold: float = 0.01
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     boxes, scores = decode(loc, priors), torch.softmax(conf, 1)
     index = torch.arange(len(priors), device=loc.device, dtype=boxes.dtype)
     picked, labels = [], []
     for class_index in range(1, conf.shape[1]):
         probs = scores[:, class_index]
-        mask = probs > 0.01
+        mask = probs > threshold
         rows = torch.cat([boxes[mask], probs[mask, None], index[mask, None]], 1)
         picked.append(suppress(rows))
         labels += [class_index] * len(picked[-1])
@@ -74,8 +63,8 @@ def _predict(
 
 
 def detect(loc: Tensor, conf: Tensor, priors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _predict(loc, conf, priors, lambda rows: hard_nms(rows, 0.45))
+    return predict(loc, conf, priors, lambda rows: hard_nms(rows, 0.45))
 
 
 def detect_soft(loc: Tensor, conf: Tensor, priors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _predict(loc, conf, priors, lambda rows: soft_nms(rows, 0.01))
+    return predict(loc, conf, priors, lambda rows: soft_nms(rows, 0.01))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+NUM_CLASSES = 2
 VARIANCE = (0.1, 0.2)
 LOC_WEIGHT = 2.0
 
