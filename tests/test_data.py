@@ -188,7 +188,10 @@ ENTRY = {"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4]}
             "must define every category it uses, got an annotation of 5",
         ),
         ({"annotations": [{**ENTRY, "bbox": [1, 2, 3]}]}, r"must have four numbers in every 'bbox', got \[1"),
-        ({"annotations": [{"id": 1}]}, r"must have an integer 'image_id' in every entry, got \{'id': 1\}"),
+        (
+            {"annotations": [{"id": 1}]},
+            r"must have an integer or a text 'image_id' in every entry, got \{'id': 1\}",
+        ),
         ({"images": [{"id": 7}]}, "must have a text 'file_name' in every entry"),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("pycocotools")
 
+from ssd_cuda.engine import metrics
 from ssd_cuda.engine.metrics import coco_map, voc_ap
 
 UNIT = [0.0, 0.0, 10.0, 10.0]
@@ -286,3 +287,40 @@ def test_lengths_and_options_are_checked():
         voc_ap([], [], ["cell"], rule="12")
     with pytest.raises(ValueError, match="iou_threshold must lie in"):
         voc_ap([], [], ["cell"], iou_threshold=50)
+
+
+@pytest.mark.parametrize("metric", [voc_ap, coco_map])
+def test_classes_of_one_name_are_not_merged(metric):
+    prediction, target = worked_example()
+    with pytest.raises(ValueError, match="classes must name each class once, got 'cell' for labels 1 and 3"):
+        metric(prediction, target, ["cell", "dog", "cell"])
+
+
+def test_classes_in_parts_give_the_numbers_of_all_at_once(monkeypatch):
+    predictions, targets = scene(3, images=20, classes=7)
+    names = [f"class {i}" for i in range(9)]  # the last two without objects
+    whole = coco_map(predictions, targets, names)
+    monkeypatch.setattr(metrics, "_CLASSES_AT_ONCE", 3)
+    parts = coco_map(predictions, targets, names)
+    np.testing.assert_allclose(list(parts["ap"].values()), list(whole["ap"].values()), rtol=0)
+    assert [math.isnan(value) for value in whole["ap"].values()] == [False] * 7 + [True] * 2
+    for key in whole.keys() - {"ap"}:
+        np.testing.assert_allclose(parts[key], whole[key], rtol=1e-12)
+
+
+def test_a_class_costs_no_pass_over_all_images():
+    """By the images that are looked at: with 300 classes in 300 images of 2 each, not 300 times 300."""
+    labels = [np.array([1 + i, 1 + (i + 1) % 300]) for i in range(300)]
+    targets = [{"boxes": np.array([UNIT, FAR]), "labels": pair} for pair in labels]
+    predictions = [{**target, "scores": np.ones(2)} for target in targets]
+    looked = []
+    hits = metrics._voc_hits
+
+    def count(found, truth, label, threshold):
+        looked.append(len(found))
+        return hits(found, truth, label, threshold)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_voc_hits", count)
+        result = voc_ap(predictions, targets, [f"class {i}" for i in range(300)])
+    assert result["map"] == 1 and sum(looked) == 600

@@ -1,7 +1,9 @@
 """Detection data: Pascal VOC folders, COCO json, built-in shapes, augmentation, batches."""
 
 from .coco import CocoDataset
-from .dataset import DataError, DetectionDataset, read_image
+from .dataset import DetectionDataset
+from .files import DataError
+from .images import read_image
 from .loading import (
     BatchLoader,
     CachedDataset,

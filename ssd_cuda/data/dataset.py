@@ -19,13 +19,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .._extras import require
+from .._names import check_distinct
 from ..config import check_choice
+from .files import DataError
+from .images import read_image, read_size
 
 OnDegenerate = Literal["drop", "error"]
-
-
-class DataError(ValueError):
-    """Something on the disk is not as it should be; the message is one sentence that names the file."""
 
 
 @dataclass
@@ -61,7 +60,7 @@ class DetectionDataset(Dataset):
     ``image`` is a ``tv_tensors.Image``, uint8 ``[3, H, W]``. ``target`` is a dict of ``boxes``
     (``tv_tensors.BoundingBoxes`` float32 ``[n, 4]``), ``labels`` int64 ``[n]``, ``difficult`` and
     ``crowd`` bool ``[n]``, ``area`` float32 ``[n]``, ``image_id``, and ``size``, the (height, width) of
-    the image as it is stored, which transforms leave alone.
+    the image as it is read, which transforms leave alone.
     """
 
     classes: tuple[str, ...]
@@ -98,6 +97,7 @@ class RecordDataset(DetectionDataset):
         self, records: Sequence[Record], classes: Sequence[str], degenerate: OnDegenerate = "drop"
     ) -> None:
         check_choice("degenerate", degenerate, ("drop", "error"))
+        check_distinct("classes", classes)
         self.classes = tuple(classes)
         self.records = list(records)
         self.dropped = _drop_degenerate(self.records, degenerate)
@@ -107,7 +107,7 @@ class RecordDataset(DetectionDataset):
 
     def image(self, index: int) -> Tensor:
         record = self.records[index]
-        image = read_image(record.image)
+        image = read_image(record.image, record.size)
         found = (image.shape[1], image.shape[2])
         if record.size not in ((0, 0), found):
             raise DataError(
@@ -155,46 +155,6 @@ def make_target(
         "image_id": image_id,
         "size": size,
     }
-
-
-def _open_image(path: Path) -> Any:
-    image_module = require("PIL.Image", "reading images")
-    try:
-        return image_module.open(path)
-    except FileNotFoundError:
-        raise DataError(f"image {path} does not exist") from None
-    except (OSError, ValueError, image_module.DecompressionBombError) as error:
-        raise DataError(f"image {path} cannot be read: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text.removesuffix(".")
-
-
-def read_image(path: str | Path) -> Tensor:
-    """Read an image file as RGB: ``tv_tensors.Image``, uint8 ``[3, H, W]``.
-
-    Grey, palette, CMYK and alpha images are converted; an EXIF rotation is not applied, because boxes
-    are drawn in the coordinates of the stored pixels.
-
-    Raises:
-        DataError: the file is missing or no image, or it is cut off.
-    """
-    tv_tensors = require("torchvision.tv_tensors", "reading images")
-    path = Path(path)
-    with _open_image(path) as image:
-        try:
-            pixels = np.array(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
-            raise DataError(f"image {path} cannot be read: {_reason(error)}") from error
-    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
-
-
-def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file, from its header."""
-    with _open_image(path) as image:
-        return image.height, image.width
 
 
 def _drop_degenerate(records: list[Record], policy: OnDegenerate) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .._extras import require
+from .._names import name_list
 from ..ops.ground_truth import GroundTruth
 from .coco import CocoDataset
-from .dataset import DataError, DetectionDataset
+from .dataset import DetectionDataset, RecordDataset
+from .files import DataError, visible
 from .shapes import ShapesDataset
 from .transforms import Transform, make_transform
 from .voc import VocDataset, voc_splits
@@ -24,28 +28,32 @@ Sample = tuple[Tensor, dict[str, Any]]
 
 _EXPECTED = (
     "the word 'shapes', a Pascal VOC folder (ImageSets/Main, JPEGImages, Annotations) or a COCO folder "
-    "(annotations/instances_<split>.json)"
+    "(annotations/instances_<split>.json, or Roboflow's <split>/_annotations.coco.json)"
 )
+_ROBOFLOW = "_annotations.coco.json"
 
 
-def _coco_file(root: Path, split: str) -> Path | None:
-    for path in (root / "annotations" / f"instances_{split}.json", root / "annotations" / f"{split}.json"):
-        if path.is_file():
-            return path
-    return None
+def _coco_files(root: Path) -> dict[str, Path]:
+    """The annotation file of each split; ``instances_<split>.json`` goes before ``<split>.json``."""
+    files = {path.parent.name: path for path in visible(root.glob(f"*/{_ROBOFLOW}"))}
+    named = visible((root / "annotations").glob("*.json"))
+    for path in sorted(named, key=lambda path: path.name.startswith("instances_")):
+        files[path.stem.removeprefix("instances_")] = path
+    return files
 
 
-def _coco_images(root: Path, split: str) -> Path:
-    """The first folder that exists of <split>, images/<split>, images; <split> if there is none."""
-    folders = (root / split, root / "images" / split, root / "images")
-    return next((folder for folder in folders if folder.is_dir()), folders[0])
+def _coco_images(root: Path, split: str, file: Path) -> list[Path]:
+    """The folders that exist of those that a ``file_name`` may start from."""
+    named = [root / split, root / "images" / split, root / "images", file.parent, root]
+    folders = [folder for folder in dict.fromkeys(named) if folder.is_dir()]
+    return [file.parent, *folders] if file.name == _ROBOFLOW else folders
 
 
 def data_splits(path: str | Path) -> tuple[str, str]:
     """The names of the split to train on and of the split to test on, as far as the layout tells.
 
-    VOC: ``trainval`` and ``test``, or else ``train`` and ``val``; COCO: the annotation files whose names
-    start with ``train`` and ``val`` (or ``test``).
+    VOC: ``trainval`` and ``test``, or else ``train`` and ``val``; COCO: the annotation files, or Roboflow's
+    folders, whose names start with ``train`` and with ``test`` or else ``val``.
 
     Example:
         >>> data.data_splits("shapes")
@@ -57,8 +65,7 @@ def data_splits(path: str | Path) -> tuple[str, str]:
     if (root / "ImageSets" / "Main").is_dir():
         names = voc_splits(root)
     else:
-        files = sorted((root / "annotations").glob("*.json"))
-        names = [file.stem.removeprefix("instances_") for file in files]
+        names = sorted(_coco_files(root))
         train = next((name for name in names if name.startswith("train")), None)
         test = next((name for name in names if name.startswith(("val", "test"))), None)
         if train and test:
@@ -68,7 +75,7 @@ def data_splits(path: str | Path) -> tuple[str, str]:
             return pair
     raise DataError(
         f"{path} must hold a split to train on and one to test on (trainval and test, or train and val), "
-        f"got {', '.join(names) or 'none'}"
+        f"got {name_list(names) or 'none'}"
         if names
         else f"{path} must be {_EXPECTED}, got {_contents(root)}"
     )
@@ -88,9 +95,9 @@ def open_dataset(path: str | Path, split: str, **options: Any) -> DetectionDatas
     """The data set at ``path``, whichever layout it has.
 
     Args:
-        path: ``"shapes"`` (built in), a Pascal VOC folder or a COCO folder
-            (``annotations/instances_<split>.json`` and the images in ``<split>``, ``images/<split>`` or
-            ``images``).
+        path: ``"shapes"`` (built in), a Pascal VOC folder or a COCO folder:
+            ``annotations/instances_<split>.json``, with ``file_name`` from ``<split>``, ``images/<split>``,
+            ``images``, the json's folder or ``path``; or Roboflow's ``<split>/_annotations.coco.json``.
         split: see :func:`data_splits` for the usual ones of a path.
         options: passed on to :class:`ShapesDataset`, :class:`VocDataset` or :class:`CocoDataset`.
 
@@ -106,14 +113,22 @@ def open_dataset(path: str | Path, split: str, **options: Any) -> DetectionDatas
     root = Path(path)
     if (root / "ImageSets").is_dir() or (root / "Annotations").is_dir():
         return VocDataset(root, split, **options)
-    if (root / "annotations").is_dir():
-        file = _coco_file(root, split)
-        if file is None:
-            found = ", ".join(sorted(f.name for f in (root / "annotations").glob("*.json"))) or "none"
+    files = _coco_files(root)
+    if files or (root / "annotations").is_dir():
+        if split not in files:
+            places = [str(f.relative_to(root)).removeprefix("annotations/") for f in files.values()]
+            found = name_list(places) or "none"
             expected = root / "annotations" / f"instances_{split}.json"
             raise DataError(f"split {split!r} needs {expected}, which does not exist; files there: {found}")
-        return CocoDataset(file, _coco_images(root, split), **options)
+        file = files[split]
+        return CocoDataset(file, _coco_images(root, split, file), root=root, **options)
     raise DataError(f"{path} must be {_EXPECTED}, got {_contents(root)}")
+
+
+def warn_if_empty(dataset: DetectionDataset, what: str) -> None:
+    """Warn if no image of a data set that is to be trained on has an object, crowds aside."""
+    if isinstance(dataset, RecordDataset) and all(record.crowd.all() for record in dataset.records):
+        warnings.warn(f"{what} has no objects: the model will learn nothing but background", stacklevel=2)
 
 
 class TransformedDataset(Dataset):
@@ -160,11 +175,14 @@ class CachedDataset(DetectionDataset):
             self.images[index] = image
             return target
 
-        with ThreadPoolExecutor(threads) as pool:
+        pool = ThreadPoolExecutor(threads)
+        try:
             results = pool.map(read, range(len(dataset)))
             if progress is not None:
                 results = progress(results, total=len(dataset))
             self.targets.extend(results)
+        finally:  # after a bad image or Ctrl-C the rest is not read first
+            pool.shutdown(cancel_futures=True)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -240,6 +258,11 @@ def _collate_bytes(samples: Sequence[Sample]) -> tuple[Tensor, GroundTruth]:
     return images, GroundTruth.from_list(boxes, labels)
 
 
+def _leave_interrupts(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; what becomes of it is the training process's to decide."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class BatchLoader:
     """Iterates over batches ``(images, GroundTruth)`` of :func:`collate`, on a device.
 
@@ -277,6 +300,7 @@ class BatchLoader:
             shuffle=train,
             drop_last=train and len(dataset) >= batch_size,  # type: ignore[arg-type]
             num_workers=workers,
+            worker_init_fn=_leave_interrupts,
             collate_fn=_collate_bytes,
             generator=self._generator,
             # A forked worker starts at once and shares the memory of a cached data set, so each pass

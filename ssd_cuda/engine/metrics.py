@@ -24,10 +24,12 @@ from typing import Any, Literal
 import numpy as np
 
 from .._extras import require
+from .._names import check_distinct
 from ..config import check_choice, check_range
 
 Rule = Literal["area", "11point", "101point"]
 ImageDict = Mapping[str, Any]
+_CLASSES_AT_ONCE = 500
 
 _COCO_KEYS = (
     "map", "map50", "map75", "map_small", "map_medium", "map_large",
@@ -67,7 +69,8 @@ def voc_ap(
         ``iou_threshold`` as given.
 
     Raises:
-        ValueError: lengths or shapes that disagree, a label that ``classes`` has no name for.
+        ValueError: lengths or shapes that disagree, a label that ``classes`` has no name for, a name that it
+            has twice.
 
     Example:
         >>> truth = [{"boxes": [[0, 0, 10, 10]], "labels": [1]}]
@@ -77,12 +80,17 @@ def voc_ap(
     """
     check_choice("rule", rule, ("area", "11point", "101point"))
     check_range("iou_threshold", iou_threshold, 0.0, 1.0)
-    found, truth = _as_arrays(predictions, targets, len(classes))
+    found, truth = _as_arrays(predictions, targets, classes)
     ap, objects, detections = {}, {}, {}
+    with_label: list[list[int]] = [[] for _ in range(len(classes) + 1)]  # images that have anything of it
+    for i, sides in enumerate(zip(found, truth, strict=True)):
+        for label in np.unique(np.concatenate([side["labels"] for side in sides])):
+            with_label[label].append(i)
     for label, name in enumerate(classes, 1):
-        hits, count = _voc_hits(found, truth, label, iou_threshold)
+        detected, wanted = ([side[i] for i in with_label[label]] for side in (found, truth))
+        hits, count = _voc_hits(detected, wanted, label, iou_threshold)
         objects[name] = count
-        detections[name] = sum(int((image["labels"] == label).sum()) for image in found)
+        detections[name] = sum(int((image["labels"] == label).sum()) for image in detected)
         ap[name] = _average_precision(hits, count, rule)
     return {
         "map": _mean(ap.values()),
@@ -121,28 +129,39 @@ def coco_map(
     coco_module = require("pycocotools.coco", "COCO mAP")
     eval_module = require("pycocotools.cocoeval", "COCO mAP")
     check_range("max_detections", max_detections, 10)
-    found, truth = _as_arrays(predictions, targets, len(classes))
+    found, truth = _as_arrays(predictions, targets, classes)
     tables = [_coco_table(images, classes) for images in (truth, found)]
+    sides = []
     with contextlib.redirect_stdout(io.StringIO()):
-        sides = []
         for table in tables:
             side = coco_module.COCO()
             side.dataset = table
             side.createIndex()
             sides.append(side)
-        evaluation = eval_module.COCOeval(*sides, "bbox")
-        evaluation.params.maxDets = [1, 10, max_detections]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"]  # [IoU, recall, class, area, max detections]
-    recall = evaluation.eval["recall"]  # [IoU, class, area, max detections]
-    numbers = [_known(precision[..., 0, 2]), _known(precision[0, ..., 0, 2]), _known(precision[5, ..., 0, 2])]
-    numbers += [_known(precision[..., area, 2]) for area in (1, 2, 3)]
-    numbers += [_known(recall[..., 0, limit]) for limit in (0, 1, 2)]
-    numbers += [_known(recall[..., area, 2]) for area in (1, 2, 3)]
-    result: dict[str, Any] = dict(zip(_COCO_KEYS, numbers, strict=True))
-    result["ap"] = {name: _known(precision[:, :, i, 0, 2]) for i, name in enumerate(classes)}
-    return result
+    # A class without objects counts nowhere; many go in parts: pycocotools' tables take 100 KB a class.
+    present = sorted({int(label) for image in truth for label in image["labels"]})
+    sums, ap = np.zeros((len(_COCO_KEYS), 2)), dict.fromkeys(classes, math.nan)
+    for start in range(0, len(present), _CLASSES_AT_ONCE):
+        labels = present[start : start + _CLASSES_AT_ONCE]
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = eval_module.COCOeval(*sides, "bbox")
+            evaluation.params.catIds = labels
+            evaluation.params.maxDets = [1, 10, max_detections]
+            evaluation.evaluate()
+            evaluation.accumulate()
+        precision = evaluation.eval["precision"]  # [IoU, recall, class, area, max detections]
+        recall = evaluation.eval["recall"]  # [IoU, class, area, max detections]
+        sums += [_known(values) for values in _coco_parts(precision, recall)]
+        ap.update((classes[k - 1], _ratio(*_known(precision[:, :, i, 0, 2]))) for i, k in enumerate(labels))
+    return {**{key: _ratio(*row) for key, row in zip(_COCO_KEYS, sums, strict=True)}, "ap": ap}
+
+
+def _coco_parts(precision: np.ndarray, recall: np.ndarray) -> list[np.ndarray]:
+    """What each of ``_COCO_KEYS`` is the mean of."""
+    parts = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
+    parts += [precision[..., area, 2] for area in (1, 2, 3)]
+    parts += [recall[..., 0, limit] for limit in (0, 1, 2)]
+    return parts + [recall[..., area, 2] for area in (1, 2, 3)]
 
 
 def _mean(values: Any) -> float:
@@ -150,10 +169,14 @@ def _mean(values: Any) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def _known(values: np.ndarray) -> float:
-    """Mean of what pycocotools did not mark as unknown with -1."""
+def _known(values: np.ndarray) -> tuple[float, int]:
+    """Sum and number of what pycocotools did not mark as unknown with -1."""
     values = values[values > -1]
-    return float(values.mean()) if values.size else math.nan
+    return float(values.sum()), values.size
+
+
+def _ratio(total: float, count: float) -> float:
+    return float(total / count) if count else math.nan
 
 
 def _array(image: ImageDict, key: str, dtype: type, where: str) -> np.ndarray:
@@ -181,9 +204,11 @@ def _check_rows(image: dict[str, np.ndarray], where: str, classes: int) -> None:
 
 
 def _as_arrays(
-    predictions: Sequence[ImageDict], targets: Sequence[ImageDict], classes: int
+    predictions: Sequence[ImageDict], targets: Sequence[ImageDict], names: Sequence[str]
 ) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
     """Predictions and targets as numpy, checked, with every optional entry filled in."""
+    check_distinct("classes", names)  # the results are keyed by them
+    classes = len(names)
     if len(predictions) != len(targets):
         raise ValueError(
             f"predictions must have one entry per image like targets ({len(targets)}), got {len(predictions)}"
