@@ -204,9 +204,9 @@ BOXES, SCORES, IDXS = torch.zeros(3, 4), torch.zeros(3), torch.zeros(3, dtype=to
         ),
         (lambda: ops.batched_nms(BOXES, SCORES, None, 0.5), TypeError, "idxs must be a tensor, got NoneType"),
         (
-            lambda: ops.batched_nms(BOXES, SCORES, IDXS.bool(), 0.5),
+            lambda: ops.batched_nms(BOXES, SCORES, IDXS.cfloat(), 0.5),
             TypeError,
-            "idxs must be int64, .*, got bool",
+            "idxs must be int64, .*, got complex64",
         ),
         (lambda: ops.batched_nms(BOXES, SCORES, IDXS.to("meta"), 0.5), ValueError, "must be on one device"),
         (

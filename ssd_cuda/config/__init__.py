@@ -5,7 +5,7 @@ The options are plain data: the kernels, the references and the tests all read t
 for each); ``replace`` from :mod:`dataclasses` changes a field.
 """
 
-from .checks import BoxFormat, check_choice, check_integer, check_range, check_variances
+from .checks import BoxFormat, check_choice, check_integer, check_range, check_variances, to_number
 from .detect import DetectConfig
 from .multibox import MatchConfig, MiningConfig, MultiBoxConfig
 from .priors import PriorSpec
@@ -21,4 +21,5 @@ __all__ = [
     "check_integer",
     "check_range",
     "check_variances",
+    "to_number",
 ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any, Literal
+
+from torch import Tensor
 
 BoxFormat = Literal["cxcywh", "xyxy"]
 
@@ -13,6 +16,15 @@ def check_choice(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
         names = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{argument} must be one of {names}, got {value!r}")
+
+
+def to_number(value: Any) -> Any:
+    """A numpy scalar or a tensor of no dimension as the Python number in it; anything else as it is."""
+    if isinstance(value, Tensor) and value.dim() == 0:
+        return value.item()
+    if isinstance(value, (bool, int, float)) or not isinstance(value, numbers.Real):
+        return value
+    return float(value)
 
 
 def check_range(argument: str, value: Any, low: float, high: float = math.inf) -> None:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from .._extension import _has_op, register_fake, require
-from ..config import check_range
+from ..config import check_range, to_number
 from ._checks import FLOATING, check_tensor
 
 _FLOATING = frozenset(FLOATING)
 _MOST_BOXES = 2**31 - 2  # the kernels number boxes with 32 bits
-_INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_CLASSES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, *FLOATING)
 _nms: Any = torch.ops.ssd_cuda.nms.default if _has_op("nms") else None
 _nms_padded: Any = torch.ops.ssd_cuda.nms_padded.default if _has_op("nms_padded") else None
 
@@ -41,7 +41,7 @@ def nms(
     Args:
         boxes: ``[N, 4]`` x1, y1, x2, y2; any floating dtype. IoU is computed in fp32 (fp64 for fp64).
         scores: ``[N]``, any floating dtype.
-        iou_threshold: in [0, 1].
+        iou_threshold: in [0, 1]; a Python or numpy number, or a tensor of no dimension, which is read.
         inclusive: remove at IoU ``>=`` the threshold (NVIDIA), not ``>``.
         iou_eps: added to the union (lufficc, qfgaohao: 1e-5).
         pixel_offset: 1.0 measures boxes as ``x2 - x1 + 1`` (RetinaFace).
@@ -58,7 +58,7 @@ def nms(
         >>> ops.nms(boxes, torch.tensor([0.8, 0.9, 0.1]), 0.5)
         tensor([1, 2])
     """
-    _check(boxes, scores, None, iou_threshold, iou_eps, pixel_offset, "nms")
+    _, iou_threshold = _check(boxes, scores, None, iou_threshold, iou_eps, pixel_offset, "nms")
     return _nms(boxes, scores, None, iou_threshold, inclusive, iou_eps, pixel_offset)
 
 
@@ -78,7 +78,8 @@ def batched_nms(
     separate calls in every dtype, for any coordinates. The cost does not grow with the number of classes.
 
     Args:
-        idxs: ``[N]`` class of each box; any integers (floats that hold integers, as torchvision takes them).
+        idxs: ``[N]`` class of each box; any integers or bools (floats that hold integers, as torchvision
+            takes them).
         boxes, scores, iou_threshold, inclusive, iou_eps, pixel_offset: as in :func:`nms`.
 
     Returns:
@@ -93,8 +94,10 @@ def batched_nms(
         tensor([1, 0])
     """
     if idxs is None:
+        if scores is None and isinstance(boxes, Tensor) and boxes.numel() == 0:
+            return boxes.new_empty(0, dtype=torch.int64)  # torchvision looks no further either
         raise TypeError("idxs must be a tensor, got NoneType")
-    classes = _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "batched_nms")
+    classes, iou_threshold = _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "batched_nms")
     return _nms(boxes, scores, classes, iou_threshold, inclusive, iou_eps, pixel_offset)
 
 
@@ -126,7 +129,7 @@ def nms_padded(
         >>> ops.nms_padded(boxes, torch.tensor([0.8, 0.9, 0.1]), 0.5)
         (tensor([ 1,  2, -1]), tensor(2))
     """
-    idxs = _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "nms_padded")
+    idxs, iou_threshold = _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "nms_padded")
     if max_output is None:
         max_output = boxes.shape[0]
     elif type(max_output) is not int:
@@ -136,8 +139,8 @@ def nms_padded(
     return _nms_padded(boxes, scores, idxs, iou_threshold, inclusive, iou_eps, pixel_offset, max_output)
 
 
-def _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, op) -> Tensor | None:
-    """Raise for anything the kernels do not take; returns idxs as int64.
+def _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, op) -> tuple[Tensor | None, float]:
+    """Raise for anything the kernels do not take; returns idxs as int64 and the threshold as a float.
 
     The first condition is the whole check of a good call on the CPU, kept cheap: small sets are common.
     """
@@ -149,28 +152,30 @@ def _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, op) -> Ten
         and boxes.dim() == 2
         and scores.dim() == 1
         and boxes.shape[1] == 4
-        and boxes.shape[0] == scores.shape[0] <= _MOST_BOXES
+        and boxes.shape[0] == scores.shape[0]
+        and (torch.compiler.is_compiling() or boxes.shape[0] <= _MOST_BOXES)
         and boxes.is_cpu
         and scores.is_cpu
         and _nms is not None
     ):
         check_tensor("boxes", boxes, ("N", 4), FLOATING)
         check_tensor("scores", scores, (boxes.shape[0],), FLOATING)
-        if boxes.shape[0] > _MOST_BOXES:
+        if not torch.compiler.is_compiling() and boxes.shape[0] > _MOST_BOXES:
             raise ValueError(f"boxes must have at most 2**31 - 2 rows, got {boxes.shape[0]}")
         require(op, boxes, scores, idxs)
     if idxs is not None:
-        check_tensor("idxs", idxs, (boxes.shape[0],), (*_INTEGER, *FLOATING))
+        check_tensor("idxs", idxs, (boxes.shape[0],), _CLASSES)
         if idxs.device != boxes.device:
             require(op, boxes, idxs)
         if idxs.dtype != torch.int64:
             idxs = idxs.to(torch.int64)
     if not isinstance(iou_threshold, float) or not 0 <= iou_threshold <= 1:
+        iou_threshold = to_number(iou_threshold)
         check_range("iou_threshold", iou_threshold, 0.0, 1.0)
     if iou_eps or pixel_offset:
         check_range("iou_eps", iou_eps, 0.0)
         check_range("pixel_offset", pixel_offset, 0.0)
-    return idxs
+    return idxs, iou_threshold
 
 
 @register_fake("nms")
