@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["SSD"]
 
 
+def _make_constants_anew(model: SSD, keys: object) -> None:
+    model._make_constants()
+
+
 class SSD(nn.Module):
     """A backbone that gives feature maps, a :class:`SSDHead` on each, and the priors of all of them.
 
@@ -34,6 +38,12 @@ class SSD(nn.Module):
 
     Attributes:
         priors: ``[P, 4]``, a buffer outside the state dict: it moves with the model and is never loaded.
+            float64 in a float64 model, float32 in any other, since in half precision boxes would move.
+        mean: ``[1, 3, 1, 1]``, in the dtype of the model, as the priors outside the state dict; and so is
+        std.
+
+    All three follow from the arguments, so a model that is made under ``torch.device("meta")`` has them after
+    ``to_empty()`` as well as after ``load_state_dict()``, with or without ``assign=True``.
 
     Example:
         >>> model = models.ssd_small(num_classes=4, image_size=(64, 64))
@@ -78,9 +88,36 @@ class SSD(nn.Module):
         self.image_size = (int(spec.image_size[0]), int(spec.image_size[1]))
         self.loss_config = loss_config
         self.detect_config = detect_config
-        self.register_buffer("priors", ops.generate_priors(spec).clone(), persistent=False)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self._mean_std = tuple(map(float, mean)), tuple(map(float, std))
+        for name in ("priors", "mean", "std"):
+            self.register_buffer(name, None, persistent=False)
+        self._make_constants(torch.empty(0))  # as new parameters are: of the default device and dtype
+        self.register_load_state_dict_post_hook(_make_constants_anew)
+
+    def _make_constants(self, like: Tensor | None = None) -> None:
+        """Priors, mean and std anew, on the device and in the dtype of ``like``; None: of the parameters."""
+        if like is None:
+            like = next(self.parameters())
+        device, dtype = like.device, like.dtype
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        self.priors = ops.generate_priors(self.spec, device, wide).clone()
+        self.mean, self.std = (
+            torch.tensor(values, device=device, dtype=dtype).view(1, 3, 1, 1) for values in self._mean_std
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SSD:
+        """What ``to``, ``half`` and ``to_empty`` come to: the constants are made, not converted."""
+        before = self.mean
+        super()._apply(fn, recurse)
+        if (before.device, before.dtype) != (self.mean.device, self.mean.dtype):
+            self._make_constants(self.mean)
+        return self
+
+    def to_empty(self, *, device: torch.device | str | int | None, recurse: bool = True) -> SSD:
+        """As of every module; on the device that the model is on already the constants would be lost."""
+        super().to_empty(device=device, recurse=recurse)
+        self._make_constants(self.mean)
+        return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Raw predictions, one row per prior.

@@ -58,6 +58,7 @@ class SmallBackbone(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """``[B, 3, H, W]`` -> four maps; a stage makes ``ceil(n / 2)`` cells of n."""
         features = []
+        x = x.contiguous(memory_format=torch.channels_last)
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index >= 2:
@@ -77,8 +78,10 @@ def ssd_small(
 ) -> SSD:
     """A small SSD for images of any one size.
 
-    Four priors a cell: two squares, one lying and one standing box of ratio 2. The weights are kept in
-    channels_last memory, in which oneDNN's and cuDNN's convolutions are faster.
+    Four priors a cell: two squares, one lying and one standing box of ratio 2. Images are put into
+    channels_last memory, in which oneDNN's and cuDNN's convolutions are faster. The weights are not: FSDP2
+    takes contiguous ones only. Where it is not used, ``model.to(memory_format=torch.channels_last)`` spares
+    training a copy of each.
 
     Args:
         num_classes: background included.
@@ -122,4 +125,4 @@ def ssd_small(
         if isinstance(conv, nn.Conv2d):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-    return model.to(memory_format=torch.channels_last)
+    return model
