@@ -265,6 +265,8 @@ def test_offsets_that_leave_rows_spare_or_lie_outside_the_boxes(device):
     boxes = torch.cat([gt.boxes, torch.full((4, 4), math.nan, device=device)])
     spare = GroundTruth(boxes, torch.full((9,), -7, device=device), gt.offsets)
     assert torch.equal(ops.match(spare, priors), ops.match(gt, priors))
+    if device.type == "cpu":
+        return  # there they are refused: tests/test_bad_targets.py
     wild = GroundTruth(gt.boxes, gt.labels, torch.tensor([-9, 3, 2**30], dtype=torch.int32, device=device))
     assert torch.equal(ops.match(wild, priors), ops.match(gt, priors))
 

@@ -13,16 +13,22 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..config import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig
+from ..config import DetectConfig, MultiBoxConfig
+from ..ops._box_format import to_corners
 from ..ops._shared import SharedTensor
+from ..ops.ground_truth import check_valid
 
 _CACHE = "_ssd_cuda_priors"  # in __dict__, not a buffer: the state dict stays torchvision's
+# Made here, since a forward that torch.export traces cannot look presets up, only replace options.
+_LOSS = MultiBoxConfig.preset("torchvision")
+_DETECT = DetectConfig.preset("torchvision")
 
 
 def _torchvision_ssd() -> Any:
@@ -39,13 +45,15 @@ def accelerate(model: nn.Module) -> nn.Module:
     Works for every ``torchvision.models.detection.ssd.SSD``: ``ssd300_vgg16``,
     ``ssdlite320_mobilenet_v3_large`` and models with custom heads and anchor generators. Training returns
     the same loss dict (``bbox_regression``, ``classification``), evaluation the same list of dicts.
-    :func:`restore` undoes it. Calling it twice changes nothing.
+    :func:`restore` undoes it. Calling it twice changes nothing. Wrap, compile or export it afterwards;
+    ``torch.jit.script`` needs :func:`restore` first. Targets may be ``tv_tensors.BoundingBoxes`` in XYWH or
+    CXCYWH, which are converted.
 
     Four things differ from torchvision, all on purpose: equal scores and equal losses are ordered by lowest
     index (there the order is unspecified); detections are the true per-class NMS in every dtype (there
     coordinate offsets blur it in half precision); detections carry no gradient; and on CUDA a degenerate
     target box is not looked for, since that waits for the card once per image: it matches nothing instead
-    of raising.
+    of raising. On the CPU one that is not finite raises too.
 
     Raises:
         TypeError: ``model`` is not a torchvision SSD, or replaces a part that the fused core stands for.
@@ -78,14 +86,20 @@ def restore(model: nn.Module) -> nn.Module:
     return model
 
 
+def _is_scripted(model: Any) -> bool:
+    return isinstance(model, torch.jit.ScriptModule)
+
+
 def _check_supported(model: Any) -> None:
     ssd = _torchvision_ssd()
     if not isinstance(model, ssd.SSD):
-        hint = "; accelerate the model before wrapping it" if hasattr(model, "module") else ""
+        hint = "; accelerate the model itself, before it is wrapped, compiled or scripted"
+        if not (hasattr(model, "module") or hasattr(model, "_orig_mod") or _is_scripted(model)):
+            hint = ""
         raise TypeError(
             f"model must be a torchvision.models.detection.ssd.SSD, got {type(model).__name__}{hint}"
         )
-    for name in ("forward", "compute_loss", "postprocess_detections"):
+    for name in ("forward", "compute_loss", "postprocess_detections", "eager_outputs"):
         if getattr(type(model), name) is not getattr(ssd.SSD, name) or name in vars(model):
             raise TypeError(
                 f"model must use torchvision's own {name}, for which the fused core stands, got another"
@@ -110,28 +124,25 @@ def _rebuild(plain: type) -> nn.Module:
     return fused.__new__(fused)
 
 
-def _check_targets(targets: Sequence[dict[str, Tensor]] | None) -> None:
-    """What torchvision asserts before its transform, with AssertionError as there."""
+def _checked_targets(targets: Any) -> list[dict[str, Tensor]]:
+    """What torchvision asserts before its transform, with AssertionError as there; boxes as corners."""
     if targets is None:
         raise AssertionError("targets must be given in training mode, got None")
+    checked = []
     for index, target in enumerate(targets):
         boxes = target["boxes"]
         if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
             found = list(boxes.shape) if isinstance(boxes, Tensor) else type(boxes).__name__
             raise AssertionError(f"boxes of target {index} must be a tensor of shape [N, 4], got {found}")
+        checked.append({**target, "boxes": to_corners(f"boxes of target {index}", boxes)})
+    return checked
 
 
-def _check_areas(targets: Sequence[dict[str, Tensor]]) -> None:
+def _check_boxes(targets: Sequence[dict[str, Tensor]]) -> None:
     """Degenerate boxes raise where looking at them costs nothing: on the CPU, all at once."""
-    flat = torch.cat([target["boxes"] for target in targets])
-    if flat.device.type != "cpu" or not (flat[:, 2:] <= flat[:, :2]).any():
-        return
-    for index, target in enumerate(targets):
-        boxes = target["boxes"]
-        bad = (boxes[:, 2:] <= boxes[:, :2]).any(1)
-        if bad.any():
-            box = boxes[bad][0].tolist()
-            raise AssertionError(f"boxes of target {index} must have positive width and height, got {box}")
+    boxes = [target["boxes"] for target in targets]
+    if all(b.is_cpu for b in boxes) and not torch.compiler.is_compiling():
+        check_valid(boxes, AssertionError, "remove it")
 
 
 def _generator_key(generator: Any) -> tuple | None:
@@ -149,7 +160,8 @@ def _pixel_priors(model: Any, images: Any, features: Sequence[Tensor]) -> Tensor
 
     def generate() -> Tensor:
         one = type(images)(images.tensors[:1], images.image_sizes[:1])
-        return model.anchor_generator(one, [f[:1] for f in features])[0]
+        priors = model.anchor_generator(one, [f[:1] for f in features])[0]
+        return priors if priors.dtype == torch.float64 else priors.float()
 
     if key is None:
         return generate()
@@ -159,8 +171,8 @@ def _pixel_priors(model: Any, images: Any, features: Sequence[Tensor]) -> Tensor
     cache = model.__dict__.setdefault(_CACHE, {})
     if key not in cache:
         if torch.compiler.is_compiling():
-            return generate().float()
-        cache[key] = SharedTensor.made_by(lambda: generate().float())
+            return generate()
+        cache[key] = SharedTensor.made_by(generate)
     return cache[key].for_current_stream()
 
 
@@ -170,23 +182,18 @@ def _variances(model: Any) -> tuple[float, ...]:
 
 def loss_config(model: Any) -> MultiBoxConfig:
     """The loss of a torchvision SSD, with its own threshold, ratio and weights."""
-    preset = MultiBoxConfig.preset("torchvision", variances=_variances(model))
-    match = MatchConfig(
-        **{
-            **vars(preset.match),
-            "iou_threshold": float(model.proposal_matcher.high_threshold),
-            "degenerate": "ignore",
-        }
+    match = replace(
+        _LOSS.match, iou_threshold=float(model.proposal_matcher.high_threshold), degenerate="ignore"
     )
-    mining = MiningConfig(**{**vars(preset.mining), "ratio": float(model.neg_to_pos_ratio)})
-    return MultiBoxConfig(**{**vars(preset), "match": match, "mining": mining})
+    mining = replace(_LOSS.mining, ratio=float(model.neg_to_pos_ratio))
+    return replace(_LOSS, match=match, mining=mining, variances=_variances(model))
 
 
 def detect_config(model: Any, size: tuple[int, int]) -> DetectConfig:
     """The post-process of a torchvision SSD for images of ``size`` (height, width)."""
     limit = float(model.box_coder.bbox_xform_clip)
-    return DetectConfig.preset(
-        "torchvision",
+    return replace(
+        _DETECT,
         score_threshold=float(model.score_thresh),
         top_k=int(model.topk_candidates),
         iou_threshold=float(model.nms_thresh),
@@ -207,11 +214,11 @@ class _FusedForward(nn.Module):
 
     def forward(self, images, targets=None):
         if self.training:
-            _check_targets(targets)
+            targets = _checked_targets(targets)
         original_sizes = [tuple(image.shape[-2:]) for image in images]
         images, targets = self.transform(images, targets)
         if targets is not None:
-            _check_areas(targets)
+            _check_boxes(targets)
         features = self.backbone(images.tensors)
         features = [features] if isinstance(features, Tensor) else list(features.values())
         outputs = self.head(features)
@@ -222,6 +229,9 @@ class _FusedForward(nn.Module):
         loc, conf = outputs["bbox_regression"].detach(), outputs["cls_logits"].detach()
         found = ops.detect(loc, conf, priors, config)
         return self.transform.postprocess(found.to_list(), images.image_sizes, original_sizes)
+
+    def __prepare_scriptable__(self):
+        raise TypeError("model is accelerated, which torch.jit.script cannot take: call restore(model) first")
 
     def __reduce_ex__(self, protocol):
         return _rebuild, (type(self)._plain_class,), {k: v for k, v in self.__dict__.items() if k != _CACHE}

@@ -7,6 +7,9 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+from ._box_format import check_corners
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 REAL = (torch.float32, torch.float64)
@@ -21,6 +24,8 @@ def check_tensor(name: str, value: object, shape: Sequence[int | str], dtypes: S
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if type(value) is not Tensor:
+        check_corners(name, value)
     sizes = list(value.shape)
     wanted = list(shape)
     tail = sizes
@@ -53,9 +58,23 @@ def config_or(default: Config, config: Config | None) -> Config:
 
 
 def check_no_grad(name: str, value: Tensor | None, why: str) -> None:
-    """Raise if a tensor that the op does not differentiate requires a gradient."""
+    """Raise if a tensor that the op does not differentiate requires a gradient, of either mode."""
     if value is not None and value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{name} must not require a gradient ({why}), got requires_grad=True; use .detach()")
+    check_no_tangent(name, value)
+
+
+def check_no_tangent(name: str, value: Tensor | None) -> None:
+    """Raise for a dual tensor, as ``torch.func.jvp`` makes it: torch would give its result the tangent 0.
+
+    torch offers an op no rule of forward mode, and no way to say that there is none.
+    """
+    if value is None or forward_ad._current_level < 0:
+        return
+    if forward_ad.unpack_dual(value).tangent is not None:
+        raise NotImplementedError(
+            f"{name} must not carry a tangent (jvp): the ops have derivatives of reverse mode only"
+        )
 
 
 def four_variances(variances: Sequence[float]) -> list[float]:

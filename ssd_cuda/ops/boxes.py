@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._extension import register_autograd, register_fake, require
 from ..config import BoxFormat, check_choice, check_range
-from ._checks import FLOATING, check_no_grad, check_tensor, four_variances
+from ._checks import FLOATING, check_no_grad, check_no_tangent, check_tensor, four_variances
 
 Variances = Sequence[float] | Tensor
 
@@ -60,6 +60,7 @@ def _coder_inputs(
         raise ValueError(f"priors must have shape [P, 4] or {list(rows.shape)}, got {list(priors.shape)}")
     check_choice("prior_format", prior_format, ("cxcywh", "xyxy"))
     check_no_grad("priors", priors, "only boxes and loc are differentiated")
+    check_no_tangent(name, rows)
     rows = _real(rows)
     per_prior = None
     numbers = [1.0] * 4

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._extension import register_fake, require
 from ..config import DetectConfig
 from ._checks import FLOATING, check_no_grad, check_tensor, config_or, four_variances
+from ._pytrees import register_named_tuple
 
 _DEFAULT = DetectConfig()
 _NO_LIMIT = 2**63 - 1
@@ -19,6 +20,7 @@ _SCORES = {"softmax": 0, "sigmoid": 1, "given": 2}
 _CLIP = {"none": 0, "before": 1, "after": 2}
 
 
+@register_named_tuple
 class Detections(NamedTuple):
     """What :func:`detect` found, padded to K rows an image so that no size depends on the data.
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..config import check_choice
+from ._box_format import check_corners, to_corners
+from ._pytrees import register_record
 
 Degenerate = Literal["error", "keep"]
 
@@ -19,6 +22,7 @@ def _check_float_boxes(name: str, boxes: Tensor) -> None:
         raise TypeError(f"{name} must be a tensor, got {type(boxes).__name__}")
     if not boxes.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {boxes.dtype}")
+    check_corners(name, boxes)
 
 
 def _check_integers(name: str, values: Tensor) -> None:
@@ -35,7 +39,7 @@ def _check_one_device(**tensors: Tensor) -> None:
             raise ValueError(f"{name} must be on {reference.device} like {first}, got {tensor.device}")
 
 
-def _check_valid(boxes: Sequence[Tensor]) -> None:
+def check_valid(boxes: Sequence[Tensor], error: type[Exception], remedy: str) -> None:
     """Raise for the first box that is not finite or has no area. Reads the values: one sync in all."""
     flat = torch.cat(list(boxes)) if boxes else torch.empty(0, 4)
     bad = ~(torch.isfinite(flat).all(1) & (flat[:, 2] > flat[:, 0]) & (flat[:, 3] > flat[:, 1]))
@@ -45,11 +49,30 @@ def _check_valid(boxes: Sequence[Tensor]) -> None:
     box = [round(value, 6) for value in flat[index].tolist()]
     for image, rows in enumerate(boxes):
         if index < len(rows):
-            raise ValueError(
+            raise error(
                 f"boxes must be finite with x1 < x2 and y1 < y2, got {box} as box {index} of image {image}; "
-                "remove it, or pass degenerate='keep' and match with degenerate='ignore'"
+                + remedy
             )
         index -= len(rows)
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether its values can be read without a wait: in eager mode on the CPU. A subclass may hold none."""
+    return tensor.is_cpu and type(tensor) is Tensor and not torch.compiler.is_compiling()
+
+
+def check_offsets(gt: GroundTruth) -> None:
+    """Raise for offsets that do not cut the rows of ``boxes`` into images. Reads them: one sync on CUDA."""
+    offsets = gt.offsets.tolist()
+    if offsets[0] != 0:
+        raise ValueError(f"offsets must start at 0, got {offsets[0]}")
+    for image, (low, high) in enumerate(pairwise(offsets)):
+        if high < low:
+            raise ValueError(f"offsets must not descend, got {high} after {low} at image {image}")
+    if offsets[-1] > len(gt.boxes):
+        raise ValueError(
+            f"offsets must end at the number of boxes or before ({len(gt.boxes)}), got {offsets[-1]}"
+        )
 
 
 def _offsets_tensor(counts: Sequence[int], device: torch.device) -> Tensor:
@@ -60,9 +83,13 @@ def _offsets_tensor(counts: Sequence[int], device: torch.device) -> Tensor:
     return host.to(device)
 
 
-@dataclass(frozen=True)
+@register_record
+@dataclass(frozen=True, eq=False)
 class GroundTruth:
     """Boxes and labels of a batch, image after image, without padding.
+
+    Two are equal only if they are the same object, as modules are: tensors have no single answer. It is a
+    pytree of its three tensors, so that ``torch.export`` takes it as an input.
 
     Attributes:
         boxes: ``[G, 4]`` float32 (or float64) x1, y1, x2, y2, in the units of the priors.
@@ -71,7 +98,8 @@ class GroundTruth:
             ``offsets[B]`` are spare capacity and are never read.
 
     All three live on one device. Nothing in the ops needs their values on the host, so they may be
-    static buffers that change between replays of a CUDA graph.
+    static buffers that change between replays of a CUDA graph. On the CPU the offsets are looked at, here and
+    by the ops: they start at 0, do not descend, and end at G or before.
 
     Example:
         >>> boxes = [torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.2, 0.3, 0.4, 0.9]]), torch.empty(0, 4)]
@@ -99,6 +127,8 @@ class GroundTruth:
         if self.offsets.dtype != torch.int32:
             raise TypeError(f"offsets must be int32, got {self.offsets.dtype}")
         _check_one_device(boxes=self.boxes, labels=self.labels, offsets=self.offsets)
+        if readable(self.offsets):
+            check_offsets(self)
 
     @property
     def batch_size(self) -> int:
@@ -108,10 +138,33 @@ class GroundTruth:
     def device(self) -> torch.device:
         return self.boxes.device
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> GroundTruth:
-        """The same targets on another device."""
+    def to(
+        self,
+        target: torch.device | str | torch.dtype | None = None,
+        non_blocking: bool = False,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> GroundTruth:
+        """The same targets on another device, or with boxes of another floating dtype; the labels and
+        offsets stay integers. ``target`` is either of both, as in ``Tensor.to``.
+
+        Raises:
+            TypeError: a dtype that is not floating point.
+        """
+        if isinstance(target, torch.dtype):
+            dtype = target
+        elif target is not None:
+            device = target
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"dtype must be floating point, since only boxes take it, got {dtype}")
         moved = (t.to(device, non_blocking=non_blocking) for t in (self.boxes, self.labels, self.offsets))
-        return GroundTruth(*moved)
+        boxes, labels, offsets = moved
+        return GroundTruth(boxes if dtype is None else boxes.to(dtype), labels, offsets)
+
+    def pin_memory(self) -> GroundTruth:
+        """The same targets in page-locked memory, for copies that do not wait; ``DataLoader`` calls it."""
+        return GroundTruth(self.boxes.pin_memory(), self.labels.pin_memory(), self.offsets.pin_memory())
 
     @staticmethod
     def from_list(
@@ -126,7 +179,8 @@ class GroundTruth:
         An image without objects gives an empty tensor (``[0, 4]`` or ``[0]``).
 
         Args:
-            boxes: per image, floating point, x1, y1, x2, y2.
+            boxes: per image, floating point, x1, y1, x2, y2. ``tv_tensors.BoundingBoxes`` in XYWH or CXCYWH
+                are converted.
             labels: per image, integer.
             degenerate: ``"error"`` raises for a box that is not finite or has no area, naming image and
                 box; on CUDA tensors that check waits for the card. ``"keep"`` does not look.
@@ -142,6 +196,7 @@ class GroundTruth:
                 f"labels must have one entry per image like boxes ({len(boxes)}), got {len(labels)}"
             )
         rows, names = [], []
+        boxes = [to_corners(f"boxes[{i}]", b) for i, b in enumerate(boxes)]
         for i, (b, n) in enumerate(zip(boxes, labels, strict=True)):
             _check_float_boxes(f"boxes[{i}]", b)
             if b.numel() == 0:
@@ -154,10 +209,12 @@ class GroundTruth:
                 raise ValueError(f"labels[{i}] must have shape [{b.shape[0]}], got {list(n.shape)}")
             _check_one_device(**{"boxes[0]": boxes[0], f"boxes[{i}]": b})
             _check_one_device(**{"labels[0]": labels[0], f"labels[{i}]": n})
+            b = b.as_subclass(Tensor)
             rows.append(b if b.dtype == torch.float64 else b.float())
             names.append(n.long())
         if degenerate == "error":
-            _check_valid(rows)
+            remedy = "remove it, or pass degenerate='keep' and match with degenerate='ignore'"
+            check_valid(rows, ValueError, remedy)
         target = torch.device(device) if device is not None else (rows[0].device if rows else None)
         target = target or torch.device("cpu")
         flat = torch.cat(rows) if rows else torch.empty(0, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from .._extension import register_fake, require
 from ..config import MatchConfig
 from ._checks import FLOATING, check_no_grad, check_tensor, config_or
-from .ground_truth import GroundTruth
+from .ground_truth import GroundTruth, check_offsets, readable
 
 BACKGROUND = -1
 IGNORED = -2
@@ -19,6 +20,7 @@ IGNORED = -2
 _FORCED = {"none": 0, "argmax": 1, "bipartite": 2}
 _MAX_PRIORS = 2**31 - 1
 _DEFAULT = MatchConfig()
+_warned_of_units = False
 
 
 def match(
@@ -46,7 +48,8 @@ def match(
 
     Returns:
         ``[B, P]`` int32: the index of the ground truth within its image, ``BACKGROUND`` (-1), or
-        ``IGNORED`` (-2) for an unmatched prior above ``candidate_max_iou``.
+        ``IGNORED`` (-2) for an unmatched prior above ``candidate_max_iou``. On the CPU, where nothing is
+        matched because every box lies outside of what the priors cover, it warns, once.
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or options; priors that require a gradient.
@@ -74,7 +77,10 @@ def match(
         raise ValueError(f"priors must have at most {_MAX_PRIORS} rows, got {priors.shape[-2]}")
     require("match", gt.boxes, gt.offsets, priors)
     wide = torch.float64 if torch.float64 in (gt.boxes.dtype, priors.dtype) else torch.float32
-    return torch.ops.ssd_cuda.match(
+    look = readable(gt.offsets)
+    if look:
+        check_offsets(gt)
+    codes = torch.ops.ssd_cuda.match(
         gt.boxes.detach().to(wide),
         gt.offsets,
         priors.to(wide),
@@ -89,6 +95,29 @@ def match(
         rule.degenerate == "ignore",
         rule.prior_format == "xyxy",
     )
+    if look and not _warned_of_units and codes.numel() and len(gt.boxes) and codes.amax() < 0:
+        _warn_of_units(gt, priors.detach(), rule.prior_format)
+    return codes
+
+
+def _warn_of_units(gt: GroundTruth, priors: Tensor, prior_format: str) -> None:
+    """Warn, once, where no box lies within what the priors cover together: pixels and fractions, mostly."""
+    global _warned_of_units
+    boxes = gt.boxes.detach()[: int(gt.offsets[-1])]
+    if len(boxes) == 0:
+        return
+    first, second = priors.reshape(-1, 4).split(2, 1)
+    low, high = (first, second) if prior_format == "xyxy" else (first - second / 2, first + second / 2)
+    low, high = low.amin(0), high.amax(0)
+    if ((boxes[:, :2] >= high) | (boxes[:, 2:] <= low)).any(1).all():
+        _warned_of_units = True
+        box, cover = ([round(v, 4) for v in rows.tolist()] for rows in (boxes[0], torch.cat([low, high])))
+        warnings.warn(
+            f"no ground truth overlaps any prior: the boxes, such as {box}, lie outside of all that the "
+            f"priors cover, {cover}; boxes and priors must be in the same units, pixels or fractions of the "
+            "image, and prior_format must be that of the priors",
+            stacklevel=3,
+        )
 
 
 @register_fake("match")

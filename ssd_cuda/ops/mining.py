@@ -10,11 +10,13 @@ from torch import Tensor
 from .._extension import register_fake, require
 from ..config import MiningConfig
 from ._checks import FLOATING, check_no_grad, check_tensor
+from ._pytrees import register_named_tuple
 
 CAPS = ("all", "all_but_one", "negatives")
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
+@register_named_tuple
 class TopK(NamedTuple):
     """The k largest keys of every row, in the order (key descending, index ascending).
 

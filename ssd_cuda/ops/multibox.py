@@ -10,7 +10,16 @@ from torch import Tensor
 
 from .._extension import register_autograd, register_fake, require
 from ..config import MultiBoxConfig, check_range
-from ._checks import FLOATING, check_no_grad, check_tensor, config_or, four_variances
+from ._checks import (
+    FLOATING,
+    check_no_grad,
+    check_no_tangent,
+    check_tensor,
+    config_or,
+    four_variances,
+)
+from ._pytrees import register_named_tuple
+from ._target_checks import check_classes, check_codes, check_labels, should_check
 from .ground_truth import GroundTruth
 from .matching import match
 from .mining import CAPS
@@ -22,6 +31,7 @@ _TORCH_IGNORE = -100  # the ignore_index of torch's cross_entropy
 _DEFAULT = MultiBoxConfig()
 
 
+@register_named_tuple
 class MultiBoxLosses(NamedTuple):
     """The two losses of a batch, and how many priors were matched; all on the device.
 
@@ -71,33 +81,12 @@ def _predictions(loc: Tensor, conf: Tensor, layout: str) -> tuple[Tensor, Tensor
         check_tensor("loc", loc, (conf.shape[0], conf.shape[1], 4), FLOATING)
     if conf.shape[2] < 1:
         raise ValueError(f"conf must have at least one class, got {conf.shape[2]}")
+    for name, value in (("loc", loc), ("conf", conf)):
+        check_no_tangent(name, value)
     if loc.dtype != conf.dtype:
         dtype = torch.promote_types(loc.dtype, conf.dtype)
         loc, conf = loc.to(dtype), conf.to(dtype)
     return loc, conf
-
-
-def _check_labels(gt: GroundTruth, config: MultiBoxConfig, num_classes: int) -> None:
-    """Raise for the first label that gives no class. Reads the values: one sync on CUDA."""
-    if config.single_class:
-        return
-    row = torch.arange(len(gt.labels), device=gt.labels.device)
-    target = gt.labels + config.label_offset
-    bad = ((target < 0) | (target >= num_classes)) & (row < gt.offsets[-1])
-    if config.ignore_label is not None:
-        bad &= gt.labels != config.ignore_label
-    if bad.any():
-        index = int(bad.nonzero()[0, 0])
-        offset = f" with label_offset {config.label_offset}" if config.label_offset else ""
-        raise ValueError(
-            f"gt.labels of multibox_loss must give a class in [0, {num_classes}){offset}, got "
-            f"{int(gt.labels[index])} as label {index}"
-        )
-
-
-def _should_check(check: bool, tensor: Tensor) -> bool:
-    """Labels are looked at where that costs no wait: in eager mode on the CPU, else on demand."""
-    return check or (tensor.device.type == "cpu" and not torch.compiler.is_compiling())
 
 
 def multibox_loss(
@@ -133,7 +122,7 @@ def multibox_loss(
         variances: tensor of the shape of ``priors``: per-prior variances (caffe), not those of ``config``.
         process_group: over which ``normalizer="global"`` adds the positives; None: the default group if
             ``torch.distributed`` is initialised, else this process alone.
-        check: also look at the labels where that waits for the device. On the CPU they are always
+        check: also look at the labels and codes where that waits for the device. On the CPU they are always
             looked at in eager mode.
 
     Returns:
@@ -142,7 +131,8 @@ def multibox_loss(
         in a row that counts.
 
     Raises:
-        ValueError, TypeError: wrong shapes, dtypes, devices or options; a label out of range.
+        ValueError, TypeError: wrong shapes, dtypes, devices or options; a label or code out of range.
+        NotImplementedError: a tangent of forward mode (``torch.func.jvp``).
 
     Example:
         >>> priors = ops.generate_priors(ssd_cuda.PriorSpec())
@@ -171,10 +161,12 @@ def multibox_loss(
     if config.single_class and num_classes < 2:
         raise ValueError(f"conf must have at least 2 classes with single_class, got {num_classes}")
     require("multibox_loss", loc, conf, gt.boxes, priors, variances, codes)
-    if _should_check(check, gt.labels):
-        _check_labels(gt, config, num_classes)
+    if should_check(check, gt.labels):
+        check_labels(gt, config, num_classes)
     if codes is None:
         codes = match(gt, priors, config=config.match)
+    elif should_check(check, codes):
+        check_codes(codes, gt)
     wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
     rules, numbers = _rules(config)
     localization, classification, num_positives, *_ = torch.ops.ssd_cuda.multibox_loss(
@@ -311,8 +303,8 @@ def multibox_loss_on_targets(
     conf_target = conf_target.long()  # a uint8 could not be told from an ignore_label below 0
     check_no_grad("loc_target", loc_target, "only the predictions are differentiated")
     require("multibox_loss_on_targets", loc, conf, loc_target, conf_target)
-    if _should_check(check, conf_target) and not config.single_class:
-        _check_classes(conf_target, config, num_classes)
+    if should_check(check, conf_target) and not config.single_class:
+        check_classes(conf_target, config, num_classes)
     rules, numbers = _rules(config)
     localization, classification, num_positives, *_ = torch.ops.ssd_cuda.multibox_loss(
         loc,
@@ -332,21 +324,6 @@ def multibox_loss_on_targets(
     if config.normalizer != "global":
         return losses
     return _over_processes(losses, config.clamp_normalizer or batch == 0, process_group)
-
-
-def _check_classes(conf_target: Tensor, config: MultiBoxConfig, num_classes: int) -> None:
-    """Raise for the first ready target that is no class. Reads the values: one sync on CUDA."""
-    low, high = -config.label_offset, num_classes - config.label_offset
-    if conf_target.numel() == 0:
-        return
-    smallest, largest = conf_target.aminmax()  # one pass; nearly all batches end here
-    if smallest >= low and largest < high:
-        return
-    bad = (conf_target < low) | (conf_target >= high)
-    if config.ignore_label is not None:
-        bad &= conf_target != config.ignore_label
-    if bad.any():
-        raise ValueError(f"conf_target must lie in [{low}, {high}), got {int(conf_target[bad][0])}")
 
 
 @register_fake("multibox_loss")
