@@ -1,7 +1,7 @@
 """ssd_cuda: the detection core of SSD as fused, deterministic CUDA and CPU kernels for PyTorch."""
 
 from . import models, nn, ops, reference
-from ._extension import build_info, is_available
+from ._extension import build_info, is_available, set_simd_level, simd_level
 from .compat import accelerate, restore
 from .config import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig, PriorSpec
 
@@ -21,4 +21,6 @@ __all__ = [
     "ops",
     "reference",
     "restore",
+    "set_simd_level",
+    "simd_level",
 ]

@@ -25,6 +25,8 @@ except ImportError as error:
     _load_error = f"{type(error).__name__}: {error}"
 else:
     _load_error = ""
+# What is wrong with SSD_CUDA_SIMD, told by the first op and by info.
+_simd_problem: str = _C.simd_problem() if _C is not None and hasattr(_C, "simd_problem") else ""
 
 
 def is_available() -> bool:
@@ -52,10 +54,11 @@ def build_info() -> dict[str, Any]:
     """Facts of the build and of the running torch, as plain values.
 
     Keys: ``available``, ``error`` (why not), ``torch`` and ``torch_built_with``, ``cuda`` (the CUDA
-    version of the build, or None), ``cuda_archs``, ``compiler``, ``simd`` (the level this processor
-    runs), ``driver`` (the CUDA version that the driver is for, or None) and ``driver_problem`` (why it cannot
-    run this build), ``gpus`` (a dict a card: ``name``, ``arch``, ``served``, and ``problem``, why its kernels
-    cannot run). Never raises: what cannot be found out is None, or a sentence in ``problem``.
+    version of the build, or None), ``cuda_archs``, ``compiler``, ``simd`` (see :func:`simd_level`),
+    ``simd_levels`` (what this processor has, best first), ``driver`` (the CUDA version that the driver is
+    for, or None) and ``driver_problem`` (why it cannot run this build), ``gpus`` (a dict a card: ``name``,
+    ``arch``, ``served``, and ``problem``, why its kernels cannot run). Never raises: what cannot be found out
+    is None, or a sentence in ``problem``.
 
     Example:
         >>> facts = ssd_cuda.build_info()
@@ -74,11 +77,53 @@ def build_info() -> dict[str, Any]:
         "cuda": cuda,
         "cuda_archs": archs,
         "compiler": built.get("compiler"),
-        "simd": built.get("simd"),
+        "simd": _C.simd_level() if "simd_levels" in built else None,
+        "simd_levels": [level for level in built.get("simd_levels", "").split(";") if level],
         "driver": "{}.{}".format(*driver) if driver else None,
         "driver_problem": _cards.driver_problem(cuda),
         "gpus": _cards.describe(cuda, archs),
     }
+
+
+def simd_level() -> str:
+    """The instruction set that the CPU kernels of this process use.
+
+    ``"avx512"``, ``"avx2"`` or ``"baseline"`` (SSE2) on x86-64, ``"neon"`` on Arm. It is the best one of the
+    processor unless the environment variable ``SSD_CUDA_SIMD`` names another when ssd_cuda is imported, or
+    :func:`set_simd_level` does later. All of them give the same bits.
+
+    Raises ValueError where ``SSD_CUDA_SIMD`` names no level of this processor, RuntimeError without the
+    extension.
+
+    Example:
+        >>> ssd_cuda.simd_level() in ssd_cuda.build_info()["simd_levels"]
+        True
+    """
+    if _load_error:
+        raise RuntimeError(f"simd_level needs the compiled extension ({_load_error}): {BUILD_HINT}")
+    if _simd_problem:
+        raise ValueError(_simd_problem)
+    return _C.simd_level()
+
+
+def set_simd_level(level: str) -> None:
+    """Use this instruction set in the CPU kernels of this process, on all its threads, from now on.
+
+    ``level`` is one of ``build_info()["simd_levels"]``. For measurements and tests: every level gives the
+    same bits. Raises ValueError for any other, RuntimeError without the extension.
+
+    Example:
+        >>> before = ssd_cuda.simd_level()
+        >>> ssd_cuda.set_simd_level(ssd_cuda.build_info()["simd_levels"][-1])
+        >>> ssd_cuda.set_simd_level(before)
+    """
+    global _simd_problem
+    if _load_error:
+        raise RuntimeError(f"set_simd_level needs the compiled extension ({_load_error}): {BUILD_HINT}")
+    if not isinstance(level, str) or not _C.set_simd_level(level):
+        levels = ", ".join(build_info()["simd_levels"])
+        raise ValueError(f"level must be an instruction set of this processor ({levels}), got {level!r}")
+    _simd_problem = ""
 
 
 @functools.cache
@@ -91,6 +136,8 @@ def require(op: str, *tensors: Tensor | None) -> None:
     """Raise unless the extension can run ``op`` on these tensors, which must share one device."""
     if _load_error:
         raise RuntimeError(f"ssd_cuda.{op} needs the compiled extension ({_load_error}): {BUILD_HINT}")
+    if _simd_problem:
+        raise ValueError(_simd_problem)
     devices = {t.device for t in tensors if t is not None}
     if len(devices) > 1:
         names = ", ".join(sorted(str(device) for device in devices))

@@ -14,7 +14,7 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n, m", [(0, 3), (3, 0), (1, 1), (7, 129), (300, 41)])
+@pytest.mark.parametrize("n, m", [(0, 0), (0, 3), (3, 0), (1, 1), (7, 129), (300, 41)])
 def test_iou_is_the_reference_bit_for_bit(device, dtype, n, m):
     a, b = random_boxes(n, dtype=dtype).to(device), random_boxes(m, dtype=dtype).to(device)
     result = ops.box_iou(a, b)

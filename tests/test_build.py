@@ -119,7 +119,6 @@ def test_build_info_tells_everything():
     info = ssd_cuda.build_info()
     assert info["available"] is True and info["error"] is None
     assert info["torch"] == torch.__version__
-    assert info["simd"] in ("avx512", "avx2", "baseline")
     assert set(info) >= {"torch_built_with", "cuda", "cuda_archs", "compiler", "gpus"}
     assert bool(info["cuda"]) == bool(info["cuda_archs"])
 

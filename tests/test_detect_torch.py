@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import random_boxes
+from simd_levels import at_every_level
 from test_detect import head
 
 from ssd_cuda import DetectConfig, ops
@@ -65,33 +61,18 @@ def test_same_bits_for_any_number_of_threads():
         torch.set_num_threads(threads)
 
 
-_HASH = """
-import hashlib, torch
-from ssd_cuda import DetectConfig, ops
-torch.manual_seed(1)
-loc, conf, priors = torch.randn(2, 700, 4), torch.randn(2, 700, 23), torch.rand(700, 4)
-for options in ({}, {"scores": "sigmoid"}, {"soft_nms": "gaussian", "top_k": 40}, {"background": "none"}):
-    for t in ops.detect(loc, conf, priors, DetectConfig(**options))[:5]:
-        print(hashlib.sha256(t.numpy().tobytes()).hexdigest())
-"""
-
-
-def test_same_bits_for_every_instruction_set():
-    results = [
-        subprocess.run(
-            [sys.executable, "-c", _HASH],
-            env={**os.environ, "SSD_CUDA_SIMD": level},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
-        for level in ("baseline", "avx2")
-    ]
-    own = io.StringIO()  # this process runs the best level there is
-    with contextlib.redirect_stdout(own):
-        exec(_HASH, {})
-    assert results[0] == results[1] == own.getvalue().split()
-    assert len(results[0]) == 20
+@pytest.mark.parametrize(
+    "options", [{}, {"scores": "sigmoid"}, {"soft_nms": "gaussian", "top_k": 40}, {"background": "none"}]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_same_bits_for_every_instruction_set(options, dtype):
+    torch.manual_seed(1)
+    loc, conf = torch.randn(2, 700, 4, dtype=dtype), torch.randn(2, 700, 23, dtype=dtype)
+    priors = torch.rand(700, 4, dtype=torch.promote_types(dtype, torch.float32))
+    config = DetectConfig(**options)
+    first, *others = at_every_level(lambda: ops.detect(loc, conf, priors, config)[:5])
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_module_detaches(device):

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import random_boxes, random_priors
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simd_levels import at_every_level
 
-import ssd_cuda
 from ssd_cuda import MatchConfig, MultiBoxConfig, ops, reference
 from ssd_cuda.ops import BACKGROUND, IGNORED, GroundTruth
 
@@ -299,31 +295,13 @@ def test_same_bits_for_any_number_of_threads():
     assert all(torch.equal(a, b) for a, b in zip(results[2:], results[:-2], strict=True))
 
 
-def level_checksum() -> str:
-    """The level that runs, and a number that changes with any code."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tie", ["first", "last"])
+def test_same_bits_at_every_instruction_set(dtype, tie):
     torch.manual_seed(1)
-    total = 0
-    for dtype in (torch.float32, torch.float64):
-        gt, priors = ragged([9, 0, 33], grid=32, dtype=dtype), priors_of(3000, dtype=dtype)
-        for tie in ("first", "last"):
-            codes = ops.match(gt, priors, 0.4, tie=tie).long().flatten()
-            total += int((codes * torch.arange(1, len(codes) + 1)).sum())
-    return f"{ssd_cuda.build_info()['simd']} {total}"
-
-
-def test_same_bits_at_every_instruction_set():
-    script = "import test_matching; print(test_matching.level_checksum())"
-    here = Path(__file__).parent
-    runs = []
-    for level in ("baseline", "avx2"):
-        env = {**os.environ, "SSD_CUDA_SIMD": level, "PYTHONPATH": f"{here}:{here.parent}"}
-        runs.append(
-            subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True)
-        )
-    outputs = [level_checksum(), *(run.communicate()[0].strip() for run in runs)]
-    levels = [output.split()[0] for output in outputs]
-    assert levels[1] == "baseline" and levels[2] in ("baseline", "avx2")
-    assert len({output.split()[1] for output in outputs}) == 1, outputs
+    gt, priors = ragged([9, 0, 33], grid=32, dtype=dtype), priors_of(3000, dtype=dtype)
+    first, *others = at_every_level(lambda: ops.match(gt, priors, 0.4, tie=tie))
+    assert all(torch.equal(first, other) for other in others)
 
 
 def test_captures_in_a_cuda_graph_and_never_syncs(device):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import torch
 
 from .. import __version__
-from .._extension import build_info
+from .._extension import build_info, simd_level
 from ..engine.console import say
 
 HELP = "what was built, and what this machine runs"
@@ -16,6 +17,16 @@ PARENTS = ()
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """info has no options."""
+
+
+def _simd(facts: dict[str, Any]) -> str:
+    """The level in use and those there are, or why no op will run."""
+    if not facts["simd_levels"]:
+        return "-"
+    try:
+        return f"{simd_level()} (of {', '.join(facts['simd_levels'])})"
+    except ValueError as error:
+        return str(error)
 
 
 def run(_: argparse.Namespace) -> None:
@@ -32,7 +43,7 @@ def run(_: argparse.Namespace) -> None:
         ("CUDA of the build", facts["cuda"] or "none, CPU kernels only"),
         ("architectures", ", ".join(facts["cuda_archs"]) or "-"),
         ("compiler", facts["compiler"] or "-"),
-        ("CPU instructions", facts["simd"] or "-"),
+        ("CPU instructions", _simd(facts)),
         ("CPU threads", str(torch.get_num_threads())),
         ("driver", facts["driver_problem"] or (f"for CUDA {facts['driver']}" if facts["driver"] else "none")),
         ("cards", "; ".join(gpus) or "none"),

@@ -1,4 +1,4 @@
-// exp_fixed and log_fixed on a Pack: the same operations in the same order, so the same bits as the scalar form.
+// exp and log of a Pack: exp_math.h's operations in the same order, so the same bits as the scalar form.
 #pragma once
 
 #include "common/math/exp_math.h"
@@ -7,65 +7,53 @@
 namespace ssd_cuda {
 
 struct PackOps {
-  template <typename A, typename B>
-  static SSD_SIMD_BODY auto add(A a, B b) {
+  template <typename V>
+  using Lane = LaneOf<V>;
+  template <typename V>
+  using Bits = Pack<std::conditional_t<sizeof(LaneOf<V>) == 8, uint64_t, uint32_t>, kLanesOf<V>>;
+  template <typename V>
+  static SSD_SIMD_BODY V add(V a, V b) {
     return a + b;
   }
-  template <typename A, typename B>
-  static SSD_SIMD_BODY auto mul(A a, B b) {
+  template <typename V>
+  static SSD_SIMD_BODY V mul(V a, V b) {
     return a * b;
+  }
+  template <typename V>
+  static SSD_SIMD_BODY V div(V a, V b) {
+    return a / b;
   }
   template <typename V>
   static SSD_SIMD_BODY V fma(V a, V b, V c) {
     return fma_pack(a, b, c);
   }
+  template <typename V>
+  static SSD_SIMD_BODY V max_of_constant(V a, V b) {
+    return ssd_cuda::max_of_constant(a, b);
+  }
+  template <typename U>
+  static SSD_SIMD_BODY auto number(U n) {
+    constexpr int kLanes = kLanesOf<U>;
+    return __builtin_convertvector(Pack<int32_t, kLanes>(n), Pack<float, kLanes>);
+  }
+  template <typename U>
+  static SSD_SIMD_BODY U shift_signed(U n, int by) {
+    return U(Pack<int32_t, kLanesOf<U>>(n) >> by);
+  }
 };
 
-// V: a Pack of float, or of double (there the lanes go through std::exp one by one).
 template <typename V>
 SSD_SIMD_BODY inline V exp_negative_pack(V x) {
-  if constexpr (std::is_same_v<std::remove_cvref_t<decltype(x[0])>, double>) {
-    V y = x;
-    for (int lane = 0; lane < static_cast<int>(sizeof(V) / sizeof(double)); ++lane) {
-      y[lane] = exp_negative(static_cast<double>(x[lane]));
-    }
-    return y;
-  } else {
-    using U = Pack<uint32_t, sizeof(V) / sizeof(float)>;
-    V shifted;
-    const V p = exp_reduced<V, PackOps>(max_of_constant(V{} + kExpLowest, x), shifted);
-    U bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits << 23) + kFloatOne;
-    V scale;
-    std::memcpy(&scale, &bits, sizeof scale);
-    return p * scale;
-  }
+  return exp_negative_by<PackOps>(x);
 }
 template <typename V>
 SSD_SIMD_BODY inline V exp_fixed_pack(V x) {
-  if constexpr (std::is_same_v<std::remove_cvref_t<decltype(x[0])>, double>) {
-    return exp_negative_pack(x);
-  } else {
-    return exp_negative_pack(min_of(V{} + kExpHighest, x));
-  }
+  return exp_by<PackOps>(x);
 }
-
-// V: a Pack of float.
+// Of normal numbers > 0.
 template <typename V>
-SSD_SIMD_BODY inline V log_fixed_pack(V x) {
-  constexpr int kLanes = sizeof(V) / sizeof(float);
-  using I = Pack<int32_t, kLanes>;
-  using U = Pack<uint32_t, kLanes>;
-  U bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  const I n = I(bits - kFloatRootHalf) >> 23;
-  const U mantissa = bits - (U(n) << 23);
-  V m;
-  std::memcpy(&m, &mantissa, sizeof m);
-  const V y = log_reduced<V, PackOps>(m - 1.0f, __builtin_convertvector(n, V));
-  const V infinity = V{} + INFINITY;
-  return x < infinity ? y : x;
+SSD_SIMD_BODY inline V log_normal_pack(V x) {
+  return log_normal_by<PackOps>(x);
 }
 
 }  // namespace ssd_cuda

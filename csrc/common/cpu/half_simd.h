@@ -28,15 +28,9 @@ SSD_SIMD_BODY inline V load_floats(const S* p) {
     U bits;
     if (is_bfloat16<S>()) {
       bits = h << 16;
+    } else if constexpr (kConvertsHalves<V>) {
+      return halves_to_floats<V>(half);
     } else {
-#if defined(__x86_64__)
-      if constexpr (sizeof(V) == 64) {
-        return __builtin_ia32_vcvtph2ps512_mask(Pack<short, 16>(half), V{}, -1,
-                                                _MM_FROUND_CUR_DIRECTION);
-      } else if constexpr (sizeof(V) == 32) {
-        return __builtin_ia32_vcvtph2ps256(Pack<short, 8>(half));
-      }
-#endif
       const U sign = (h & 0x8000u) << 16, rest = h & 0x7fffu;
       // A subnormal half is an integer multiple of 2^-24; inf and NaN keep their mantissa.
       const V tiny =

@@ -13,45 +13,104 @@
 // bits as long as the code fixes the order of its sums independently of the width.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <type_traits>
+#include <utility>
 #if defined(__x86_64__)
-#include <immintrin.h>  // declares the builtins of fma_pack and load_floats
+#include <cpuid.h>
+#include <immintrin.h>  // declares the builtins of fma_pack and halves_to_floats
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define SSD_SIMD_BODY __attribute__((always_inline))
 
+// Every difference between compilers that the CPU kernels meet is met here. clang unrolls short loops of constant length
+// by itself, has no prefer-vector-width (it takes 512 bits where they are written), and checks the instruction set of a
+// builtin where it is called, in the lambda: there vectors are written in its generic builtins.
+#if defined(__clang__)
+#define SSD_UNROLL
+#define SSD_AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+#else
+#define SSD_UNROLL _Pragma("GCC unroll 16")
+#define SSD_AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"
+#endif
+
 namespace ssd_cuda {
 
+// kBaseline is what every processor of the architecture has: SSE2, or NEON.
 enum class SimdLevel : int { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
 
 inline const char* simd_name(SimdLevel level) {
+#if defined(__aarch64__)
+  if (level == SimdLevel::kBaseline) return "neon";
+#endif
   return level == SimdLevel::kAvx512 ? "avx512" : level == SimdLevel::kAvx2 ? "avx2" : "baseline";
 }
 
-namespace detail {
-inline SimdLevel detect_simd() {
-  SimdLevel best = SimdLevel::kBaseline;
+// The highest level that this processor has; it has those below too.
+inline SimdLevel best_simd() {
 #if defined(__x86_64__)
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  const bool has_f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
-    best = SimdLevel::kAvx2;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      best = SimdLevel::kAvx512;
-    }
+  if (has_f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    const bool has_512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return has_512 ? SimdLevel::kAvx512 : SimdLevel::kAvx2;
   }
 #endif
-  const char* wanted = std::getenv("SSD_CUDA_SIMD");  // lowers the level, for tests
-  for (int level = 0; wanted != nullptr && level < static_cast<int>(best); ++level) {
-    if (std::strcmp(wanted, simd_name(SimdLevel(level))) == 0) return SimdLevel(level);
-  }
-  return best;
+  return SimdLevel::kBaseline;
 }
 
+// The level that the kernels of this process run: the best one, the one that SSD_CUDA_SIMD names, or what set() was
+// given last. All give the same bits.
+class SimdChoice {
+ public:
+  static SimdChoice& get() {
+    static SimdChoice choice;
+    return choice;
+  }
+  SimdLevel level() const { return level_.load(std::memory_order_relaxed); }
+  // What is wrong with SSD_CUDA_SIMD, as a sentence, or "".
+  const std::string& problem() const { return problem_; }
+
+  // False where this processor has no level of that name.
+  bool set(const std::string& name) {
+    for (int level = static_cast<int>(best_simd()); level >= 0; --level) {
+      if (name != simd_name(SimdLevel(level))) continue;
+      level_.store(SimdLevel(level), std::memory_order_relaxed);
+      return true;
+    }
+    return false;
+  }
+  // The names that set() takes, best first.
+  static std::string names(const char* separator) {
+    std::string all;
+    for (int level = static_cast<int>(best_simd()); level >= 0; --level) {
+      all += (all.empty() ? "" : separator) + std::string(simd_name(SimdLevel(level)));
+    }
+    return all;
+  }
+
+ private:
+  SimdChoice() : level_(best_simd()) {
+    const char* wanted = std::getenv("SSD_CUDA_SIMD");
+    if (wanted == nullptr || *wanted == 0 || set(wanted)) return;
+    problem_ = "SSD_CUDA_SIMD must name an instruction set of this processor (" + names(", ") +
+               "), got '" + wanted + "'";
+  }
+  std::atomic<SimdLevel> level_;
+  std::string problem_;
+};
+
+inline SimdLevel simd_level() { return SimdChoice::get().level(); }
+
+namespace detail {
 template <typename Fn>
 __attribute__((flatten, noinline)) void simd_baseline(const Fn& fn) {
   fn(std::integral_constant<int, 16>{});
@@ -62,26 +121,18 @@ __attribute__((flatten, noinline, target("avx2,fma,f16c"))) void simd_avx2(const
   fn(std::integral_constant<int, 32>{});
 }
 template <typename Fn>
-__attribute__((
-    flatten, noinline,
-    target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"))) void
-simd_avx512(const Fn& fn) {
+__attribute__((flatten, noinline, target(SSD_AVX512))) void simd_avx512(const Fn& fn) {
   fn(std::integral_constant<int, 64>{});
 }
 #endif
 }  // namespace detail
 
-// The level this process runs.
-inline SimdLevel simd_level() {
-  static const SimdLevel level = detail::detect_simd();
-  return level;
-}
-
 template <typename Fn>
 inline void with_simd(const Fn& fn) {
 #if defined(__x86_64__)
-  if (simd_level() == SimdLevel::kAvx512) return detail::simd_avx512(fn);
-  if (simd_level() == SimdLevel::kAvx2) return detail::simd_avx2(fn);
+  const SimdLevel level = simd_level();
+  if (level == SimdLevel::kAvx512) return detail::simd_avx512(fn);
+  if (level == SimdLevel::kAvx2) return detail::simd_avx2(fn);
 #endif
   detail::simd_baseline(fn);
 }
@@ -95,6 +146,11 @@ struct PackOf {
 template <typename T, int N>
 using Pack = typename PackOf<T, N>::type;
 
+template <typename V>
+using LaneOf = std::remove_cvref_t<decltype(std::declval<V>()[0])>;
+template <typename V>
+constexpr int kLanesOf = sizeof(V) / sizeof(LaneOf<V>);
+
 template <typename V, typename T>
 SSD_SIMD_BODY inline V load_pack(const T* p) {
   V v;
@@ -106,28 +162,80 @@ SSD_SIMD_BODY inline void store_pack(T* p, V v) {
   std::memcpy(p, &v, sizeof(V));
 }
 
+// Lanes kLane... of a and b side by side. The lanes are a constant list, else a shuffle becomes a loop over them.
+template <int... kLane, typename V>
+SSD_SIMD_BODY inline V shuffle_packs(V a, V b) {
+  static_assert(sizeof...(kLane) == kLanesOf<V>);
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, kLane...);
+#else  // g++ 11
+  return __builtin_shuffle(a, b, decltype(a < b){kLane...});
+#endif
+}
+
+// a and b side by side.
+template <typename V, int... kLane>
+SSD_SIMD_BODY inline auto concat_packs(V a, V b, std::integer_sequence<int, kLane...>) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, kLane...);
+#else
+  const V parts[2] = {a, b};
+  return load_pack<Pack<LaneOf<V>, 2 * kLanesOf<V>>>(parts);
+#endif
+}
+template <typename V>
+SSD_SIMD_BODY inline auto concat_packs(V a, V b) {
+  return concat_packs(a, b, std::make_integer_sequence<int, 2 * kLanesOf<V>>{});
+}
+
 // a * b + c of floats, rounded once. The builtins, since an intrinsic cannot be inlined into a generic lambda;
-// the plain level has no such instruction and calls the library for each lane.
+// x86's plain level has no such instruction and calls the library for each lane.
 template <typename V>
 SSD_SIMD_BODY inline V fma_pack(V a, V b, V c) {
-#if defined(__x86_64__)
+#if defined(__aarch64__)
+  if constexpr (sizeof(V) == 16) return V(vfmaq_f32(c, a, b));
+#elif defined(__x86_64__) && !defined(__clang__)
   if constexpr (sizeof(V) == 64) {
     return __builtin_ia32_vfmaddps512_mask(a, b, c, -1, _MM_FROUND_CUR_DIRECTION);
   } else if constexpr (sizeof(V) == 32) {
     return __builtin_ia32_vfmaddps256(a, b, c);
   }
 #endif
-  V y = c;
-  for (int i = 0; i < static_cast<int>(sizeof(V) / sizeof(float)); ++i) {
-    y[i] = __builtin_fmaf(a[i], b[i], c[i]);
-  }
+  V y = c;  // clang joins these into one instruction of the lambda's instruction set
+  for (int i = 0; i < kLanesOf<V>; ++i) y[i] = __builtin_fmaf(a[i], b[i], c[i]);
   return y;
+}
+
+// Halves as floats. What no instruction does the caller must.
+template <typename V>
+constexpr bool kConvertsHalves =
+#if defined(__aarch64__)
+    sizeof(V) == 16;
+#elif defined(__x86_64__) && !defined(__clang__)
+    sizeof(V) >= 32;
+#else
+    false;
+#endif
+template <typename V>
+SSD_SIMD_BODY inline V halves_to_floats(Pack<uint16_t, kLanesOf<V>> half) {
+#if defined(__aarch64__)
+  return V(vcvt_f32_f16(vreinterpret_f16_u16(half)));
+#elif defined(__x86_64__) && !defined(__clang__)
+  if constexpr (sizeof(V) == 64) {
+    return __builtin_ia32_vcvtph2ps512_mask(Pack<short, 16>(half), V{}, -1,
+                                            _MM_FROUND_CUR_DIRECTION);
+  } else {
+    return __builtin_ia32_vcvtph2ps256(Pack<short, 8>(half));
+  }
+#else
+  return V{} + static_cast<float>(half[0]);  // not called
+#endif
 }
 
 // max_of of floats where a is a constant: there g++ 12 takes a comparison and a blend instead of one maximum.
 template <typename V>
 SSD_SIMD_BODY inline V max_of_constant(V a, V b) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__clang__)
   if constexpr (sizeof(V) == 32) return __builtin_ia32_maxps256(a, b);
 #endif
   return a > b ? a : b;

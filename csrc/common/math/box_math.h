@@ -1,5 +1,6 @@
-// The box formulas of SSD, each once: areas, IoU, the centre-size code and their gradients.
-// T is the arithmetic type, float or double. A box is x1, y1, x2, y2; a prior may also be cx, cy, w, h.
+// The box formulas of SSD, each once: areas, IoU, the centre-size code and their gradients, with the same bits on every
+// device. T is the arithmetic type, float or double, or a vector of them (simd.h; Ops is PackOps there). A box is
+// x1, y1, x2, y2; a prior may also be cx, cy, w, h.
 #pragma once
 
 #include "exp_math.h"
@@ -17,14 +18,14 @@ enum class BoxFormat : int { kCxcywh = 0, kXyxy = 1 };
 
 template <typename T>
 SSD_HOST_DEVICE Vec4<T> to_xyxy(Vec4<T> c) {
-  const T half_w = mul_rn(T(0.5), c.z), half_h = mul_rn(T(0.5), c.w);
+  const T half = T{} + 0.5f, half_w = mul_rn(half, c.z), half_h = mul_rn(half, c.w);
   return {sub_rn(c.x, half_w), sub_rn(c.y, half_h), add_rn(c.x, half_w), add_rn(c.y, half_h)};
 }
 
 template <typename T>
 SSD_HOST_DEVICE Vec4<T> to_cxcywh(Vec4<T> b) {
-  const T w = sub_rn(b.z, b.x), h = sub_rn(b.w, b.y);
-  return {add_rn(b.x, mul_rn(T(0.5), w)), add_rn(b.y, mul_rn(T(0.5), h)), w, h};
+  const T half = T{} + 0.5f, w = sub_rn(b.z, b.x), h = sub_rn(b.w, b.y);
+  return {add_rn(b.x, mul_rn(half, w)), add_rn(b.y, mul_rn(half, h)), w, h};
 }
 
 template <typename T>
@@ -74,11 +75,11 @@ SSD_HOST_DEVICE T iou(Vec4<T> a, T area_a, Vec4<T> b, T area_b, T eps = T{}, T p
 }
 
 // The centre-size code: ((g - p) / p_size) / v for the centre, log(g_size / p_size) / v for the size.
-template <typename T>
+template <typename Ops = ScalarOps, typename T>
 SSD_HOST_DEVICE Vec4<T> encode_box(Vec4<T> box, Vec4<T> center, Vec4<T> variance) {
   const Vec4<T> g = to_cxcywh(box);
   return {(g.x - center.x) / center.z / variance.x, (g.y - center.y) / center.w / variance.y,
-          std::log(g.z / center.z) / variance.z, std::log(g.w / center.w) / variance.w};
+          log_by<Ops>(g.z / center.z) / variance.z, log_by<Ops>(g.w / center.w) / variance.w};
 }
 
 // Where dw, dh are cut before exp. max_log = +inf: nowhere; symmetric: also below at -max_log.
@@ -88,19 +89,20 @@ struct LogClamp {
   bool symmetric;
   SSD_HOST_DEVICE T operator()(T v) const {
     v = v > max_log ? max_log : v;
-    return symmetric && v < -max_log ? -max_log : v;
+    if (symmetric) v = v < -max_log ? -max_log : v;
+    return v;
   }
   SSD_HOST_DEVICE bool passes(T v) const { return !(v > max_log) && !(symmetric && v < -max_log); }
 };
 
-// The inverse of encode_box; the result is x1, y1, x2, y2, with the same bits on every device.
-template <typename T>
+// The inverse of encode_box; the result is x1, y1, x2, y2.
+template <typename Ops = ScalarOps, typename T>
 SSD_HOST_DEVICE Vec4<T> decode_box(Vec4<T> loc, Vec4<T> center, Vec4<T> variance,
                                    LogClamp<T> clamp) {
   const T cx = add_rn(center.x, mul_rn(mul_rn(loc.x, variance.x), center.z));
   const T cy = add_rn(center.y, mul_rn(mul_rn(loc.y, variance.y), center.w));
-  const T w = mul_rn(center.z, exp_fixed(clamp(mul_rn(loc.z, variance.z))));
-  const T h = mul_rn(center.w, exp_fixed(clamp(mul_rn(loc.w, variance.w))));
+  const T w = mul_rn(center.z, exp_by<Ops>(clamp(mul_rn(loc.z, variance.z))));
+  const T h = mul_rn(center.w, exp_by<Ops>(clamp(mul_rn(loc.w, variance.w))));
   return to_xyxy(Vec4<T>{cx, cy, w, h});
 }
 

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #if defined(__CUDACC__)
@@ -12,6 +13,18 @@
 #endif
 
 namespace ssd_cuda {
+
+// Arithmetic type of a storage type: fp64 computes in fp64, everything else in fp32.
+template <typename T>
+using acc_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <typename To, typename From>
+SSD_HOST_DEVICE To bit_copy(From from) {
+  static_assert(sizeof(To) == sizeof(From), "a bit copy keeps the size");
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
 
 // Separately rounded operations. nvcc contracts a * b + c into one fused operation, which moves the best
 // prior of 0.5% of ground truths; the host is compiled with -ffp-contract=off, so plain operators do there.

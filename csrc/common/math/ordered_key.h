@@ -1,7 +1,6 @@
 // Floats as unsigned integers of the same order, and back: what a selection, a sort or an atomic maximum compares.
 #pragma once
 
-#include <cstring>
 #include <type_traits>
 
 #include "host_device.h"
@@ -11,14 +10,6 @@ namespace ssd_cuda {
 // uint32_t for float, uint64_t for double.
 template <typename T>
 using Ordered = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
-
-template <typename To, typename From>
-SSD_HOST_DEVICE To bit_copy(From from) {
-  static_assert(sizeof(To) == sizeof(From), "a bit copy keeps the size");
-  To to;
-  std::memcpy(&to, &from, sizeof(To));
-  return to;
-}
 
 // Larger key, larger integer; -0 equals +0; every NaN is the largest integer.
 template <typename T>

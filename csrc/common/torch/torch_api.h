@@ -21,8 +21,10 @@
 #include <utility>
 #include <vector>
 
+#include "common/cpu/parallel.h"
 #include "common/cpu/stream_zeros.h"
 #include "common/cpu/zero_pages.h"
+#include "common/math/host_device.h"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -46,10 +48,6 @@ using BFloat16 = __nv_bfloat16;
 using Half = torch::headeronly::Half;
 using BFloat16 = torch::headeronly::BFloat16;
 #endif
-
-// Arithmetic type of a storage type: fp64 computes in fp64, everything else in fp32.
-template <typename T>
-using acc_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 template <typename T>
 inline const T* in(const Tensor& t) {
@@ -95,18 +93,6 @@ inline void dispatch_floating(ScalarType dtype, const char* op, const Fn& fn) {
   if (dtype == ScalarType::Half) return fn(Half{});
   if (dtype == ScalarType::BFloat16) return fn(BFloat16{});
   dispatch_real(dtype, op, fn);
-}
-
-// fn(begin, end) over [0, count) on torch's threads. Work is cut at multiples of grain, so a caller that
-// keeps one partial result per grain gets the same bits for any number of threads.
-template <typename Fn>
-inline void parallel_grains(int64_t count, int64_t grain, const Fn& fn) {
-  const int64_t grains = (count + grain - 1) / grain;
-  torch::stable::parallel_for(0, grains, 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      fn(i * grain, (i + 1) * grain < count ? (i + 1) * grain : count);
-    }
-  });
 }
 
 // A contiguous zero tensor. Large memory comes as zero pages from the system (zero_pages.h); smaller memory is reused by

@@ -1,12 +1,11 @@
 // Per-row selection with a different k in every row, on the CPU; the schemas of the family.
 #include "common/torch/torch_api.h"
-#include "row_selector.h"
+#include "mining_rows.h"
 
 namespace ssd_cuda {
 namespace {
 
 // keys: [B, P], k: int64 [B] -> threshold [B], tie index int64 [B], count int64 [B], sum [B], mask bool [B, P].
-// The sum adds in index order in double.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> top_k_threshold(const Tensor& keys_in,
                                                                    const Tensor& k_in) {
   const Tensor keys = dense(keys_in), ks = dense(k_in);
@@ -21,28 +20,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> top_k_threshold(const Tensor&
   dispatch_floating(keys.scalar_type(), "top_k_threshold", [&](auto zero) {
     using S = decltype(zero);
     using T = acc_t<S>;
-    torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
-      RowSelector<Ordered<T>> selector;
-      std::vector<Ordered<T>> ordered(width);
-      for (int64_t b = begin; b < end; ++b) {
-        const S* row = in<S>(keys) + b * width;
-        bool* marks = out<bool>(mask) + b * width;
-        order_keys(row, width, ordered.data());
-        const auto cut = selector.select(ordered.data(), width, in<int64_t>(ks)[b]);
-        mark_selected(ordered.data(), width, cut, marks);
-        double total = 0;
-        int64_t selected = 0;
-        for_each_marked(marks, width, [&](int64_t i) {
-          total += static_cast<T>(row[i]);
-          ++selected;
-        });
-        out<S>(threshold)[b] = static_cast<S>(cut.tie < 0 ? std::numeric_limits<T>::infinity()
-                                                          : key_value<T>(cut.threshold));
-        out<int64_t>(tie)[b] = cut.tie;
-        out<int64_t>(count)[b] = selected;
-        out<T>(sum)[b] = static_cast<T>(total);
-      }
-    });
+    select_rows<S>(
+        in<S>(keys), in<int64_t>(ks), batch, width,
+        {out<S>(threshold), out<int64_t>(tie), out<int64_t>(count), out<T>(sum), out<bool>(mask)});
   });
   return {threshold, tie, count, sum, mask};
 }
@@ -59,31 +39,9 @@ Tensor select_hard_negatives(const Tensor& keys_in, const Tensor& positive_in,
   Tensor mask = empty_on(keys, {batch, width}, ScalarType::Bool);
   dispatch_floating(keys.scalar_type(), "select_hard_negatives", [&](auto zero) {
     using S = decltype(zero);
-    using T = acc_t<S>;
-    using U = Ordered<T>;
-    torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
-      RowSelector<U> selector;
-      std::vector<U> ordered(width);
-      for (int64_t b = begin; b < end; ++b) {
-        const bool* positive = in<bool>(positives) + b * width;
-        const bool* candidate = candidates ? in<bool>(*candidates) + b * width : nullptr;
-        order_keys(in<S>(keys) + b * width, width, ordered.data());
-        int64_t num_candidates = 0;
-        for (int64_t i = 0; candidate != nullptr && i < width; ++i) {
-          num_candidates += candidate[i] && !positive[i];
-          if (!candidate[i]) ordered[i] = kExcluded<U>;
-        }
-        int64_t num_positives = 0;
-        for_each_marked(positive, width, [&](int64_t i) {
-          ordered[i] = positive_key<T>(rule);
-          ++num_positives;
-        });
-        if (candidate == nullptr) num_candidates = width - num_positives;
-        const int64_t k = num_hard_negatives(rule, num_positives, num_candidates, width);
-        const auto cut = selector.select(ordered.data(), width, k);
-        mark_selected(ordered.data(), width, cut, out<bool>(mask) + b * width);
-      }
-    });
+    select_negative_rows(rule, in<S>(keys), in<bool>(positives),
+                         candidates ? in<bool>(*candidates) : nullptr, batch, width,
+                         out<bool>(mask));
   });
   return mask;
 }

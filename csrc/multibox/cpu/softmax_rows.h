@@ -11,6 +11,7 @@
 
 #include "common/cpu/exp_simd.h"
 #include "common/cpu/half_simd.h"
+#include "common/cpu/transpose.h"
 #include "common/math/loss_math.h"
 
 namespace ssd_cuda {
@@ -45,42 +46,6 @@ RowSum<T> row_sum(const S* row, int64_t stride, int64_t classes) {
   return {largest, sum};
 }
 
-// Of two packs: lanes whose bit D is clear from a, the others from b, moved so that squares of side D change
-// places. The lanes are a constant list, else the shuffles become loops over the lanes.
-template <int D, int N, typename V, int... kLane>
-SSD_SIMD_BODY inline void exchange(V& a, V& b, std::integer_sequence<int, kLane...>) {
-  using I = Pack<int32_t, N>;
-  const V x = a, y = b;
-  a = __builtin_shuffle(x, y, I{(kLane & D ? N + kLane - D : kLane)...});
-  b = __builtin_shuffle(x, y, I{(kLane & D ? N + kLane : kLane + D)...});
-}
-
-// v[i][j] <-> v[j][i] in each square of side K that K packs hold side by side: K log2(K) shuffles.
-template <int N, int K, int D = K / 2, typename V>
-SSD_SIMD_BODY inline void transpose_packs(V* v) {
-#pragma GCC unroll 16
-  for (int i = 0; i < K; ++i) {
-    if ((i & D) == 0) exchange<D, N>(v[i], v[i + D], std::make_integer_sequence<int, N>{});
-  }
-  if constexpr (D > 1) transpose_packs<N, K, D / 2>(v);
-}
-
-template <int K, typename P, int... kLane>
-SSD_SIMD_BODY inline Pack<float, 2 * K> concat(P a, P b, std::integer_sequence<int, kLane...>) {
-  return __builtin_shufflevector(a, b, kLane...);
-}
-
-// N / K pieces of K classes, of rows r, r + K, r + 2K ... of those that `row` names.
-template <int N, int K, typename Row>
-SSD_SIMD_BODY inline Pack<float, N> load_pieces(const Row& row, int r) {
-  if constexpr (N == K) {
-    return load_floats<Pack<float, N>>(row(r));
-  } else {
-    return concat<N / 2>(load_pieces<N / 2, K>(row, r), load_pieces<N / 2, K>(row, r + N / 2),
-                         std::make_integer_sequence<int, N>{});
-  }
-}
-
 // Classes [first, first + K) of N rows, as columns.
 template <int N, int K, typename S>
 SSD_SIMD_BODY inline void load_square(const Logits<S>& logits, int64_t image, int64_t p,
@@ -88,10 +53,10 @@ SSD_SIMD_BODY inline void load_square(const Logits<S>& logits, int64_t image, in
   const auto row = [&](int r)
                        SSD_SIMD_BODY { return logits.row(image, std::min(p + r, last)) + first; };
   Pack<float, N> square[K];
-#pragma GCC unroll 16
+  SSD_UNROLL
   for (int r = 0; r < K; ++r) square[r] = load_pieces<N, K>(row, r);
   transpose_packs<N, K>(square);
-#pragma GCC unroll 16
+  SSD_UNROLL
   for (int j = 0; j < K; ++j) columns[first + j] = square[j];
 }
 
@@ -163,7 +128,7 @@ SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t i
       if (streams && c % kClassesALine == 0) __builtin_prefetch(ahead + c * kClassBytes);
       sum = sum + exp_negative_pack(columns[c] - largest);
     }
-    const V log_sum = log_fixed_pack(sum);
+    const V log_sum = log_normal_pack(sum);
     store_pack(tile->largest + i, largest);
     store_pack(tile->log_sum + i, log_sum);
     store_pack(tile->losses + i, log_sum - (columns[label] - largest));
@@ -188,7 +153,7 @@ void cross_entropy_rows(const Logits<S>& logits, int64_t image, int64_t begin, i
       const S* row = logits.row(image, begin + i);
       const auto [largest, sum] = row_sum<T>(row, logits.class_stride, logits.num_classes);
       tile->largest[i] = largest;
-      tile->log_sum[i] = log_fixed(sum);
+      tile->log_sum[i] = log_normal(sum);
       tile->losses[i] = cross_entropy(tile->log_sum[i], row[label * logits.class_stride], largest);
     }
   }

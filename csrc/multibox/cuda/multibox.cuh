@@ -102,7 +102,7 @@ __device__ T row_cross_entropy(const S* row, int64_t stride, int classes, int la
   for (int c = 0; c < classes; ++c) {
     sum = add_rn(sum, exp_negative(sub_rn(static_cast<T>(row[c * stride]), largest)));
   }
-  return cross_entropy(log_fixed(sum), static_cast<T>(row[label * stride]), largest);
+  return cross_entropy(log_normal(sum), static_cast<T>(row[label * stride]), largest);
 }
 
 // The sum over a block of kTileBlock threads, on thread 0.

@@ -1,10 +1,9 @@
 // Prior generation on the CPU; the schema of the family.
+#include "fill_level.h"
 #include "priors/priors_op.h"
 
 namespace ssd_cuda {
 namespace {
-
-constexpr int64_t kGrainCells = 1024;
 
 void fill_priors(Tensor output, Ints grid, Doubles divisors, Doubles sizes, Doubles frame,
                  int64_t clip, bool corners, bool box_major, bool single) {
@@ -13,17 +12,10 @@ void fill_priors(Tensor output, Ints grid, Doubles divisors, Doubles sizes, Doub
     using R = decltype(real);
     using Out = decltype(zero);
     auto* rows = out<Vec4<Out>>(output);
-    for_each_level(
-        grid, divisors, sizes, output.size(0), [&](const PriorLevel& level, const double* size) {
-          parallel_grains(level.rows * level.columns, kGrainCells, [&](int64_t begin, int64_t end) {
-            for (int64_t cell = begin; cell < end; ++cell) {
-              for (int64_t box = 0; box < level.boxes; ++box) {
-                rows[level.output_row(cell, box, box_major)] =
-                    make_prior<R, Out>(level, style, cell, size[2 * box], size[2 * box + 1]);
-              }
-            }
-          });
-        });
+    for_each_level(grid, divisors, sizes, output.size(0),
+                   [&](const PriorLevel& level, const double* size) {
+                     fill_level<R>(level, style, size, rows);
+                   });
   });
 }
 

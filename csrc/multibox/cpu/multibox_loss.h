@@ -1,0 +1,229 @@
+// The fused MultiBox loss on the CPU, of a batch.
+//
+// Forward: tiles of kTileRows priors give a key per prior and partial sums; then one selection per image; all
+// sums are added in double in the order of the tiles, so any number of threads gives the same bits.
+// Backward: the gradients are zero pages; only the rows that count are read again and written.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "common/cpu/parallel.h"
+#include "mining/cpu/row_selector.h"
+#include "multibox/multibox_rule.h"
+#include "softmax_rows.h"
+
+namespace ssd_cuda {
+
+// All that a kernel reads, for logits of storage type S.
+template <typename S>
+struct Batch {
+  using T = acc_t<S>;
+  using U = Ordered<T>;
+  Logits<S> conf;
+  Logits<S> loc;  // 4 "classes"
+  Targets<T> targets;
+  MultiBoxRule rule;
+  int64_t images, width;
+
+  Vec4<T> loc_row(int64_t image, int64_t p) const {
+    const S* row = loc.row(image, p);
+    const int64_t s = loc.class_stride;
+    return {static_cast<T>(row[0]), static_cast<T>(row[s]), static_cast<T>(row[2 * s]),
+            static_cast<T>(row[3 * s])};
+  }
+
+  // The localisation term of one row, without loc_factor.
+  double loc_term(int64_t image, int64_t p) const {
+    const Vec4<T> x = loc_row(image, p), t = targets.loc_target(image, p);
+    const T beta = static_cast<T>(rule.loss.beta);
+    return static_cast<double>(smooth_l1(x.x - t.x, beta)) + smooth_l1(x.y - t.y, beta) +
+           smooth_l1(x.z - t.z, beta) + smooth_l1(x.w - t.w, beta);
+  }
+};
+
+// marks[i] |= whether prior place + i is no plain negative. Nearly all are: code -1, or the background as ready target.
+template <typename T>
+void mark_others(const Targets<T>& targets, const LabelRule& rule, int64_t place, int64_t count,
+                 bool* marks) {
+  const int64_t background = rule.background - rule.offset;  // as given
+  if (targets.codes != nullptr) {
+    for (int64_t i = 0; i < count; ++i) marks[i] |= targets.codes[place + i] != -1;
+  } else {
+    for (int64_t i = 0; i < count; ++i) marks[i] |= targets.labels[place + i] != background;
+  }
+}
+
+// Keys and sums of priors [begin, end) of an image, before the selection.
+template <typename S>
+ImageSums run_tile(const Batch<S>& batch, int64_t image, int64_t begin, int64_t end,
+                   std::vector<acc_t<S>>* scratch, Ordered<acc_t<S>>* keys) {
+  using T = acc_t<S>;
+  ImageSums sums{};
+  const int64_t count = end - begin, background = batch.rule.label.background;
+  RowTile<T> tile;
+  cross_entropy_rows(batch.conf, image, begin, count, background, scratch, &tile);
+  order_keys(tile.losses, count, keys + begin);
+  bool others[kTileRows] = {};
+  mark_others(batch.targets, batch.rule.label, image * batch.width + begin, count, others);
+  sums.candidates = count;
+  for_each_marked(others, count, [&](int64_t i) {
+    const int64_t p = begin + i;
+    const auto [kind, label] = batch.targets.row(image, p, batch.rule.label);
+    T loss = tile.losses[i];
+    if (label != background) {
+      loss = cross_entropy_at(batch.conf, image, begin, i, label, tile);
+      keys[p] = ordered_key(loss);
+    }
+    sums.candidates -= !is_candidate(kind);
+    if (is_localized(kind)) {
+      ++sums.localized;
+      sums.loc += batch.loc_term(image, p);
+    }
+    if (kind == RowKind::kPositive) {
+      ++sums.positives;
+      sums.conf += loss;
+      keys[p] = positive_key<T>(batch.rule.mining);
+    }
+    if (kind == RowKind::kIgnored) keys[p] = ignored_key<T>(batch.rule.label);
+  });
+  return sums;
+}
+
+// Adds what the selected rows of one image contribute.
+template <typename S>
+void add_selected(const Batch<S>& batch, int64_t image, const Ordered<acc_t<S>>* keys,
+                  RowCut<Ordered<acc_t<S>>> cut, std::vector<int64_t>* reached, ImageSums* sums) {
+  using T = acc_t<S>;
+  using U = Ordered<T>;
+  std::vector<T> scratch;
+  RowTile<T> tile;
+  const auto fill = positive_key<T>(batch.rule.mining);
+  const int64_t count =
+      list_in_range(keys, batch.width, least_selected(cut), ~U(0), reached->data());
+  for (int64_t j = 0; j < count; ++j) {
+    const int64_t p = (*reached)[j];
+    if (!is_selected(keys[p], p, cut)) continue;
+    // A negative or an ignored row may share the key of the positives: only its target tells.
+    if (keys[p] == fill) {
+      const Row row = batch.targets.row(image, p, batch.rule.label);
+      if (row.kind == RowKind::kIgnored) continue;
+      if (row.kind == RowKind::kPositive) {
+        if (!batch.rule.loss.positives_twice) continue;
+        cross_entropy_rows(batch.conf, image, p, 1, batch.rule.label.background, &scratch, &tile);
+        sums->conf += cross_entropy_at(batch.conf, image, p, 0, row.label, tile);
+        continue;
+      }
+    }
+    ++sums->negatives;
+    sums->conf += key_value<T>(keys[p]);
+  }
+}
+
+// keys: [B, P]; cuts: [B, 2] threshold and tie; sums: [B].
+template <typename S>
+void run_forward(const Batch<S>& batch, Ordered<acc_t<S>>* keys, int64_t* cuts,
+                 std::vector<ImageSums>* sums) {
+  using U = Ordered<acc_t<S>>;
+  const int64_t tiles = (batch.width + kTileRows - 1) / kTileRows;
+  std::vector<ImageSums> partial(batch.images * tiles);
+  parallel_ranges(batch.images * tiles, [&](int64_t first, int64_t last) {
+    std::vector<acc_t<S>> scratch;
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t image = i / tiles, begin = i % tiles * kTileRows;
+      const int64_t end = std::min(begin + kTileRows, batch.width);
+      partial[i] = run_tile(batch, image, begin, end, &scratch, keys + image * batch.width);
+    }
+  });
+  parallel_ranges(batch.images, [&](int64_t first, int64_t last) {
+    RowSelector<U> selector;
+    std::vector<int64_t> reached(batch.width);
+    for (int64_t image = first; image < last; ++image) {
+      ImageSums& total = (*sums)[image];
+      for (int64_t t = 0; t < tiles; ++t) total.add(partial[image * tiles + t]);
+      const int64_t k =
+          num_hard_negatives(batch.rule.mining, total.positives, total.candidates, batch.width);
+      const U* row = keys + image * batch.width;
+      const RowCut<U> cut = selector.select(row, batch.width, k);
+      add_selected(batch, image, row, cut, &reached, &total);
+      cuts[2 * image] = static_cast<int64_t>(cut.threshold);
+      cuts[2 * image + 1] = cut.tie;
+    }
+  });
+}
+
+// The two losses of the batch, its number of positives and the scales [B] of its images.
+template <typename S>
+void sum_images(const Batch<S>& batch, const std::vector<ImageSums>& sums, acc_t<S>* localization,
+                acc_t<S>* classification, int64_t* num_positives, acc_t<S>* scales) {
+  using T = acc_t<S>;
+  Denominator denominator{};
+  for (const ImageSums& image : sums) denominator.add(image);
+  double loc_total = 0, conf_total = 0;
+  for (int64_t b = 0; b < batch.images; ++b) {
+    const double scale = image_scale(batch.rule.loss, denominator, sums[b].localized, batch.images);
+    loc_total += image_share(sums[b].loc, scale);
+    conf_total += image_share(sums[b].conf, scale);
+    scales[b] = static_cast<T>(scale);
+  }
+  *localization = static_cast<T>(loc_total * batch.rule.loss.loc_factor);
+  *classification = static_cast<T>(conf_total);
+  *num_positives = denominator.localized;
+}
+
+template <typename S>
+void run_backward(const Batch<S>& batch, const Ordered<acc_t<S>>* keys, const int64_t* cuts,
+                  const acc_t<S>* scales, acc_t<S> grad_loc, acc_t<S> grad_conf,
+                  const Logits<S>& d_loc, const Logits<S>& d_conf) {
+  using T = acc_t<S>;
+  using U = Ordered<T>;
+  const T beta = static_cast<T>(batch.rule.loss.beta);
+  const int64_t tiles = (batch.width + kTileRows - 1) / kTileRows;
+  parallel_ranges(batch.images * tiles, [&](int64_t first, int64_t last) {
+    std::vector<T> scratch;
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t image = i / tiles, begin = i % tiles * kTileRows;
+      const int64_t end = std::min(begin + kTileRows, batch.width);
+      const RowCut<U> cut{static_cast<U>(cuts[2 * image]), cuts[2 * image + 1]};
+      const T loc_scale = static_cast<T>(grad_loc * batch.rule.loss.loc_factor * scales[image]);
+      const int64_t place = image * batch.width + begin;
+      bool marks[kTileRows];  // those that may have a gradient
+      mark_selected(keys + place, end - begin, {cut.threshold, cut.tie - begin}, marks);
+      mark_others(batch.targets, batch.rule.label, place, end - begin, marks);
+      int32_t rows[kTileRows];
+      int num_rows = 0;
+      for_each_marked(marks, end - begin,
+                      [&](int64_t r) { rows[num_rows++] = static_cast<int32_t>(begin + r); });
+      for (int j = 0; j < num_rows; ++j) {  // few and far apart: let their misses overlap
+        for (int64_t c = 0; c < batch.conf.num_classes; c += 64 / sizeof(S)) {
+          __builtin_prefetch(batch.conf.row(image, rows[j]) + c * batch.conf.class_stride);
+          __builtin_prefetch(d_conf.row(image, rows[j]) + c * d_conf.class_stride, 1);
+        }
+      }
+      for (int j = 0; j < num_rows; ++j) {
+        const int64_t p = rows[j];
+        const Row row = batch.targets.row(image, p, batch.rule.label);
+        const int weight = row_weight(row.kind, keys[image * batch.width + p], p, cut,
+                                      batch.rule.loss.positives_twice);
+        if (weight > 0 && scales[image] != T(0)) {
+          cross_entropy_row_backward(batch.conf.row(image, p), batch.conf.class_stride,
+                                     batch.conf.num_classes, row.label,
+                                     weight * grad_conf * scales[image], &scratch,
+                                     const_cast<S*>(d_conf.row(image, p)), d_conf.class_stride);
+        }
+        if (is_localized(row.kind) && scales[image] != T(0)) {
+          const Vec4<T> x = batch.loc_row(image, p), t = batch.targets.loc_target(image, p);
+          S* out_row = const_cast<S*>(d_loc.row(image, p));
+          const T difference[4] = {x.x - t.x, x.y - t.y, x.z - t.z, x.w - t.w};
+          for (int c = 0; c < 4; ++c) {
+            out_row[c * d_loc.class_stride] =
+                static_cast<S>(loc_scale * smooth_l1_gradient(difference[c], beta));
+          }
+        }
+      }
+    }
+  });
+}
+
+}  // namespace ssd_cuda
