@@ -13,7 +13,7 @@ OPTIONS = torch $(shell $(PYTHON) -c 'from importlib.metadata import version; pr
   $(CXX) $(CXXFLAGS), CUDA $(CUDA_HOME) $(TORCH_CUDA_ARCH_LIST), only $(SSD_CUDA_CPU_ONLY), forced $(FORCE_CUDA)
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help env build wheel test demo lint format fuzz bench measure results docs emulator-coverage \
+.PHONY: FORCE help env build wheel test demo lint format fuzz bench measure results docs pictures emulator-coverage \
   emulator-asan gpu-check clean
 
 help:
@@ -124,6 +124,10 @@ docs: build build/docs-env
 	$(PYTHON) -m sphinx -n -W --keep-going -q -d build/doctrees docs build/docs
 	@! grep -rEl --include='*.html' '<(script|link|img)[^>]*(src|href)="(https?:)?//' build/docs
 	@echo build/docs/index.html
+
+# Draws what the pages show, from photographs and the network that make demo has trained on them.
+pictures: build
+	$(PYTHON) docs/pictures.py $(if $(DATA),--data $(DATA)) --checkpoint $(RUN)/checkpoint.pt
 
 clean:
 	rm -rf build dist *.egg-info ssd_cuda/*.so .pytest_cache .mypy_cache .ruff_cache
