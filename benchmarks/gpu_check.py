@@ -1,7 +1,7 @@
 """``make gpu-check``: what only a card can show, in ten minutes, ending in one table and one JSON file.
 
 Stages: needs (what fails to import is installed, where that can be), build, contract (no sync, graphs),
-tests, bench (every case of a card, into results/cuda.json), results (RESULTS.md and the README take it up),
+tests, bench (every case of a card, into results/cuda.json), results (RESULTS.md, README and docs take it up),
 sanitizer (its four tools over a reduced suite). ``--stage`` runs one alone. The clock
 (``--budget`` seconds) is shared: a stage gets what is left less what the later ones need, and the benchmarks
 measure the goals first and stop in time. A stage that is cut off or fails tells what it printed so far; the
@@ -276,7 +276,8 @@ def _hand_over(folder: Path | None, stub: bool) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     results = ROOT / "benchmarks/results"
-    texts = [] if stub else [ROOT / "README.md", ROOT / "benchmarks/RESULTS.md", *results.glob("*_cuda.png")]
+    pages = ("README.md", "docs/numbers.md", "benchmarks/RESULTS.md")
+    texts = [] if stub else [*(ROOT / page for page in pages), *results.glob("*_cuda.png")]
     for path in [
         *texts,
         *results.glob("*stub*.json" if stub else "*cuda.json"),

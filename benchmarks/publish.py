@@ -1,4 +1,4 @@
-"""``make results``: RESULTS.md, its charts and the README's figures, from benchmarks/results/*.json alone.
+"""``make results``: RESULTS.md, its charts, the figures of README and docs, from benchmarks/results/*.json.
 
 Every figure carries the conditions of its file. ``--check`` says whether the texts agree with the files; a
 test runs it. ``--rehearse FILE`` prints the page that a card's FILE would give, and writes nothing.
@@ -267,19 +267,35 @@ def readme_compat() -> str:
     return "\n".join(lines) + f"\n\n21 classes (retinaface 2), 8732 priors, 1 thread; {machine}."
 
 
-def readme(text: str) -> str:
-    """The README with its marked blocks filled in."""
-    blocks = {
-        "headline": readme_headline(),
-        "table": readme_table(),
-        "growth": readme_growth(),
-        "share": readme_share(),
-        "compat": readme_compat(),
-    }
-    for name, body in blocks.items():
-        pattern = rf"(<!-- results:{name} -->\n).*?(<!-- /results:{name} -->)"
+def host_work() -> str:
+    """What a step asks of the host, as it was counted on the CPU."""
+    record, _ = load(FOLDER / "cpu.json")
+    return report.host_work(record["host_work"]).rstrip() if record.get("host_work") else "Not counted yet."
+
+
+# Block -> what it holds; a page holds some of them.
+BLOCKS = {
+    "headline": readme_headline,
+    "table": readme_table,
+    "growth": readme_growth,
+    "share": readme_share,
+    "compat": readme_compat,
+    "host": host_work,
+}
+PAGES = {
+    "README.md": ("headline", "table"),
+    "docs/numbers.md": ("table", "compat", "growth", "share", "host"),
+}
+
+
+def fill(name: str, text: str | None = None) -> str:
+    """The page of that name, or its text as given, with its marked blocks filled in."""
+    text = (ROOT / name).read_text() if text is None else text
+    for block in PAGES[name]:
+        pattern = rf"(<!-- results:{block} -->\n).*?(<!-- /results:{block} -->)"
         if not re.search(pattern, text, re.S):
-            raise ValueError(f"README.md must hold a block results:{name}, found none")
+            raise ValueError(f"{name} must hold a block results:{block}, found none")
+        body = BLOCKS[block]()
         text = re.sub(pattern, lambda match, body=body: f"{match[1]}{body}\n{match[2]}", text, flags=re.S)
     return text
 
@@ -303,8 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.rehearse:
         print(results_page([FOLDER / "cpu.json", options.rehearse]))
         return 0
-    page, front = ROOT / "benchmarks/RESULTS.md", ROOT / "README.md"
-    wanted = {page: results_page(), front: readme(front.read_text())}
+    wanted = {ROOT / "benchmarks/RESULTS.md": results_page(), **{ROOT / name: fill(name) for name in PAGES}}
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     if options.check:
         for path in stale:

@@ -21,7 +21,7 @@ extensions = [
     "sphinx_copybutton",
     "presets",
 ]
-exclude_patterns = ["_ext"]
+exclude_patterns = ["_ext", "pictures/README.md"]
 nitpicky = True  # a reference that leads nowhere is an error
 # What stands in signatures and is documented elsewhere, or nowhere by name.
 nitpick_ignore_regex = [

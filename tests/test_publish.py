@@ -40,16 +40,16 @@ def test_a_rehearsal_is_never_published(rehearsed, monkeypatch):
 def test_a_measured_card_reaches_the_readme(rehearsed, monkeypatch):
     record = json.loads(rehearsed.read_text())
     del record["stub"]
-    readme, cpu = (publish.ROOT / "README.md").read_text(), (publish.FOLDER / "cpu.json").read_text()
+    cpu = (publish.FOLDER / "cpu.json").read_text()
     monkeypatch.setattr(publish, "FOLDER", rehearsed.parent)
     (rehearsed.parent / "cuda.json").write_text(json.dumps(record))
     (rehearsed.parent / "cpu.json").write_text(cpu)
-    assert "| mining: B=32 P=8732, trained keys | 6 us |" in publish.readme(readme)
+    assert "| mining: B=32 P=8732, trained keys | 6 us |" in publish.fill("README.md")
     assert "### Goals" in publish.results_page()
 
 
 def test_sweeps_and_shares_of_a_fresh_file_are_published(tmp_path, monkeypatch):
-    readme, record = (publish.ROOT / "README.md").read_text(), publish.load(publish.FOLDER / "cpu.json")[0]
+    record = publish.load(publish.FOLDER / "cpu.json")[0]
     facts = dict(family="end_to_end", sweep="", params={"B": 2})
     rows = [result(1, 2.0, 2.5, name="step", **facts), result(1, 0.1, 1.0, name="step, core", **facts)]
     for n in (1, 30, 1000):
@@ -61,11 +61,11 @@ def test_sweeps_and_shares_of_a_fresh_file_are_published(tmp_path, monkeypatch):
     record |= {"results": rows_of_file, "core_share": report.core_share(rows)}
     (tmp_path / "cpu.json").write_text(json.dumps(record))
     monkeypatch.setattr(publish, "FOLDER", tmp_path)
-    page, front = publish.results_page(), publish.readme(readme)
+    page, numbers = publish.results_page(), publish.fill("docs/numbers.md")
     assert "![multibox on log axes, with the time that its bytes take](results/multibox_cpu.png)" in page
     assert "B = 1 .. 1000 (x 1000); P=1000, 1 thread" in page and "### The core's share of a step" in page
-    assert "| matching + loss, forward + backward | B^1.00 |" in front and "B 1 to 1,000" in front
-    assert "| step | 0.8 | 1 | 40% | 5% |" in front
+    assert "| matching + loss, forward + backward | B^1.00 |" in numbers and "B 1 to 1,000" in numbers
+    assert "| step | 0.8 | 1 | 40% | 5% |" in numbers
 
 
 def test_the_published_file_has_the_cases_of_today():
@@ -84,14 +84,16 @@ def test_a_case_that_the_readme_names_must_be_there(tmp_path, monkeypatch):
     (tmp_path / "cpu.json").write_text(json.dumps(record))
     monkeypatch.setattr(publish, "FOLDER", tmp_path)
     with pytest.raises(ValueError, match=r"cpu.json must hold multibox 'loss B=32 C=91' against torchvision"):
-        publish.readme((publish.ROOT / "README.md").read_text())
+        publish.fill("README.md")
 
 
 def test_readme_and_results_agree():
-    """The README and RESULTS.md are what `make results` writes from the measured files."""
+    """README, docs/numbers.md and RESULTS.md are what `make results` writes from the measured files."""
     assert publish.main(["--check"]) == 0
 
 
-def test_a_stale_readme_is_noticed():
-    readme = publish.ROOT / "README.md"
-    assert publish.readme(readme.read_text().replace("times as fast", "times as slow")) == readme.read_text()
+@pytest.mark.parametrize("name, was, stale", [("README.md", "times as fast", "times as slow"),
+                                              ("docs/numbers.md", "| nms |", "| NMS |")])  # fmt: skip
+def test_a_stale_page_is_noticed(name, was, stale):
+    text = (publish.ROOT / name).read_text()
+    assert was in text and publish.fill(name, text.replace(was, stale)) == text

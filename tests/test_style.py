@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PLACES = ("ssd_cuda", "build_support", "tests", "benchmarks", "examples")
+PLACES = ("ssd_cuda", "build_support", "tests", "benchmarks", "examples", "docs")
 PYTHON = sorted(p for d in PLACES for p in (ROOT / d).rglob("*.py"))
 NATIVE = sorted(
     p for d in ("csrc", "tests") for p in (ROOT / d).rglob("*") if p.suffix in {".h", ".cuh", ".cu", ".cpp"}
