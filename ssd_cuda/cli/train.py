@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from .. import data
-    from ..engine.checkpoint import ModelSpec
+    from ..engine.checkpoint import ModelSpec, load_checkpoint
     from ..engine.train import TrainConfig, train
 
     check_counts(options)
@@ -58,6 +58,8 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         workers=options.workers,
     )
+    if options.resume:  # looked at before the images are read
+        load_checkpoint(options.resume)
     split = options.split or data.data_splits(options.data)[0]
     dataset = data.open_dataset(options.data, split)
     spec = ModelSpec(options.model, tuple(dataset.classes), size)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..models import SSD, build_model
+from .._names import check_distinct
+from ..models import MODELS, SSD, build_model
+from .checkpoint_check import CheckpointError, check_state
+from .outputs import write_file
 
 __all__ = ["CheckpointError", "ModelSpec", "load_checkpoint", "load_model", "save_checkpoint"]
 
 FORMAT = "ssd_cuda checkpoint 1"
 _KEYS = ("spec", "model", "average", "optimizer", "epoch", "step", "config", "history")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint file that is missing or unusable; the message is one sentence that names it."""
+_MOST_PIXELS = 1 << 26  # of an image: 8192 x 8192 has 5.6 million priors
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,34 @@ class ModelSpec:
     Attributes:
         name: a key of ``ssd_cuda.models.MODELS``.
         classes: names of labels 1, 2, ...; the model has one class more, the background.
-        image_size: (height, width).
+        image_size: (height, width), of at most 2^26 pixels.
+
+    Raises:
+        ValueError: none of the models, no class or one twice, a size that is none.
     """
 
     name: str
     classes: tuple[str, ...]
     image_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or self.name not in MODELS:
+            raise ValueError(f"model must be one of {', '.join(MODELS)}, got {str(self.name)[:40]!r}")
+        named = isinstance(self.classes, tuple) and all(
+            isinstance(n, str) and n.strip() for n in self.classes
+        )
+        if not named or not self.classes:
+            raise ValueError(f"classes must be names, at least one, got {str(self.classes)[:80]}")
+        check_distinct("classes", self.classes)
+        size = self.image_size
+        whole = isinstance(size, tuple) and all(type(side) is int and side >= 1 for side in size)
+        if not whole or len(size) != 2 or size[0] * size[1] > _MOST_PIXELS:
+            raise ValueError(
+                f"image_size must be two sides of at most {_MOST_PIXELS} pixels in all, got {str(size)[:60]}"
+            )
+        only = MODELS[self.name][1]
+        if only is not None and size != only:
+            raise ValueError(f"image_size of {self.name} must be {only}, got {size}")
 
     def build(self) -> SSD:
         """A model with new weights."""
@@ -41,24 +62,66 @@ class ModelSpec:
 
 
 def save_checkpoint(path: str | Path, spec: ModelSpec, state: dict[str, Any]) -> None:
-    """Write the state of a :class:`~ssd_cuda.engine.train.Trainer` so that no half-written file can stay."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    """Write the state of a :class:`~ssd_cuda.engine.train.Trainer` so that no half-written file can stay.
+
+    Raises:
+        OutputError: there is no room, or no folder to write in.
+    """
     content = {"format": FORMAT, "spec": {**asdict(spec), "classes": list(spec.classes)}, **state}
-    torch.save(content, partial)
-    os.replace(partial, path)
+    write_file(path, lambda file: torch.save(content, file))
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tuple[ModelSpec, dict[str, Any]]:
     """The spec and the state of a checkpoint; only tensors and plain values are unpickled.
 
     Raises:
-        CheckpointError: no such file, a file that torch cannot read safely, a file that is something else.
+        CheckpointError: no such file, a file that torch cannot read safely, a file that is something else,
+            and any part that does not fit the model of the spec.
     """
-    path = Path(path)
-    if not path.is_file():
+    return _load(path, device)[:2]
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[SSD, ModelSpec]:
+    """The trained model of a checkpoint (its averaged weights), in ``eval()`` mode, and its spec.
+
+    Raises:
+        CheckpointError: as :func:`load_checkpoint`.
+    """
+    spec, state, model = _load(path, device)
+    model.load_state_dict(state["average"])
+    return model.eval(), spec
+
+
+def _load(path: str | Path, device: torch.device | str) -> tuple[ModelSpec, dict[str, Any], SSD]:
+    content = _read(Path(path), device)
+    found = content.pop("spec")
+    keys = ("name", "classes", "image_size")
+    if not isinstance(found, dict) or set(found) != set(keys):
+        raise CheckpointError(f"{path} must have a spec of {', '.join(keys)}, got {str(found)[:80]}")
+    try:
+        classes, size = (
+            tuple(v) if isinstance(v, list) else v for v in (found["classes"], found["image_size"])
+        )
+        spec = ModelSpec(found["name"], classes, size)
+    except ValueError as error:
+        raise CheckpointError(f"{path} must have a spec of a model that there is: {error}") from error
+    heads = content["model"].get("heads.0.conf_conv.bias") if isinstance(content["model"], dict) else None
+    rows = heads.shape[0] if isinstance(heads, torch.Tensor) and heads.dim() else 0
+    if not rows or rows % (len(spec.classes) + 1):  # before a model of as many classes is built
+        raise CheckpointError(
+            f"{path} must hold the weights of {len(spec.classes)} classes and the background, got {rows} rows"
+        )
+    with torch.random.fork_rng(devices=[]):
+        model = spec.build().to(device)
+    check_state(str(path), content, model)
+    return spec, content, model
+
+
+def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
+    if not path.exists():
         raise CheckpointError(f"checkpoint {path} does not exist")
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} must be a file")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises whatever its readers do: pickle, zip, runtime, EOF errors
@@ -70,30 +133,13 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tup
     missing = [key for key in _KEYS if key not in content]
     if missing:
         raise CheckpointError(f"{path} must hold {', '.join(_KEYS)}, got no {', '.join(missing)}")
-    spec = content.pop("spec")
-    size = (int(spec["image_size"][0]), int(spec["image_size"][1]))
-    return ModelSpec(spec["name"], tuple(spec["classes"]), size), content
+    return content
 
 
 def _describe(content: Any) -> str:
     if not isinstance(content, dict):
         return f"a saved {type(content).__name__}"
     if "format" in content:
-        return f"the format {content['format']!r}"
+        return f"the format {str(content['format'])[:60]!r}"
     keys = ", ".join(str(key) for key in list(content)[:3])
-    return f"a saved dict with {keys}, ..." if keys else "an empty dict"
-
-
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[SSD, ModelSpec]:
-    """The trained model of a checkpoint (its averaged weights), in ``eval()`` mode, and its spec.
-
-    Raises:
-        CheckpointError: as :func:`load_checkpoint`, and weights that do not fit the model of the spec.
-    """
-    spec, state = load_checkpoint(path, device)
-    model = spec.build().to(device)
-    try:
-        model.load_state_dict(state["average"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} must hold the weights of {spec.name}, got others") from error
-    return model.eval(), spec
+    return f"a saved dict with {keys[:80]}, ..." if keys else "an empty dict"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..config import check_range
 from .checkpoint import CheckpointError, ModelSpec, load_checkpoint, save_checkpoint
+from .checkpoint_check import check_state
+from .recipe import TrainConfig, learning_rate, parameter_groups
 
 if TYPE_CHECKING:
     from ..data import BatchLoader
@@ -24,62 +25,6 @@ __all__ = ["TrainConfig", "Trainer", "learning_rate", "train"]
 
 Batch = tuple[Tensor, "GroundTruth"]
 Report = Callable[[int, dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The recipe: AdamW, linear warm-up, cosine decay to zero, averaged weights.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step.
-        lr: peak learning rate.
-        weight_decay: of weights; biases and norms are not decayed.
-        warmup_steps: steps of linear warm-up.
-        clip_norm: gradients are cut at this global norm.
-        average_decay: decay of the exponential moving average of the weights, which is what is evaluated
-            and shipped; 0 makes it the last weights.
-        augment: preset of :func:`ssd_cuda.data.make_transform`.
-        seed: of initial weights, order of images and augmentation.
-        workers: data loading processes; 0 and more than 0 draw different augmentations.
-    """
-
-    epochs: int = 12
-    batch_size: int = 8
-    lr: float = 2e-3
-    weight_decay: float = 1e-2
-    warmup_steps: int = 100
-    clip_norm: float = 5.0
-    average_decay: float = 0.99
-    augment: str = "flips"
-    seed: int = 0
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch_size", 1), ("warmup_steps", 0), ("seed", 0), ("workers", 0)):
-            check_range(name, getattr(self, name), low)
-        check_range("lr", self.lr, 1e-12)
-        check_range("weight_decay", self.weight_decay, 0)
-        check_range("clip_norm", self.clip_norm, 1e-12)
-        check_range("average_decay", self.average_decay, 0, 1)
-
-
-def learning_rate(step: int, total: int, config: TrainConfig) -> float:
-    """The rate of step 0 .. total - 1: warm-up times half a cosine.
-
-    Example:
-        >>> config = TrainConfig(lr=1e-3, warmup_steps=1)
-        >>> learning_rate(0, 100, config), round(learning_rate(50, 100, config), 6)  # then the cosine
-        (0.0005, 0.0005)
-    """
-    warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / total))
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    weights = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
-    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 class Trainer:
@@ -98,11 +43,13 @@ class Trainer:
     """
 
     def __init__(self, model: SSD, config: TrainConfig, steps_per_epoch: int) -> None:
+        mining = replace(model.loss_config.mining, min_negatives=config.min_negatives)
+        model.loss_config = replace(model.loss_config, mining=mining)
         self.model, self.config = model, config
         self.total_steps = config.epochs * steps_per_epoch
         self.average: SSD = copy.deepcopy(model).eval().requires_grad_(False)
         # fused: one pass over the weights instead of a dozen operators for each of them
-        groups = _parameter_groups(model, config.weight_decay)
+        groups = parameter_groups(model, config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
         self.epoch = self.step = 0
         self.history: list[list[float]] = []
@@ -181,12 +128,30 @@ class Trainer:
         ]
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
+        """Go on from ``state``.
+
+        Raises:
+            CheckpointError: a part of it does not fit the model.
+        """
+        check_state("state", state, self.model)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._load_moments(state["optimizer"]["state"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.history = [list(row) for row in state["history"]]
+
+    def _load_moments(self, saved: dict[int, dict[str, Tensor]]) -> None:
+        """Copies in the memory layout of the weights, which the fused optimizer takes for granted."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments = {
+            index: {
+                name: value.clone() if name == "step" else torch.empty_like(parameters[index]).copy_(value)
+                for name, value in entry.items()
+            }
+            for index, entry in saved.items()
+        }
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def train(

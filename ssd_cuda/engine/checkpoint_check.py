@@ -1,0 +1,149 @@
+"""Every part of a checkpoint, held against the model before anything uses it.
+
+A file that unpickles safely may still hold anything. The fused optimizer, for one, writes as many numbers as
+the weights have into whatever it is given, so a state of another size would be a write out of bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .recipe import TrainConfig, parameter_groups
+
+__all__ = ["CheckpointError", "check_state"]
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing or unusable; the message is one sentence that names it."""
+
+
+def check_state(where: str, state: Mapping[str, Any], model: nn.Module) -> TrainConfig:
+    """Raise unless ``state`` is what a run of ``model`` leaves behind.
+
+    Args:
+        where: the file, for messages.
+        state: ``model``, ``average``, ``optimizer``, ``epoch``, ``step``, ``history`` and ``config``.
+        model: whose weights they shall be.
+
+    Returns:
+        The recipe of the run.
+
+    Raises:
+        CheckpointError: names the part, what was expected and what was found.
+    """
+    config = _check_config(where, state["config"])
+    _check_progress(where, state, config)
+    own = model.state_dict()
+    for part in ("model", "average"):
+        _check_weights(where, part, state[part], own)
+    _check_optimizer(where, state["optimizer"], model, config, state["step"])
+    return config
+
+
+def _refuse(where: str, part: str, expected: str, found: object) -> CheckpointError:
+    return CheckpointError(f"{where} must have {expected} in {part}, got {str(found)[:120]}")
+
+
+def _check_config(where: str, found: Any) -> TrainConfig:
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise _refuse(where, "'config'", "the recipe as a dict", type(found).__name__)
+    try:
+        return TrainConfig(**found)
+    except (TypeError, ValueError) as error:
+        raise _refuse(where, "'config'", "a recipe of train", error) from error
+
+
+def _check_progress(where: str, state: Mapping[str, Any], config: TrainConfig) -> None:
+    epoch, step, history = state["epoch"], state["step"], state["history"]
+    if not _is_count(epoch) or epoch > config.epochs:
+        raise _refuse(where, "'epoch'", f"a count of at most {config.epochs} epochs", repr(epoch))
+    if not _is_count(step) or step < epoch:
+        raise _refuse(where, "'step'", f"a count of at least {epoch} steps", repr(step))
+    if not isinstance(history, list) or len(history) != step:
+        found = len(history) if isinstance(history, list) else type(history).__name__
+        raise _refuse(where, "'history'", f"{step} pairs of losses, one a step,", found)
+    for row in history:
+        pair = isinstance(row, (list, tuple)) and len(row) == 2
+        if not pair or not all(isinstance(v, float) and math.isfinite(v) for v in row):
+            raise _refuse(where, "'history'", "two finite losses a step", repr(row))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _check_weights(where: str, part: str, found: Any, own: Mapping[str, Tensor]) -> None:
+    if not isinstance(found, Mapping):
+        raise _refuse(where, f"{part!r}", "the weights by name", type(found).__name__)
+    missing, unknown = own.keys() - found.keys(), found.keys() - own.keys()
+    if missing or unknown:
+        odd = f"no {min(missing)}" if missing else f"{min(map(str, unknown))} too"
+        raise _refuse(where, f"{part!r}", "the weights of its model", odd)
+    for name, value in own.items():
+        _check_like(where, f"{part!r} {name}", found[name], value)
+        counts = name.endswith(("running_var", "num_batches_tracked"))
+        if counts and (found[name] < 0).any():
+            raise _refuse(where, f"{part!r} {name}", "no negative number", found[name].min().item())
+
+
+def _check_like(where: str, part: str, found: Any, own: Tensor) -> None:
+    """Raise unless ``found`` is a plain tensor of the shape and dtype of ``own``, all finite."""
+    if not isinstance(found, Tensor):
+        raise _refuse(where, part, "a tensor", type(found).__name__)
+    if found.layout != torch.strided or found.is_meta or found.is_quantized:
+        raise _refuse(where, part, "a plain tensor", f"one of {found.layout} on {found.device}")
+    if found.shape != own.shape or found.dtype != own.dtype:
+        expected = f"{own.dtype} of shape {list(own.shape)}"
+        raise _refuse(where, part, expected, f"{found.dtype} of shape {list(found.shape)}")
+    if found.is_floating_point() and not torch.isfinite(found).all():
+        raise _refuse(where, part, "finite numbers", "one that is not")
+
+
+def _check_optimizer(where: str, found: Any, model: nn.Module, config: TrainConfig, step: int) -> None:
+    part = "'optimizer'"
+    groups, state = (found.get(key) if isinstance(found, dict) else None for key in ("param_groups", "state"))
+    if not isinstance(groups, list) or not isinstance(state, dict):
+        raise _refuse(where, part, "a state and its param_groups", type(found).__name__)
+    own = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, fused=True)
+    wanted = own.state_dict()["param_groups"]
+    if len(groups) != len(wanted) or not all(isinstance(group, dict) for group in groups):
+        raise _refuse(where, part, f"{len(wanted)} param_groups", len(groups))
+    for group, ours in zip(groups, wanted, strict=True):
+        for key in ("params", "betas", "eps", "weight_decay", "amsgrad", "maximize"):
+            if not _same(group.get(key), ours[key]):
+                raise _refuse(where, part, f"{key} {ours[key]}", repr(group.get(key)))
+    parameters = [p for group in own.param_groups for p in group["params"]]
+    if set(state) != (set(range(len(parameters))) if step else set()):
+        raise _refuse(
+            where, part, f"a state for each of {len(parameters)} weights after {step} steps", len(state)
+        )
+    for index, entry in state.items():
+        _check_moments(where, f"{part} of weight {index}", entry, parameters[index], step)
+
+
+def _same(found: Any, own: Any) -> bool:
+    """Equal and of equal types: True is not 1, and a tensor is not a number."""
+    if isinstance(own, (list, tuple)):
+        same = isinstance(found, (list, tuple)) and len(found) == len(own)
+        return same and all(map(_same, found, own))
+    return type(found) in (type(own), *((int,) if isinstance(own, float) else ())) and bool(found == own)
+
+
+def _check_moments(where: str, part: str, entry: Any, parameter: Tensor, step: int) -> None:
+    if not isinstance(entry, dict) or set(entry) != {"step", *_MOMENTS}:
+        found = sorted(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
+        raise _refuse(where, part, f"step, {', '.join(_MOMENTS)}", found)
+    _check_like(where, part, entry["step"], torch.zeros((), dtype=torch.float32))
+    if entry["step"].item() != min(step, 1 << 24):  # where a float32 counts no further
+        raise _refuse(where, part, f"{step} steps", entry["step"].item())
+    for name in _MOMENTS:
+        _check_like(where, f"{part}, {name}", entry[name], parameter)
+    if (entry["exp_avg_sq"] < 0).any():
+        raise _refuse(where, f"{part}, exp_avg_sq", "no negative number", entry["exp_avg_sq"].min().item())

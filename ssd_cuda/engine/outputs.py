@@ -1,0 +1,91 @@
+"""Writing results: whole or not at all, and one sentence where it cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+__all__ = ["OutputError", "check_folder", "write_file", "write_text"]
+
+
+class OutputError(OSError):
+    """A file or folder that cannot be written; the message is one sentence that names it."""
+
+
+class _Recorder:
+    """A file that remembers why a write failed: torch's writer reports something else in its place."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def write_file(path: str | Path, write: Callable[[Any], Any]) -> None:
+    """Make a file of what ``write(file)`` writes; its folder is made too.
+
+    The content goes to ``<path>.partial`` first, which replaces ``path`` once it is whole and is removed
+    after any failure. What is there and no file, such as ``/dev/stdout``, is written directly.
+
+    Raises:
+        OutputError: the folder cannot be made, ``path`` is a folder, there is no room ...
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"{path} cannot be written: it is a folder")
+    direct = path.exists() and not stat.S_ISREG(path.stat().st_mode)
+    target = path if direct else path.with_name(path.name + ".partial")
+    recorder = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "wb") as file:
+            recorder = _Recorder(file)
+            write(recorder)
+        if not direct:
+            os.replace(target, path)
+    except BaseException as error:
+        if not direct:
+            with contextlib.suppress(OSError):
+                target.unlink()
+        cause = recorder.error if recorder and recorder.error else error
+        if not isinstance(cause, OSError) or isinstance(cause, BrokenPipeError):
+            raise
+        raise OutputError(f"{path} cannot be written: {cause.strerror or cause}") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """:func:`write_file` of a text, as UTF-8."""
+    write_file(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Make ``folder`` and try to write there, before hours of work are to end in it.
+
+    Args:
+        option: that named it, for the message.
+
+    Raises:
+        OutputError: it is a file, it cannot be made, nothing can be written in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+    except (FileExistsError, NotADirectoryError):
+        raise OutputError(f"{option} must be a folder, got {folder}, where a file is in the way") from None
+    except OSError as error:
+        raise OutputError(f"{option} must be a folder to write in, got {folder}: {error.strerror}") from error
