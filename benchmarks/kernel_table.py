@@ -42,10 +42,11 @@ BYTES = {
     "select_kernel": "4 B P read, two losses written; rows longer than shared memory in each pass",
     "backward_kernel": "8 B P and C T a row that counts read, B P (C + 4) T written",
     "nms_key_kernel": "T N read, 4 N written (8 N in fp64)",
-    "nms_class_kernel": "16 N read, 8 N written",
-    "nms_gather_kernel": "(4 T + 24) N read, (4 T + 21) N written",
-    "nms_mask_kernel": "4 T N read, 4 N to 264 N written",
-    "nms_step_kernel": "4 T (N - 2048 s) and 12 to 264 B a box of panel s read",
+    "nms_gather_kernel": "(4 T + 16) N read, (4 T + 9) N and 4 B a head written",
+    "nms_clear_kernel": "4 T + 13 B a box, 4 B a cell, 4 T + 12 B a kept box tested; 5 B a box written",
+    "nms_conflict_kernel": "4 T + 13 B a box, 4 B a cell, 4 T + 12 B a pair tested; 4 B a suppressor written",
+    "nms_resolve_kernel": "5 B a box, 4 B an open suppressor and round read; 1 B a box written",
+    "nms_insert_kernel": "4 T + 9 B a kept box read, 8 B written, 4 B a head of the panel",
     "nms_compact_kernel": "9 N read, 8 B a row written",
 }
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from ssd_cuda import reference
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-PANEL = 2048
+PANEL = 4096  # kNmsFirstPanel
+SMALL = 64  # a first panel that lets a few hundred boxes fill several
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +33,20 @@ def run(
     inclusive=False,
     iou_eps=0.0,
     pixel_offset=0.0,
+    panel=PANEL,
 ):
-    """The steps of the binding, with the same sort on the CPU: (keep [rows], count [])."""
-    order = torch.sort(emulated.keys(scores), stable=True).indices
-    rank_at = None
-    if idxs is not None:
-        rank_at = torch.sort(emulated.classes(idxs, order), stable=True).indices
+    """(keep [rows], count [])"""
     rows = len(boxes) if rows is None else rows
-    keep, count = emulated.nms(boxes, order, idxs, rank_at, threshold, inclusive, iou_eps, pixel_offset, rows)
+    keep, count = emulated.nms(boxes, scores, idxs, threshold, inclusive, iou_eps, pixel_offset, rows, panel)
     return keep, int(count)
 
 
-def same(emulated, boxes, scores, threshold, idxs=None, **options):
+def same(emulated, boxes, scores, threshold, idxs=None, *, panel=PANEL, **options):
     if idxs is None:
         expected = reference.nms.nms(boxes, scores, threshold, **options)
     else:
         expected = reference.nms.batched_nms(boxes, scores, idxs, threshold, **options)
-    keep, count = run(emulated, boxes, scores, threshold, idxs, **options)
+    keep, count = run(emulated, boxes, scores, threshold, idxs, panel=panel, **options)
     assert torch.equal(keep[:count], expected)
     assert bool((keep[count:] == -1).all())
     return count
@@ -57,6 +55,41 @@ def same(emulated, boxes, scores, threshold, idxs=None, **options):
 def scene(n, size=30.0, extent=300.0):
     corner = torch.rand(n, 2) * extent
     return torch.cat([corner, corner + size * (0.2 + torch.rand(n, 2))], 1)
+
+
+def test_panels_cover_the_ranks():
+    """Two of the first size, each next twice the last, up to the most; together every rank once."""
+    panels = kernels("nms").module.panels
+    assert panels(0, 64) == [] and panels(64, 64) == [(0, 64)]
+    assert panels(700, 64) == [(0, 64), (64, 128), (128, 256), (256, 512), (512, 700)]
+    sizes = [end - begin for begin, end in panels(200_000, PANEL)]
+    assert sizes == [4096, 4096, 8192, 16384, *[32768] * 5, 200_000 - 6 * 32768]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"iou_eps": 1e-5}, {"pixel_offset": 1.0}], ids=str)
+def test_the_rule_is_the_division(emulated, dtype, options):
+    """IoUs a few units in the last place from the threshold, far from it, of tiny and huge boxes."""
+    n = 4_000
+    eps, pixel_offset = options.get("iou_eps", 0.0), options.get("pixel_offset", 0.0)
+
+    def pairwise(a, b):
+        return reference.boxes.box_iou(a, b, eps, pixel_offset).diagonal()
+
+    for threshold in (1e-7, 0.3, 0.5, 0.7000001, 1.0):
+        nearly = threshold * (
+            1 + (torch.rand(n, dtype=torch.float64) - 0.5) * 2.0 ** -torch.randint(1, 26, (n,))
+        )
+        size = torch.rand(n, 2, dtype=torch.float64) * 2.0 ** torch.randint(-70, 60, (n, 1))
+        a = torch.cat([torch.zeros(n, 2), size], 1)
+        b = torch.cat([torch.zeros(n, 2), size * torch.stack([nearly, torch.ones(n)], 1)], 1)
+        a, b = a.to(dtype), b.to(dtype)
+        iou = torch.stack([pairwise(a[i : i + 500], b[i : i + 500]) for i in range(0, n, 500)])
+        for inclusive in (False, True):
+            expected = iou.double() >= threshold if inclusive else iou.double() > threshold
+            got = emulated.with_seeds(0).removes(a, b, threshold, inclusive, eps, pixel_offset)
+            assert torch.equal(got.bool(), expected.flatten())
+            assert 0 < got.sum() < n or threshold == 1.0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -74,29 +107,87 @@ def test_nothing(emulated):
     assert keep.tolist() == [-1, -1, -1] and count == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [PANEL, PANEL + 1, 2 * PANEL + 100])
-def test_panels(emulated, n):
-    emulated = emulated.with_seeds(0, 1) if n == PANEL + 1 else emulated.with_seeds(2)
-    boxes, scores = scene(n), torch.rand(n)
-    assert same(emulated, boxes, scores, 0.5) > PANEL / 4
-    same(emulated.with_seeds(1), boxes, scores, 0.2, torch.randint(0, 3, (n,)))
+@pytest.mark.parametrize("seeds", [(0,), (2,)])
+@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.9])
+def test_several_panels(emulated, threshold, seeds):
+    boxes, scores = scene(500), torch.rand(500)
+    emulated = emulated.with_seeds(*seeds)
+    same(emulated, boxes, scores, threshold, panel=SMALL)
+    same(emulated, boxes, scores, threshold, torch.randint(0, 3, (500,)), panel=SMALL)
 
 
 @pytest.mark.slow
-def test_a_chain_crosses_panels(emulated):
-    before, n = PANEL - 150, PANEL + 150  # alone, then chained: neighbours have IoU 1/3
-    x = torch.cat([torch.arange(before) * 3.0, before * 3.0 + torch.arange(n - before)])
+@pytest.mark.parametrize("n", [PANEL, PANEL + 1])
+def test_panels_as_shipped(emulated, n):
+    boxes, scores = scene(n, extent=600.0), torch.rand(n)
+    assert same(emulated.with_seeds(0, 2), boxes, scores, 0.5) > n / 4
+
+
+@pytest.mark.parametrize("order", ["along", "back", "mixed"])
+def test_chains(emulated, order):
+    """Each box removes the next one only (IoU 1/3): every second stays; along the chain, back, shuffled."""
+    n = 600
+    x = torch.arange(n).float()
     boxes = torch.stack([x, torch.zeros(n), x + 2, torch.ones(n)], 1)
-    keep, count = run(emulated.with_seeds(0), boxes, -x, 0.3)
-    assert keep[:count].tolist() == [*range(before), *range(before, n, 2)]
+    scores = {"along": -x, "back": x, "mixed": torch.rand(n)}[order]
+    for panel in (SMALL, PANEL):
+        count = same(emulated.with_seeds(0, 2), boxes, scores, 0.3, panel=panel)
+        assert order == "mixed" or count == n / 2
 
 
-@pytest.mark.slow
-def test_many_classes_in_a_panel_and_one_across(emulated):
-    n = PANEL + 500
+def crowded(n):
+    return scene(10, extent=100.0).repeat(n // 10, 1) + torch.rand(n, 4)
+
+
+ADVERSARIAL = {
+    "all boxes equal": lambda n: torch.tensor([[1.0, 2.0, 30.0, 40.0]]).repeat(n, 1),
+    "one giant box over all": lambda n: torch.cat([torch.tensor([[-1e6, -1e6, 1e6, 1e6]]), scene(n - 1)]),
+    "boxes in one cell": lambda n: scene(n, size=0.1, extent=0.5) + 1000,
+    "crowds": crowded,
+    "levels far apart": lambda n: scene(n, extent=50.0) * 2.0 ** torch.randint(-9, 9, (n, 1)),
+    "far from the origin": lambda n: scene(n) - 3e6,
+    "inverted and empty": lambda n: torch.cat([scene(n // 2), scene(n - n // 2)[:, [2, 3, 0, 1]]]),
+    "at the end of the range": lambda n: scene(n) * 10.0 ** torch.randint(-24, 19, (n, 1)),
+}
+
+
+@pytest.mark.parametrize("boxes", ADVERSARIAL.values(), ids=list(ADVERSARIAL))
+def test_adversarial_scenes(emulated, boxes):
+    boxes, scores = boxes(260), (torch.rand(260) * 200).round()
+    for threshold in (1e-6, 0.5, 0.95):
+        same(emulated.with_seeds(0, 2), boxes, scores, threshold, panel=SMALL)
+
+
+def test_more_suppressors_than_a_list_holds(emulated):
+    """Stripes that overlap 40 others each, in every order: lists are cut and searched again."""
+    n = 400
+    x = torch.arange(n).float()
+    boxes = torch.stack([x, torch.zeros(n), x + 80, torch.ones(n)], 1)
+    for scores in (-x, x, torch.rand(n)):
+        for threshold in (1 / 3, 0.98):
+            same(emulated.with_seeds(0, 2), boxes, scores, threshold, panel=PANEL)
+            same(emulated.with_seeds(0, 2), boxes, scores, threshold, panel=SMALL)
+
+
+def test_classes_of_one_box_each(emulated):
+    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0]]).repeat(200, 1)
+    idxs = torch.randperm(200) * (2**40) - 2**45
+    assert same(emulated.with_seeds(0, 2), boxes, torch.rand(200), 0.0, idxs, panel=SMALL) == 200
+
+
+def test_many_classes(emulated):
+    n = 500
     idxs = torch.where(torch.arange(n) % 5 == 0, torch.arange(n) % 97, 1000)
-    same(emulated.with_seeds(0, 3), scene(n), torch.rand(n), 0.3, idxs)
+    same(emulated.with_seeds(0, 2), scene(n, extent=100.0), torch.rand(n), 0.3, idxs, panel=SMALL)
+
+
+def test_every_pair_counts(emulated):
+    """IoU >= 0 removes boxes that do not overlap; a NaN (two empty boxes) removes nothing."""
+    boxes, scores = scene(300), torch.rand(300)
+    boxes[::3, 2:] = boxes[::3, :2]
+    boxes[1::9, 0] += 100  # a negative area
+    idxs = torch.randint(0, 4, (300,))
+    same(emulated.with_seeds(0, 2), boxes, scores, 0.0, idxs, inclusive=True, panel=SMALL)
 
 
 @pytest.mark.parametrize("options", [{"iou_eps": 1e-5}, {"pixel_offset": 1.0}, {"inclusive": True}])
@@ -104,7 +195,7 @@ def test_options(emulated, options):
     corner, size = torch.randint(0, 9, (200, 2)).float(), torch.randint(0, 5, (200, 2)).float()
     boxes = torch.cat([corner, corner + size], 1)  # IoUs on the threshold, empty boxes
     for threshold in (0.0, 0.25, 1 / 3, 0.5):
-        same(emulated, boxes, (torch.rand(200) * 8).round(), threshold, **options)
+        same(emulated, boxes, (torch.rand(200) * 8).round(), threshold, panel=SMALL, **options)
 
 
 def test_bad_boxes_and_scores(emulated):
@@ -114,7 +205,7 @@ def test_bad_boxes_and_scores(emulated):
     )
     scores = torch.tensor([0.5, nan, -0.0, 0.0, -inf, inf])
     for threshold in (0.0, 0.5):
-        same(emulated, boxes.repeat(8, 1), scores.repeat(8), threshold)
+        same(emulated, boxes.repeat(24, 1), scores.repeat(24), threshold, panel=SMALL)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -128,16 +219,13 @@ def test_keys_sort_as_torch_does(emulated, dtype):
 @pytest.mark.parametrize("n", [0, 1, 8191, 8192, 8193, 20_000])
 def test_compact(emulated, n):
     """Kept boxes by rank, more of them than a block takes at a time, fewer or more rows than are kept."""
-    removed, order = (torch.rand(n) < 0.4).to(torch.uint8), torch.randperm(n)
-    place_of = torch.randperm(n).int()
-    for places in (None, place_of):
-        by_rank = removed if places is None else removed[places.long()]
-        expected = order[by_rank == 0]
-        for rows in {0, 1, len(expected) // 2, len(expected), n + 3}:
-            keep, count = emulated.with_seeds(0, 3).compact(removed, order, places, rows)
-            kept = min(rows, len(expected))
-            assert int(count) == kept and torch.equal(keep[:kept], expected[:kept])
-            assert bool((keep[kept:] == -1).all())
+    states, order = torch.randint(1, 3, (n,), dtype=torch.uint8), torch.randperm(n)
+    expected = order[states == 1]
+    for rows in {0, 1, len(expected) // 2, len(expected), n + 3}:
+        keep, count = emulated.with_seeds(0, 3).compact(states, order, rows)
+        kept = min(rows, len(expected))
+        assert int(count) == kept and torch.equal(keep[:kept], expected[:kept])
+        assert bool((keep[kept:] == -1).all())
 
 
 @settings(deadline=None, max_examples=fuzz_examples())
@@ -153,4 +241,5 @@ def test_fuzz(n, seed, threshold, classes, inclusive):
     corner, size = torch.randint(0, 12, (n, 2)).float(), torch.randint(0, 6, (n, 2)).float()
     boxes, scores = torch.cat([corner, corner + size], 1), (torch.rand(n) * 9).round()
     idxs = torch.randint(0, classes, (n,)) if classes else None
-    same(kernels("nms").with_seeds(0, seed % 5 + 1), boxes, scores, threshold, idxs, inclusive=inclusive)
+    emulated, panel = kernels("nms").with_seeds(0, seed % 5 + 1), 16 + seed % 40
+    same(emulated, boxes, scores, threshold, idxs, inclusive=inclusive, panel=panel)

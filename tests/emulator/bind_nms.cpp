@@ -1,4 +1,7 @@
-// The nms kernels for Python: everything of the CUDA path but the sort, which is torch's.
+// The nms kernels for Python: everything of the CUDA path; a stable sort stands in for torch's.
+#include <algorithm>
+#include <numeric>
+
 #include "emulator/binding.h"
 #include "nms/cuda/nms.cuh"
 
@@ -8,73 +11,86 @@ using emulator::Array;
 namespace py = pybind11;
 using namespace ssd_cuda;
 
+template <typename T>
+using Key = std::conditional_t<std::is_same_v<T, double>, int64_t, int32_t>;
+
 // scores: [N] -> [N] keys that ascend in the order of suppression
-template <typename S, typename Wide, typename Key>
-Array<Key> keys(Array<S> scores) {
-  const int64_t n = scores.shape(0);
-  Array<Key> output({n});
-  emulator::check(launch_nms_keys<S, Wide, Key>(scores, n, output, nullptr));
-  return output;
-}
-
-// idxs, order: [N] -> [N]
-Array<int64_t> classes(Array<int64_t> idxs, Array<int64_t> order) {
-  Array<int64_t> output({order.shape(0)});
-  emulator::check(launch_nms_classes(idxs, order, order.shape(0), output, nullptr));
-  return output;
-}
-
-// boxes: [N, 4], order: [N], idxs, rank_at: [N] or None -> keep [rows], count []
 template <typename S, typename T>
-py::tuple nms(Array<S> boxes, Array<int64_t> order, std::optional<Array<int64_t>> idxs,
-              std::optional<Array<int64_t>> rank_at, double threshold, bool inclusive, double eps,
-              double pixel_offset, int64_t rows) {
-  const int64_t n = boxes.shape(0), panels = nms_panels(n);
-  Array<T> sorted({n, 4}), kept({2 * kNmsPanel, 4});
-  Array<int64_t> sorted_classes({n}), keep({rows}), count({1});
-  Array<int32_t> place_of({n}), kept_count({panels});
-  Array<uint8_t> removed({n});
-  Array<unsigned long long> needed({n});
-  Array<uint32_t> arrived({panels}), mask({nms_mask_words(n)});
-  const NmsGather<S, T> gather{boxes,    emulator::pointer(idxs),
-                               order,    emulator::pointer(rank_at),
-                               sorted,   sorted_classes,
-                               place_of, removed,
-                               needed,   arrived,
-                               n};
-  emulator::check(launch_nms_gather<S, T>(gather, nullptr));
-  const NmsArgs<T> args{sorted,     idxs ? sorted_classes.data() : nullptr,
-                        removed,    mask,
-                        needed,     kept,
-                        kept_count, arrived,
-                        n,          suppress_rule<T>(threshold, inclusive, eps, pixel_offset)};
-  emulator::check(launch_nms<T>(args, nullptr));
-  const NmsOutput output{removed, idxs ? place_of.data() : nullptr, order, keep, count, n, rows};
-  emulator::check(launch_nms_compact(output, nullptr));
+Array<Key<T>> keys(Array<S> scores) {
+  const int64_t n = scores.shape(0);
+  Array<Key<T>> output({n});
+  Array<uint32_t> counters({kNmsCounters});
+  emulator::check(launch_nms_keys<S, T, Key<T>>(scores, n, output, counters, nullptr));
+  for (std::size_t i = 0; i < counters.size(); ++i) {
+    if (counters.data()[i] != 0) throw std::runtime_error("the counters are not cleared");
+  }
+  return output;
+}
+
+// boxes: [N, 4], scores: [N], idxs: [N] or None -> keep [rows], count []; first_panel: see NmsPlan
+template <typename S, typename T>
+py::tuple run(Array<S> boxes, Array<S> scores, std::optional<Array<int64_t>> idxs, double threshold,
+              bool inclusive, double eps, double pixel_offset, int64_t rows, int64_t first_panel) {
+  const int64_t n = boxes.shape(0);
+  emulator::Memory memory;
+  const auto rule = suppress_rule<T>(threshold, inclusive, eps, pixel_offset);
+  const NmsArgs<T> args(NmsPlan(n, first_panel), n, idxs.has_value(), rule, memory);
+  Array<Key<T>> key({n});
+  emulator::check(launch_nms_keys<S, T, Key<T>>(scores, n, key, args.counters, nullptr));
+  Array<int64_t> order({n}, int64_t{0}), keep({rows}), count({1});
+  std::iota(order.data(), order.data() + n, 0);
+  std::stable_sort(order.data(), order.data() + n,
+                   [&](int64_t a, int64_t b) { return key.data()[a] < key.data()[b]; });
+  const NmsInput<S> input{boxes, emulator::pointer(idxs), order};
+  emulator::check(launch_nms(input, args, nullptr));
+  emulator::check(launch_nms_compact({args.states, order, keep, count, n, rows}, nullptr));
   return py::make_tuple(keep.numpy(), count.numpy());
 }
 
-// removed: [N] by place, order: [N], place_of: [N] or None -> keep [rows], count []
-py::tuple compact(Array<uint8_t> removed, Array<int64_t> order,
-                  std::optional<Array<int32_t>> place_of, int64_t rows) {
+// states: [N] by rank, order: [N] -> keep [rows], count []
+py::tuple compact(Array<uint8_t> states, Array<int64_t> order, int64_t rows) {
   Array<int64_t> keep({rows}), count({1});
-  const NmsOutput output{removed, emulator::pointer(place_of), order, keep, count, order.shape(0),
-                         rows};
-  emulator::check(launch_nms_compact(output, nullptr));
+  emulator::check(launch_nms_compact({states, order, keep, count, order.shape(0), rows}, nullptr));
   return py::make_tuple(keep.numpy(), count.numpy());
+}
+
+// a, b: [N, 4] -> [N] whether a[i] removes b[i]
+template <typename T>
+Array<uint8_t> removes(Array<T> a, Array<T> b, double threshold, bool inclusive, double eps,
+                       double pixel_offset) {
+  const auto rule = suppress_rule<T>(threshold, inclusive, eps, pixel_offset);
+  Array<uint8_t> result({a.shape(0)});
+  const auto box = [](const Array<T>& boxes, py::ssize_t i) {
+    return reinterpret_cast<const Vec4<T>*>(boxes.data())[i];
+  };
+  for (py::ssize_t i = 0; i < a.shape(0); ++i) {
+    const Vec4<T> x = box(a, i), y = box(b, i);
+    result.data()[i] = rule(x, rule.area(x), y, rule.area(y));
+  }
+  return result;
+}
+
+// The panels of n boxes: (begin, end) each.
+std::vector<std::pair<int64_t, int64_t>> panels(int64_t n, int64_t first_panel) {
+  std::vector<std::pair<int64_t, int64_t>> result;
+  for_each_nms_panel(n, first_panel,
+                     [&](int64_t begin, int64_t end) { result.emplace_back(begin, end); });
+  return result;
 }
 
 }  // namespace
 
 EMULATOR_MODULE(m) {
-  m.def("keys", &keys<float, float, int32_t>);
-  m.def("keys", &keys<double, double, int64_t>);
-  m.def("keys", &keys<__half, float, int32_t>);
-  m.def("keys", &keys<__nv_bfloat16, float, int32_t>);
-  m.def("classes", &classes);
+  m.def("keys", &keys<float, float>);
+  m.def("keys", &keys<double, double>);
+  m.def("keys", &keys<__half, float>);
+  m.def("keys", &keys<__nv_bfloat16, float>);
+  m.def("removes", &removes<float>);
+  m.def("removes", &removes<double>);
+  m.def("panels", &panels);
   m.def("compact", &compact);
-  m.def("nms", &nms<float, float>);
-  m.def("nms", &nms<double, double>);
-  m.def("nms", &nms<__half, float>);
-  m.def("nms", &nms<__nv_bfloat16, float>);
+  m.def("nms", &run<float, float>);
+  m.def("nms", &run<double, double>);
+  m.def("nms", &run<__half, float>);
+  m.def("nms", &run<__nv_bfloat16, float>);
 }

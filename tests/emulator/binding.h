@@ -75,6 +75,21 @@ T* pointer(const std::optional<Array<T>>& array) {
   return array ? array->data() : nullptr;
 }
 
+// The workspace of a launcher, an array for each part: an access past one of them is seen. memory(count, T{}) gives a part.
+class Memory {
+ public:
+  template <typename T>
+  T* operator()(int64_t count, T) const {
+    Array<T> part({static_cast<py::ssize_t>(count)}, "a part of the workspace");
+    parts_->push_back(std::make_shared<Array<T>>(part));
+    return part;
+  }
+
+ private:
+  std::shared_ptr<std::vector<std::shared_ptr<void>>> parts_ =
+      std::make_shared<std::vector<std::shared_ptr<void>>>();
+};
+
 inline void check(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
 }

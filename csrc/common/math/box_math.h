@@ -51,12 +51,12 @@ SSD_HOST_DEVICE T box_area(Vec4<T> b, T pixel_offset = T{}) {
   return mul_rn(add_rn(sub_rn(b.z, b.x), pixel_offset), add_rn(sub_rn(b.w, b.y), pixel_offset));
 }
 
-// Of boxes without NaN; a box with one has a NaN area, which iou passes on.
+// Of boxes without NaN; a box with one has a NaN area, which union_of and iou pass on.
 template <typename T>
 SSD_HOST_DEVICE T intersection_area(Vec4<T> a, Vec4<T> b, T pixel_offset = T{}) {
-  const T w = add_rn(sub_rn(min_of(a.z, b.z), max_of(a.x, b.x)), pixel_offset);
-  const T h = add_rn(sub_rn(min_of(a.w, b.w), max_of(a.y, b.y)), pixel_offset);
-  return mul_rn(max_of(w, T{}), max_of(h, T{}));
+  const T w = add_rn(sub_rn(min_number(a.z, b.z), max_number(a.x, b.x)), pixel_offset);
+  const T h = add_rn(sub_rn(min_number(a.w, b.w), max_number(a.y, b.y)), pixel_offset);
+  return mul_rn(max_number(w, T{}), max_number(h, T{}));
 }
 
 // inter / (area_a + area_b - inter + eps), each operation rounded on its own in this order: torchvision's

@@ -109,6 +109,25 @@ SSD_HOST_DEVICE T max_of(T a, T b) {
   return a > b ? a : b;
 }
 
+// The same where every caller throws a NaN out later: one instruction on the card too, where the pattern above is a
+// comparison and a selection.
+template <typename T>
+SSD_HOST_DEVICE T min_number(T a, T b) {
+#if defined(__CUDA_ARCH__)
+  return ::fmin(a, b);
+#else
+  return min_of(a, b);
+#endif
+}
+template <typename T>
+SSD_HOST_DEVICE T max_number(T a, T b) {
+#if defined(__CUDA_ARCH__)
+  return ::fmax(a, b);
+#else
+  return max_of(a, b);
+#endif
+}
+
 // torch.minimum / torch.maximum: a NaN on either side gives NaN, so a bad box never looks like a good one.
 template <typename T>
 SSD_HOST_DEVICE T min_nan(T a, T b) {

@@ -26,6 +26,7 @@ struct SuppressRule {
   T eps;           // added to the union
   T pixel_offset;  // see box_area
   bool inclusive;
+  T surely_above, surely_below;  // threshold (1 +- 2^-20): see operator()
 
   // V: T, or a vector of T (simd.h), which gives a mask.
   template <typename V>
@@ -37,8 +38,16 @@ struct SuppressRule {
   SSD_HOST_DEVICE bool any_pair() const { return inclusive && threshold == T(0); }
   SSD_HOST_DEVICE bool operator()(Vec4<T> a, T area_a, Vec4<T> b, T area_b) const {
     const T inter = intersection_area(a, b, pixel_offset);
-    if (!(inter > T(0)) && !any_pair()) return false;  // spares most pairs the division
-    return passes(iou_of(inter, area_a, area_b, eps));
+    if (!(inter > T(0)) && !any_pair()) return false;  // spares most pairs the rest
+    // An IoU that is not next to the threshold needs no division. Rounding is monotone: inter > fl(surely_above u) says
+    // that inter > surely_above u but for one rounding of 2^-24, so the true quotient is above threshold (1 + 2^-21) and the
+    // rounded one above the threshold; likewise below. A subnormal product lies on the grid of inter itself, so that the
+    // comparison is the exact one. NaN is left to the division. Boxes that overlap have a positive union; a negative one
+    // is seen only where any pair counts, and there 0 > -inf says what -0 >= 0 does.
+    const T u = union_of(inter, area_a, area_b, eps);
+    if (inter > mul_rn(surely_above, u)) return true;
+    if (inter < mul_rn(surely_below, u)) return false;
+    return passes(div_rn(inter, u));
   }
 #if !defined(__CUDA_ARCH__)
   // The same test of a vector of boxes against one, as a mask. A free lane has area NaN.
@@ -61,7 +70,14 @@ inline SuppressRule<T> suppress_rule(double threshold, bool inclusive, double ep
   T rounded = static_cast<T>(threshold);
   if (!inclusive && rounded > threshold) rounded = std::nextafter(rounded, T(-INFINITY));
   if (inclusive && rounded < threshold) rounded = std::nextafter(rounded, T(INFINITY));
-  return {rounded, static_cast<T>(eps), static_cast<T>(pixel_offset), inclusive};
+  const bool wide =
+      rounded >= T(0x1p-20);  // a smaller quotient may round to the threshold, or to 0
+  return {.threshold = rounded,
+          .eps = static_cast<T>(eps),
+          .pixel_offset = static_cast<T>(pixel_offset),
+          .inclusive = inclusive,
+          .surely_above = wide ? rounded * (1 + T(0x1p-20)) : T(INFINITY),
+          .surely_below = wide ? rounded * (1 - T(0x1p-20)) : T(-1)};
 }
 
 }  // namespace ssd_cuda

@@ -52,29 +52,6 @@ struct Candidate {
   LaneInt<T> cls;
 };
 
-enum class Kind : uint8_t { kInert, kNormal, kOdd };
-
-// Which of the arguments above hold for a box.
-template <typename T>
-inline Kind kind_of(Vec4<T> box, T area, const SuppressRule<T>& rule) {
-  const T w = box.z - box.x + rule.pixel_offset, h = box.w - box.y + rule.pixel_offset;
-  if (!(w > 0 && h > 0)) return Kind::kInert;
-  if (!(area <= std::numeric_limits<T>::max()) || !(w <= std::numeric_limits<T>::max()) ||
-      !(h <= std::numeric_limits<T>::max())) {
-    return Kind::kInert;
-  }
-  const T small = std::numeric_limits<T>::min() * T(1 << 20),
-          large = std::numeric_limits<T>::max() / 16;
-  bool odd = area < small || area > large || w > large || h > large;
-  if (const T pixel = rule.pixel_offset; pixel > 0) {
-    // The size of an inverted box is a cancelled difference, and a far x2 swallows x2 + pixel.
-    const T far = pixel * T(int64_t{1} << 40);
-    odd = odd || w < pixel / 2 || h < pixel / 2 || std::abs(box.x) > far || std::abs(box.y) > far ||
-          std::abs(box.z) > far || std::abs(box.w) > far;
-  }
-  return odd ? Kind::kOdd : Kind::kNormal;
-}
-
 // Lanes of list[slot, slot + lanes) that remove q: -1, others 0.
 template <typename V, typename T>
 SSD_SIMD_BODY inline auto removed_by(const KeptList<T>& list, int64_t slot, const Candidate<T>& q,

@@ -1,17 +1,6 @@
 // Greedy suppression on the CPU. Boxes come in score order; each is tested against the kept boxes that could
 // remove it. Up to kGridFrom kept boxes these are all of them, a vector of boxes at a time; from then on those
-// that a hashed grid finds.
-//
-// Why a grid suffices: for IoU > t the widths (and heights) of two boxes differ by a factor of at most 1/t, and
-// their centres by at most (wa + wb) (1 - t) / (2 (1 + t)). So kept boxes are filed by level (power of two of
-// their longer side), class and the cell of their centre, with cells as long as the longest box of the level,
-// and a box looks only into the few cells of the few levels in reach. Kept boxes do not overlap by more than t,
-// so a cell holds few of them whatever the number of boxes. Cells are hashed: no limit on coordinates, levels or
-// classes; a collision only adds a box to the test, which is exact. Memory: O(N).
-//
-// Bounds are widened by far more than fp32 rounding; boxes for which that argument fails (areas near the ends of
-// the floating range) are tested against every kept box, and every box against them. Boxes without a positive
-// finite area remove nothing and are never removed.
+// that a hashed grid finds (nms_grid.h says why these suffice). Memory: O(N).
 #pragma once
 
 #include <algorithm>
@@ -19,7 +8,7 @@
 #include <optional>
 #include <vector>
 
-#include "nms_grid.h"
+#include "kept_grid.h"
 
 namespace ssd_cuda {
 namespace nms {

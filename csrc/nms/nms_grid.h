@@ -1,0 +1,148 @@
+// Why a grid finds every box that can remove another, and its numbers: levels, cells, reach. Both devices file their kept
+// boxes by it.
+//
+// For IoU > t the widths (and heights) of two boxes differ by a factor of at most 1/t, and their centres by at most
+// (wa + wb) (1 - t) / (2 (1 + t)). So a box is filed by level (power of two of its longer side), class and the cell of its
+// centre, with cells as long as the longest box of the level, and a search looks only into the few cells of the few levels
+// in reach. Kept boxes do not overlap by more than t, so a cell holds few of them whatever the number of boxes. Cells are
+// hashed: no limit on coordinates, levels or classes; a collision only adds a box to the test, which is exact.
+//
+// Bounds are widened by far more than rounding. Boxes for which that argument fails (areas near the ends of the floating
+// range) are odd: tested against every box, and every box against them. Boxes without a positive finite area are inert:
+// they remove nothing and are never removed.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "common/math/nms_math.h"
+
+namespace ssd_cuda {
+namespace nms {
+
+enum class Kind : uint8_t { kInert, kNormal, kOdd };
+
+// Which of the arguments above hold for a box.
+template <typename T>
+SSD_HOST_DEVICE Kind kind_of(Vec4<T> box, T area, const SuppressRule<T>& rule) {
+  using Limits = std::numeric_limits<T>;
+  const T w = box.z - box.x + rule.pixel_offset, h = box.w - box.y + rule.pixel_offset;
+  const T largest = Limits::max();
+  if (!(w > 0 && h > 0)) return Kind::kInert;
+  if (!(area <= largest) || !(w <= largest) || !(h <= largest)) return Kind::kInert;
+  const T small = Limits::min() * T(1 << 20), large = largest / 16;
+  bool odd = area < small || area > large || w > large || h > large;
+  if (const T pixel = rule.pixel_offset; pixel > 0) {
+    // The size of an inverted box is a cancelled difference, and a far x2 swallows x2 + pixel.
+    const T far = pixel * T(int64_t{1} << 40);
+    odd = odd || w < pixel / 2 || h < pixel / 2 || std::abs(box.x) > far || std::abs(box.y) > far ||
+          std::abs(box.z) > far || std::abs(box.w) > far;
+  }
+  return odd ? Kind::kOdd : Kind::kNormal;
+}
+
+// Levels of normal boxes lie in [-kLevels / 2, kLevels / 2).
+constexpr int kLevels = 2 * 1100;
+constexpr double kSmallest = 1e-300, kLargest = 1e300;
+
+// The level of a size: floor(log2(size)); size is a positive normal double.
+SSD_HOST_DEVICE int level_of(double size) {
+  return static_cast<int>(bit_copy<uint64_t>(size) >> 52) - 1023;
+}
+SSD_HOST_DEVICE double power_of_two(int exponent) {
+  return bit_copy<double>(static_cast<uint64_t>(exponent + 1023) << 52);
+}
+// floor, held inside what int64 can take; monotone, so a range of centres stays a range of cells.
+SSD_HOST_DEVICE int64_t floor_to_int(double value) {
+  value = min_of(max_of(value, -0x1p61), 0x1p61);
+  const auto whole = static_cast<int64_t>(value);
+  return whole - (value < static_cast<double>(whole));
+}
+
+struct Shape {
+  double cx, cy, w, h;
+  int level;
+};
+
+// The cells of a level where a search looks: [x_first, x_last] by [y_first, y_last].
+struct Cells {
+  int64_t x_first, x_last, y_first, y_last;
+  double count;  // about how many, never too few; the exact number may overflow
+
+  SSD_HOST_DEVICE int64_t width() const { return x_last - x_first + 1; }
+  SSD_HOST_DEVICE int64_t height() const { return y_last - y_first + 1; }
+};
+
+// What the grid of a rule is made of; the hashing is modulo a power of two that its user picks.
+template <typename T>
+class GridRule {
+ public:
+  explicit GridRule(const SuppressRule<T>& rule) : pixel_offset_(rule.pixel_offset) {
+    // The least true IoU of a pair whose rounded IoU passes. Below, only "they overlap" is used.
+    const double t = rule.threshold;
+    if (rule.pixel_offset == 0) {
+      least_iou_ = t < 1e-5 ? 0 : t * (1 - 1e-5);
+    } else {
+      least_iou_ = t < 1e-2 ? 0 : t * (1 - 1e-3);
+    }
+    reach_factor_ = (1 - least_iou_) / (2 * (1 + least_iou_));
+  }
+
+  SSD_HOST_DEVICE Shape shape(Vec4<T> b) const {
+    const double x1 = b.x, y1 = b.y, x2 = double(b.z) + pixel_offset_,
+                 y2 = double(b.w) + pixel_offset_;
+    const double w = x2 - x1, h = y2 - y1;
+    return {0.5 * x1 + 0.5 * x2, 0.5 * y1 + 0.5 * y2, w, h, level_of(max_of(w, h))};
+  }
+
+  // The levels of boxes that may remove one of this shape: from lowest to highest.
+  SSD_HOST_DEVICE int lowest_level(const Shape& s) const {
+    return level_of(max_of(max_of(s.w, s.h) * least_iou_, kSmallest));
+  }
+  SSD_HOST_DEVICE int highest_level(const Shape& s) const {
+    return level_of(min_of(max_of(s.w, s.h) / max_of(least_iou_, kSmallest), kLargest));
+  }
+
+  // Cells of one row are neighbours: hash = row_hash + ix.
+  SSD_HOST_DEVICE static uint64_t row_hash(int64_t iy, int level, int64_t cls) {
+    uint64_t h = static_cast<uint64_t>(iy) * 0x9e3779b97f4a7c15ull +
+                 static_cast<uint64_t>(level) * 0xc2b2ae3d27d4eb4full +
+                 static_cast<uint64_t>(cls) * 0x165667b19e3779f9ull;
+    h = (h ^ (h >> 32)) * 0xd6e8feb86659fd93ull;
+    return h ^ (h >> 32);
+  }
+  SSD_HOST_DEVICE static uint64_t cell_hash(int64_t ix, uint64_t row) {
+    return row + static_cast<uint64_t>(ix);
+  }
+  // Where a box of this shape is filed.
+  SSD_HOST_DEVICE static uint64_t home_hash(const Shape& s, int64_t cls) {
+    const double inverse = power_of_two(-(s.level + 1));
+    return cell_hash(floor_to_int(s.cx * inverse),
+                     row_hash(floor_to_int(s.cy * inverse), s.level, cls));
+  }
+
+  // Where boxes of a level that may remove one of this shape are filed.
+  SSD_HOST_DEVICE Cells cells(const Shape& s, int level) const {
+    const double largest = power_of_two(level + 1), inverse = power_of_two(-(level + 1));
+    const double rx = reach(s.w, s.cx, largest), ry = reach(s.h, s.cy, largest);
+    return {floor_to_int((s.cx - rx) * inverse), floor_to_int((s.cx + rx) * inverse),
+            floor_to_int((s.cy - ry) * inverse), floor_to_int((s.cy + ry) * inverse),
+            (2 * rx * inverse + 2) * (2 * ry * inverse + 2)};
+  }
+
+ private:
+  // How far a centre may lie from that of a box `size` long, along one axis, when the other box is at most
+  // `largest` long: along an axis too, overlap / union is at least the IoU, so the distance is at most
+  // (a + b) (1 - t) / (2 (1 + t)), and b at most a / t.
+  SSD_HOST_DEVICE double reach(double size, double centre, double largest) const {
+    const double b = min_of(size / max_of(least_iou_, kSmallest), largest);
+    return (size + b) * reach_factor_ * (1 + 1e-6) + std::abs(centre) * 1e-15;
+  }
+
+  T pixel_offset_;
+  double least_iou_, reach_factor_;
+};
+
+}  // namespace nms
+}  // namespace ssd_cuda
