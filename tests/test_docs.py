@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+import ssd_cuda
 from ssd_cuda import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig, PriorSpec, cli, presets
 
 ROOT = Path(__file__).parents[1]
@@ -158,6 +159,11 @@ def test_semantics_names_every_option(config):
     section = re.search(rf"^## [^\n]*`{config.__name__}`\n(.*?)(?=^## |\Z)", text, re.S | re.M)[1]
     options = set(re.findall(r"`(\w+)(?:=[^`]*)?`", section))
     assert {field.name for field in fields(config)} <= options
+
+
+def test_the_api_page_holds_every_public_name():
+    text = (ROOT / "docs/api.md").read_text()
+    assert not [name for name in ssd_cuda.__all__ if f":: ssd_cuda.{name}\n" not in text]
 
 
 def test_the_readme_stays_short():
