@@ -28,6 +28,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(torch|np|numpy|nn|PIL|collections|pathlib)\..*"),
     (r"py:.*", r"(Tensor|Path|Sequence|Mapping|Callable|Any|optional|Module|PIL\.Image)"),
     (r"py:.*", r"(BoxFormat|Variances|Degenerate|OnDegenerate|Transform|Sample|Report|Batch|Pair)"),
+    (r"py:exc", r"\w+Error"),  # of another module
     (r"py:.*", r"(ssd_cuda\.config\.preset\.C|.*\._.*)"),
 ]
 
