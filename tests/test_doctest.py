@@ -19,12 +19,15 @@ MODULES = (
     "ssd_cuda",
     *(f"ssd_cuda.{name}" for name in ("ops", "nn", "models", "data", "compat")),
     *(f"ssd_cuda.compat.{name}" for name in CODEBASES),
+    *(f"ssd_cuda.engine.{name}" for name in ("recipe", "train", "evaluate", "metrics", "checkpoint", "draw")),
 )
 # What the examples may use without saying so; docs/api.md names the same.
 NAMES = {"torch": torch, "ssd_cuda": ssd_cuda, "ops": ops, "nn": nn, "models": models, "data": data}
 # Read a folder, or are what others are made of: the pages of docs/ show them at work.
 NO_EXAMPLE = {"CachedDataset", "CocoDataset", "DataError", "DetectionDataset", "TransformedDataset"}
 NO_EXAMPLE |= {"VocDataset", "read_image", "Detections", "MultiBoxLosses", "TopK"}
+NO_EXAMPLE |= {"CheckpointError", "load_checkpoint", "load_model", "save_checkpoint", "train"}
+NO_EXAMPLE |= {"save_grid", "save_loss_curve"}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -32,7 +35,8 @@ def public() -> dict[str, object]:
     """Name of the definition to the object, for all that a user imports and that can be called."""
     found = {}
     for module in map(importlib.import_module, MODULES):
-        for name in module.__all__:
+        own = [name for name, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__]
+        for name in getattr(module, "__all__", [name for name in own if name[0] != "_"]):
             value = getattr(module, name)
             if inspect.isclass(value) or inspect.isfunction(value):
                 found[f"{value.__module__}.{value.__qualname__}"] = value

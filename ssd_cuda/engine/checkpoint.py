@@ -31,6 +31,10 @@ class ModelSpec:
 
     Raises:
         ValueError: none of the models, no class or one twice, a size that is none.
+
+    Example:
+        >>> ModelSpec("ssd_small", ("cell",), (64, 64)).build().num_classes
+        2
     """
 
     name: str

@@ -27,7 +27,12 @@ _PALETTE: tuple[Colour, ...] = (
 
 
 def class_colour(index: int) -> Colour:
-    """The colour of the class with this index, from 0: a fixed palette, then ever new hues."""
+    """The colour of the class with this index, from 0: a fixed palette, then ever new hues.
+
+    Example:
+        >>> class_colour(0)
+        (250, 82, 82)
+    """
     if index < len(_PALETTE):
         return _PALETTE[index]
     red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.75, 0.9)
@@ -55,6 +60,12 @@ def draw_detections(
 
     Returns:
         A ``PIL.Image``; ``.save(path)`` writes it.
+
+    Example:
+        >>> image = torch.zeros(3, 48, 64, dtype=torch.uint8)
+        >>> found = {"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "scores": torch.ones(1)}
+        >>> draw_detections(image, {**found, "labels": torch.tensor([1])}, ["cell"]).size
+        (640, 480)
     """
     canvas_module = require("PIL.Image", "drawing")
     draw_module = require("PIL.ImageDraw", "drawing")

@@ -50,6 +50,12 @@ def predict(
         config: rule of the post-process; None: the model's.
         workers: data loading processes.
         progress: ``tqdm`` or the like, or None.
+
+    Example:
+        >>> model = models.ssd_small(num_classes=6, image_size=(64, 64)).eval()
+        >>> found = predict(model, data.open_dataset("shapes", "test", length=2), workers=0)
+        >>> len(found), sorted(found[0])
+        (2, ['boxes', 'labels', 'scores'])
     """
     resized = prepare(dataset, model.image_size, cache=False)
     batches: Any = BatchLoader(resized, batch_size, train=False, workers=workers, device=model.priors.device)
@@ -78,6 +84,11 @@ def evaluate(
 
     Raises:
         ValueError: a model with another number of classes than the data set has.
+
+    Example:
+        >>> model = models.ssd_small(num_classes=6, image_size=(64, 64)).eval()
+        >>> sorted(evaluate(model, data.open_dataset("shapes", "test", length=2), workers=0))
+        ['ap50', 'coco', 'map', 'predictions', 'voc']
     """
     if model.num_classes != dataset.num_classes:
         raise ValueError(

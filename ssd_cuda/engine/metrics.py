@@ -125,6 +125,12 @@ def coco_map(
 
     Raises:
         ValueError: as for :func:`voc_ap`. ImportError: pycocotools is missing.
+
+    Example:
+        >>> truth = [{"boxes": [[0, 0, 10, 10]], "labels": [1]}]
+        >>> found = [{"boxes": [[0, 0, 10, 9]], "scores": [0.9], "labels": [1]}]
+        >>> round(coco_map(found, truth, ["cell"])["map"], 2)  # IoU 0.9: nine of ten thresholds
+        0.9
     """
     coco_module = require("pycocotools.coco", "COCO mAP")
     eval_module = require("pycocotools.cocoeval", "COCO mAP")

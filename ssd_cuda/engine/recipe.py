@@ -43,6 +43,10 @@ class TrainConfig:
         workers: data loading processes; 0 and more than 0 draw different augmentations.
         min_negatives: priors that an image trains as background even when it has no object; 0 leaves images
             without objects without effect, as in the paper.
+
+    Example:
+        >>> TrainConfig(epochs=3, lr=1e-3).batch_size
+        8
     """
 
     epochs: int = 12
@@ -79,7 +83,13 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The parameters that are decayed, and the others."""
+    """The parameters that are decayed, and the others.
+
+    Example:
+        >>> model = models.ssd_small(num_classes=2, image_size=(64, 64))
+        >>> [group["weight_decay"] for group in parameter_groups(model, 0.01)]  # weights, then biases and norms
+        [0.01, 0.0]
+    """
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     others = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
     return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

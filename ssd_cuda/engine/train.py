@@ -40,6 +40,14 @@ class Trainer:
         epoch: epochs that are done.
         step: steps that are done.
         history: one ``[localization, classification]`` per step.
+
+    Example:
+        >>> model = models.ssd_small(num_classes=6, image_size=(64, 64))
+        >>> dataset = data.prepare(data.open_dataset("shapes", "train", length=4), (64, 64))
+        >>> trainer = Trainer(model, TrainConfig(epochs=1, batch_size=2), steps_per_epoch=2)
+        >>> mean = trainer.run_epoch(data.BatchLoader(dataset, 2, train=True, workers=0))
+        >>> trainer.epoch, trainer.step, len(trainer.history)
+        (1, 2, 2)
     """
 
     def __init__(self, model: SSD, config: TrainConfig, steps_per_epoch: int) -> None:
