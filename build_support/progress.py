@@ -24,7 +24,7 @@ def shorten(line: str, root: str) -> str | None:
     link = LINK.match(line)
     if link:
         return f"linking {os.path.basename(link.group(1))}\n"
-    return None if COMMAND.match(line) else line
+    return None if COMMAND.match(line) or line == "ninja: no work to do.\n" else line
 
 
 @contextlib.contextmanager

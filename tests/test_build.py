@@ -202,6 +202,16 @@ def test_old_torch_is_one_sentence(tmp_path):
     assert done.stderr.strip().startswith("ssd_cuda: building needs torch 2.11 or newer, and this is 2.10.1")
 
 
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a compiler")
+def test_headers_refuse_a_compiler_that_approximates():
+    """Behind setup.py's own refusal, for builds that do without it."""
+    header = str(ROOT / "csrc/common/math/host_device.h")
+    plain = ["c++", "-fsyntax-only", "-x", "c++", "-std=c++20", header]
+    assert subprocess.run(plain, capture_output=True).returncode == 0
+    done = subprocess.run([*plain, "-ffast-math"], capture_output=True, text=True)
+    assert done.returncode != 0 and "not to be compiled with -ffast-math" in done.stderr
+
+
 def test_nothing_in_the_project_file_is_deprecated(tmp_path):
     done = run_setup(tmp_path, SSD_CUDA_CPU_ONLY="1", PYTHONWARNINGS="default")
     assert "eprecat" not in done.stderr, done.stderr

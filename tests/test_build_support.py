@@ -208,6 +208,7 @@ COMPILE = "c++ -MMD -MF /b/x.o.d -pthread -I/src/csrc -c /src/csrc/boxes/x.cpp -
             "/src/csrc/boxes/x.cpp:3:1: error: expected ';'\n",
         ),
         ("FAILED: /b/x.o \n", "FAILED: /b/x.o \n"),
+        ("ninja: no work to do.\n", None),
     ],
 )
 def test_a_line_of_the_build(line, short):

@@ -14,7 +14,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ _CACHE = "_ssd_cuda_priors"  # in __dict__, not a buffer: the state dict stays t
 _LOSS = MultiBoxConfig.preset("torchvision")
 _DETECT = DetectConfig.preset("torchvision")
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 def _torchvision_ssd() -> Any:
     try:
@@ -39,7 +41,7 @@ def _torchvision_ssd() -> Any:
     return ssd
 
 
-def accelerate(model: nn.Module) -> nn.Module:
+def accelerate(model: Model) -> Model:
     """Put the fused core into a torchvision SSD; returns the same object.
 
     Works for every ``torchvision.models.detection.ssd.SSD``: ``ssd300_vgg16``,
@@ -71,7 +73,7 @@ def accelerate(model: nn.Module) -> nn.Module:
     return model
 
 
-def restore(model: nn.Module) -> nn.Module:
+def restore(model: Model) -> Model:
     """Undo :func:`accelerate`; returns the same object.
 
     Example:

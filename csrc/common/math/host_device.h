@@ -1,6 +1,10 @@
 // What lets one line of arithmetic serve the CPU kernels, the CUDA kernels and the tests with the same bits.
 #pragma once
 
+#if defined(__FAST_MATH__)
+#error "not to be compiled with -ffast-math: the kernels give the same bits on every device"
+#endif
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>

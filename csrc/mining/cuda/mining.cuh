@@ -115,8 +115,10 @@ __global__ void __launch_bounds__(kSelectBlock, 1) hard_negatives_kernel(HardNeg
   const int64_t k =
       num_hard_negatives(args.rule, positives, args.width - positives - excluded, args.width);
   const RowCut<U> cut = select_row<false, U>(keys, k, shared);
+  // `first` once more: kept until here it would take two registers that the keys need (indices are 32 bits wide).
+  const uint64_t begin = uint64_t{blockIdx.x} * static_cast<unsigned>(args.width);
   keys.each([&](U key, int64_t i) {
-    args.mask[first + i] = key != kExcluded<U> && is_selected(key, i, cut);
+    args.mask[begin + i] = key != kExcluded<U> && is_selected(key, i, cut);
   });
 }
 

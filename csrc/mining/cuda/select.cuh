@@ -30,7 +30,7 @@ constexpr int kReload = 0, kInShared = -1;
 // Shared memory of a selection.
 struct SelectShared {
   unsigned histogram[kSelectBins];
-  unsigned long long low[kSelectWarps], high[kSelectWarps];
+  unsigned long long extremes[kSelectWarps];  // as keys of either width
   unsigned warp_total[kSelectWarps];
   unsigned bucket, before, inside;
 };
@@ -193,19 +193,18 @@ __device__ RowCut<U> select_row(const Keys& keys, int64_t k, SelectShared& share
   constexpr int64_t kAny = int64_t{1} << 62;
   if (k > keys.width) k = keys.width;
   if (k <= 0) return empty_cut<U>();
-  using Wide = unsigned long long;
-  Wide low = ~Wide{0}, high = 0;
+  U low = ~U{0}, high = 0;
   keys.each([&](U key, int64_t) {
     low = key < low ? key : low;
     high = key > high ? key : high;
   });
-  low = block_reduce(low, shared.low, [](Wide a, Wide b) { return a < b ? a : b; });
-  high = block_reduce(high, shared.high, [](Wide a, Wide b) { return a > b ? a : b; });
+  auto* extremes = reinterpret_cast<U*>(shared.extremes);
+  low = block_reduce(low, extremes, [](U a, U b) { return a < b ? a : b; });
+  high = block_reduce(high, extremes, [](U a, U b) { return a > b ? a : b; });
   const int top = low == high ? -1 : highest_bit(low ^ high);
   const auto numbers = [&](const auto& fn) { keys.each([&](U key, int64_t) { fn(key); }); };
-  const auto bucket =
-      find_kth<kExact, U>(numbers, static_cast<U>(low), top, static_cast<unsigned>(k),
-                          static_cast<unsigned>(keys.width), shared);
+  const auto bucket = find_kth<kExact, U>(numbers, low, top, static_cast<unsigned>(k),
+                                          static_cast<unsigned>(keys.width), shared);
   if (!kExact && bucket.needed == bucket.inside) return {bucket.value, kAny};
   // Lower index, larger number.
   const unsigned last = static_cast<unsigned>(keys.width - 1);
