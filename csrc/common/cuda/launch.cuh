@@ -14,6 +14,8 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "once.h"
+
 // Dynamic shared memory of the kernel, 16-byte aligned: SSD_DYNAMIC_SHARED(float, tile);
 #if defined(SSD_CUDA_EMULATE)
 #define SSD_DYNAMIC_SHARED(type, name) \
@@ -32,18 +34,22 @@ constexpr std::size_t kUnaskedSharedBytes = 24 * 1024;
 
 #if !defined(SSD_CUDA_EMULATE)
 // Lets the kernel have all the dynamic shared memory that a block may ask for. Always the same number: one that follows
-// the launch at hand could be lowered by another thread before this thread launches.
+// the launch at hand could be lowered by another thread before this thread launches. Asked once for a kernel on a device.
 inline cudaError_t allow_dynamic_shared(const void* kernel) {
-  int device = 0, most = 0;
-  cudaFuncAttributes attributes;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  }
-  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
-  if (error != cudaSuccess) return error;
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              most - static_cast<int>(attributes.sharedSizeBytes));
+  static OncePerKernel allowed;
+  int device = 0;
+  const cudaError_t found = cudaGetDevice(&device);
+  if (found != cudaSuccess) return found;
+  return allowed(kernel, device, cudaSuccess, [&] {
+    int most = 0;
+    cudaFuncAttributes attributes;
+    cudaError_t error =
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error != cudaSuccess) return error;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                most - static_cast<int>(attributes.sharedSizeBytes));
+  });
 }
 #endif
 
