@@ -27,6 +27,7 @@ from ssd_cuda.engine.draw import class_colour, save_grid
 from ssd_cuda.engine.evaluate import evaluate
 
 INK, GREY, ORANGE = "#212529", "#868e96", "#f76707"
+DPI = 150
 JPEG = {"quality": 88, "optimize": True, "progressive": True}
 
 
@@ -69,7 +70,7 @@ def dashes(axes: Any, boxes: Tensor, size: tuple[int, int]) -> None:
 def figure(columns: int, height: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(11, height), dpi=150, layout="constrained")
+    drawn = Figure(figsize=(11, height), dpi=DPI, layout="constrained")
     return drawn, drawn.subplots(1, columns)
 
 
@@ -113,7 +114,7 @@ def draw_mining(path: Path, models: dict[str, Any], images: Tensor, gt: ops.Grou
     """The keys of one image before and after training, sorted only to be drawn, and where the cut goes."""
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(8.4, 3.4), dpi=150, layout="constrained")
+    drawn = Figure(figsize=(8.4, 3.4), dpi=DPI, layout="constrained")
     axes = drawn.subplots()
     for (name, model), colour in zip(models.items(), (GREY, INK), strict=True):
         keys, hard = mined(model, images, gt)

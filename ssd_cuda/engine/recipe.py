@@ -87,7 +87,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     Example:
         >>> model = models.ssd_small(num_classes=2, image_size=(64, 64))
-        >>> [group["weight_decay"] for group in parameter_groups(model, 0.01)]  # weights, then biases and norms
+        >>> [group["weight_decay"] for group in parameter_groups(model, 0.01)]  # weights, others
         [0.01, 0.0]
     """
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
