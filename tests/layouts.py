@@ -7,6 +7,9 @@ import json
 import numpy as np
 from PIL import Image
 
+from ssd_cuda.engine.checkpoint import ModelSpec, save_checkpoint
+from ssd_cuda.engine.train import TrainConfig, Trainer
+
 OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult>
 <bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox>
 <part><name>head</name><bndbox><xmin>1</xmin></bndbox></part></object>"""
@@ -69,3 +72,10 @@ def write_coco(tmp_path):
         }
         (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
     return root
+
+
+def write_checkpoint(path, classes=("cat", "dog"), size=(64, 64)):
+    """That of a run that has not begun: the small SSD with new weights."""
+    spec = ModelSpec("ssd_small", tuple(classes), size)
+    save_checkpoint(path, spec, Trainer(spec.build(), TrainConfig(), 1).state())
+    return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -13,7 +14,16 @@ pytest.importorskip("PIL")
 
 from PIL import Image
 
-from ssd_cuda.engine.draw import _running_mean, class_colour, draw_detections, save_grid, save_loss_curve
+from ssd_cuda.engine import fonts
+from ssd_cuda.engine.draw import (
+    _running_mean,
+    class_colour,
+    draw_detections,
+    save_grid,
+    save_loss_curve,
+    save_picture,
+)
+from ssd_cuda.engine.outputs import OutputError
 
 GROUND = 90  # the grey of the test images
 CLASSES = ["cat", "dog"]
@@ -154,3 +164,76 @@ def test_an_empty_history_and_a_missing_matplotlib_are_explained(tmp_path, monke
         ImportError, match=r"the loss curve needs matplotlib .*: type `pip install matplotlib`"
     ):
         save_loss_curve(tmp_path / "loss.png", history(2))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((300, 1), (7, 2048)),
+        ((3000, 1), (1, 3000)),
+        ((1, 300), (640, 2)),
+        ((1, 3000), (3000, 1)),
+        ((240, 320), (640, 480)),
+        ((700, 700), (700, 700)),
+    ],
+)
+def test_a_line_of_pixels_does_not_become_a_picture_of_gigabytes(size, expected):
+    everything = found([[0.0, 0, size[1], size[0]]], [0.9], [1])
+    picture = draw_detections(grey(*size), everything, CLASSES, target={"boxes": everything["boxes"]})
+    assert picture.size == expected
+
+
+def test_panels_stay_small_too(tmp_path):
+    path = tmp_path / "grid.png"
+    sizes = [(3000, 1), (1, 3000), (240, 320)]
+    nothing = {"boxes": torch.zeros(0, 4)}
+    save_grid(path, [grey(*size) for size in sizes], [NOTHING] * 3, [nothing] * 3, CLASSES, width=640)
+    width, height = Image.open(path).size
+    assert width == 640 and height < 1000
+
+
+@pytest.mark.parametrize("name", ["Käfer", "кошка", "γάτα", "Ελλάδα 9", "قطة"])
+def test_names_in_other_scripts_are_drawn_and_differ(name):
+    pytest.importorskip("matplotlib")
+    box = found([[20.0, 60, 250, 200]], [0.9], [1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a letter that no font has is told
+        drawn = np.asarray(draw_detections(grey(), box, [name]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lost = np.asarray(draw_detections(grey(), box, ["\U000f0000" * len(name)]))
+    assert not np.array_equal(drawn, lost)
+
+
+def test_letters_that_no_font_has_are_told(monkeypatch):
+    pytest.importorskip("matplotlib")
+    fonts._font_file.cache_clear()
+    monkeypatch.setattr(fonts, "_has", lambda file, letters: False)
+    with pytest.warns(UserWarning, match="no font of this machine has all letters of '猫'"):
+        draw_detections(grey(), found([[20.0, 60, 250, 200]], [0.9], [1]), ["猫"])
+    fonts._font_file.cache_clear()
+
+
+def test_control_characters_are_drawn_as_escapes():
+    box = found([[20.0, 60, 250, 200]], [0.9], [1])
+    pictures = [draw_detections(grey(), box, [name]) for name in ("two\nlines", "two\\nlines")]
+    assert np.array_equal(*map(np.asarray, pictures))
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"old")
+
+    class Picture:
+        def save(self, file, format):
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match=r"x\.png cannot be written: No space left on device"):
+        save_picture(path, Picture())
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["x.png"]
+    with pytest.raises(ValueError, match=r"a picture must end in \.png, \.jpg or the like, got .*x\.doc"):
+        save_picture(tmp_path / "x.doc", Picture())
+    for suffix in ("jpg", "PNG", "webp", "tif", "gif", "bmp"):
+        save_picture(tmp_path / f"y.{suffix}", Image.new("RGB", (8, 8), "red"))
+        assert Image.open(tmp_path / f"y.{suffix}").size == (8, 8)

@@ -96,10 +96,48 @@ def test_another_seed_gives_another_run(shapes, spec, finished, tmp_path):
     assert other.history[0] != finished[0].history[0]
 
 
-def test_resuming_a_finished_run_changes_nothing(shapes, spec, finished, tmp_path):
+def test_resuming_a_finished_run_into_a_new_folder_takes_it_there(shapes, spec, finished, tmp_path):
     trainer, folder = finished
-    again = train(loader(shapes), spec, CONFIG, tmp_path / "x.pt", resume=folder / "last.pt")
-    assert again.step == trainer.step and not (tmp_path / "x.pt").exists()
+    again = train(loader(shapes), spec, CONFIG, tmp_path / "new/x.pt", resume=folder / "last.pt")
+    assert again.step == trainer.step
+    assert equal_states(load_checkpoint(tmp_path / "new/x.pt")[1]["model"], trainer.state()["model"])
+    before = (folder / "last.pt").stat().st_mtime_ns
+    train(loader(shapes), spec, CONFIG, folder / "last.pt", resume=folder / "last.pt")
+    assert (folder / "last.pt").stat().st_mtime_ns == before  # in its own nothing changes
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_a_run_that_was_ended_in_an_epoch_goes_on_to_the_same_bits(shapes, spec, finished, tmp_path, steps):
+    """Three steps an epoch: in the first epoch, at its end, in the second."""
+    # Asked after every step and, once more, after every epoch.
+    asked, reached, epochs = iter([False] * (steps - 1 + (steps - 1) // 3) + [True]), [False], []
+
+    def stop():
+        reached[0] = reached[0] or next(asked)
+        return reached[0]
+
+    def note(trainer, mean):
+        epochs.append(trainer.epoch)
+
+    path = tmp_path / "x.pt"
+    ended = train(loader(shapes), spec, CONFIG, path, stop=stop, on_epoch=note)
+    assert ended.step == steps and ended.epoch == steps // 3 == len(epochs)
+    assert load_checkpoint(path)[1]["step"] == steps
+    resumed = train(loader(shapes), spec, CONFIG, path, resume=path)
+    assert equal_states(resumed.state(), finished[0].state())
+
+
+def test_min_negatives_let_an_image_without_objects_be_learned_from(spec):
+    from ssd_cuda.ops import GroundTruth
+
+    none = GroundTruth.from_list([torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2)
+    losses = []
+    for count in (0, 7):
+        torch.manual_seed(0)
+        trainer = Trainer(spec.build(), replace(CONFIG, min_negatives=count), 1)
+        assert trainer.average.loss_config.mining.min_negatives == count
+        losses.append(trainer.run_epoch([(torch.rand(2, 3, *SIZE), none)]))
+    assert losses[0] == 0 < losses[1]
 
 
 def test_resume_refuses_another_recipe_or_model(shapes, spec, finished, tmp_path):

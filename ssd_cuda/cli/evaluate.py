@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .._names import name_list
+from .._names import printable
 from ..engine.console import say
-from .options import UsageError, check_counts, class_option, pick_device, progress_bar, write_json
+from .options import ap_rule, check_counts, check_json, open_data, pick_device, progress_bar, write_json
 
 HELP = "average precision of a checkpoint"
 PARENTS = ("data_options", "run_options")
@@ -24,16 +24,16 @@ def run(options: argparse.Namespace) -> None:
     from ..engine.evaluate import evaluate
 
     check_counts(options)
+    check_json(options, options.checkpoint)
     model, spec = load_model(options.checkpoint, pick_device(options.device))
-    split = options.split or data.data_splits(options.data)[1]
-    dataset = data.open_dataset(options.data, split, **class_option(options.data, spec))
-    if tuple(dataset.classes) != spec.classes:
-        raise UsageError(
-            f"--data must have the classes of the checkpoint, {name_list(spec.classes)}, "
-            f"got {name_list(dataset.classes)}"
-        )
+    dataset = open_data(options, options.split or data.data_splits(options.data)[1], spec)
     scores = evaluate(
-        model, dataset, batch_size=options.batch_size, workers=options.workers, progress=progress_bar()
+        model,
+        dataset,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        rule=ap_rule(options),
+        progress=progress_bar(),
     )
     scores.pop("predictions")
     print_scores(scores)
@@ -44,9 +44,10 @@ def run(options: argparse.Namespace) -> None:
 def print_scores(scores: dict[str, Any]) -> None:
     """The table of an evaluation: one line a class, then the mean."""
     voc, coco = scores["voc"], scores["coco"]
-    width = max(len(name) for name in [*voc["ap"], "class"])
+    width = max(len(printable(name)) for name in [*voc["ap"], "class"])
     lines = [f"{'class':<{width}}  objects   AP50  mAP 50-95"]
     for name, value in voc["ap"].items():
-        lines.append(f"{name:<{width}}  {voc['objects'][name]:>7}  {value:.3f}  {coco['ap'][name]:>9.3f}")
+        numbers = f"{voc['objects'][name]:>7}  {value:.3f}  {coco['ap'][name]:>9.3f}"
+        lines.append(f"{printable(name):<{width}}  {numbers}")
     total = sum(voc["objects"].values())
     say(*lines, f"{'mean':<{width}}  {total:>7}  {scores['ap50']:.3f}  {scores['map']:>9.3f}")

@@ -12,8 +12,12 @@ import torch
 
 from .._extension import build_info
 from .._extras import require
+from .._names import name_list
+from ..engine.files import refuse_inputs
+from ..engine.outputs import check_folder, write_text
 
 if TYPE_CHECKING:
+    from ..data import DetectionDataset
     from ..engine.checkpoint import ModelSpec
 
 
@@ -28,6 +32,15 @@ def data_options() -> argparse.ArgumentParser:
         "--data", default="shapes", help="a Pascal VOC or COCO folder, or 'shapes', built in (default)"
     )
     parser.add_argument("--split", help="split of the data (default: what the folder names as one)")
+    parser.add_argument(
+        "--one-based", action="store_true", help="VOC boxes count pixels from 1, as in VOC2007 and VOC2012"
+    )
+    parser.add_argument(
+        "--voc07", action="store_true", help="AP50 by VOC2007's 11 points (default: area under the curve)"
+    )
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="take names of files that lead out of the data folder"
+    )
     return parser
 
 
@@ -49,25 +62,56 @@ def pick_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"--device must be cpu, cuda or cuda:N, got {name!r}") from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise UsageError(f"--device must be cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"--device must name a card of this machine ({torch.cuda.device_count()}), got {name!r}"
         )
+    if device.type == "cuda" and not build_info()["cuda"]:
+        raise UsageError(f"--device must be cpu for this build, which is without CUDA, got {name!r}")
     return device
 
 
 def check_counts(options: argparse.Namespace) -> None:
-    for name, low in (("batch_size", 1), ("workers", 0)):
-        if getattr(options, name) < low:
-            raise UsageError(
-                f"--{name.replace('_', '-')} must be at least {low}, got {getattr(options, name)}"
-            )
+    for name, low, high in (("batch_size", 1, 10**6), ("workers", 0, 1024)):
+        value = getattr(options, name)
+        if value < low:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {low}, got {value}")
+        if value > high:
+            raise UsageError(f"--{name.replace('_', '-')} must be at most {high}, got {value}")
 
 
-def class_option(path: str, spec: ModelSpec) -> dict[str, Any]:
-    """A VOC folder's classes are what its annotations name: hold it to those of the model."""
-    return {"classes": spec.classes} if (Path(path) / "ImageSets").is_dir() else {}
+def open_data(options: argparse.Namespace, split: str, spec: ModelSpec | None = None) -> DetectionDataset:
+    """The data set of ``--data``; with ``spec`` it must have that model's classes.
+
+    A VOC folder's classes are what its annotations name: they are held to those of the model.
+    """
+    from .. import data
+    from ..data.loading import is_voc_folder
+
+    given: dict[str, Any] = {"allow_outside": True} if options.allow_outside else {}
+    voc = is_voc_folder(options.data)
+    if options.one_based:
+        if not voc:
+            raise UsageError(f"--one-based is for Pascal VOC folders, got --data {options.data}")
+        given["coordinates"] = "one_based"
+    if options.data == "shapes":
+        given = {}
+    elif spec is not None and voc:
+        given["classes"] = spec.classes
+    dataset = data.open_dataset(options.data, split, **given)
+    if spec is not None and tuple(dataset.classes) != spec.classes:
+        raise UsageError(
+            f"--data must have the classes of the checkpoint, {name_list(spec.classes)}, "
+            f"got {name_list(dataset.classes)}"
+        )
+    return dataset
+
+
+def ap_rule(options: argparse.Namespace) -> Any:
+    return "11point" if options.voc07 else "area"
 
 
 def progress_bar() -> Callable[..., Any]:
@@ -75,8 +119,18 @@ def progress_bar() -> Callable[..., Any]:
     return lambda items, **options: tqdm(items, disable=None, **{"leave": False, **options})
 
 
+def check_json(options: argparse.Namespace, *inputs: str | Path) -> None:
+    """Try the place of ``--json`` before the work; it must be none of the inputs."""
+    if options.json:
+        path = Path(options.json)
+        refuse_inputs("--json", [path], map(Path, inputs))
+        if path.is_dir():
+            raise UsageError(f"--json must be a file, got the folder {path}")
+        if not path.exists():
+            check_folder("the folder of --json", path.parent)
+
+
 def write_json(path: str, content: Any) -> None:
     from ..engine.report import without_nan
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(without_nan(content), indent=2) + "\n")
+    write_text(path, json.dumps(without_nan(content), indent=2) + "\n")

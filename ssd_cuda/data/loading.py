@@ -91,6 +91,11 @@ def _contents(root: Path) -> str:
     return f"a folder with {shown}" if names else "an empty folder"
 
 
+def is_voc_folder(path: str | Path) -> bool:
+    """Whether :func:`open_dataset` takes a path for a Pascal VOC folder."""
+    return any((Path(path) / part).is_dir() for part in ("ImageSets", "Annotations"))
+
+
 def open_dataset(path: str | Path, split: str, **options: Any) -> DetectionDataset:
     """The data set at ``path``, whichever layout it has.
 
@@ -111,7 +116,7 @@ def open_dataset(path: str | Path, split: str, **options: Any) -> DetectionDatas
     if str(path) == "shapes":
         return ShapesDataset(split, **options)
     root = Path(path)
-    if (root / "ImageSets").is_dir() or (root / "Annotations").is_dir():
+    if is_voc_folder(root):
         return VocDataset(root, split, **options)
     files = _coco_files(root)
     if files or (root / "annotations").is_dir():

@@ -66,6 +66,11 @@ def _check_progress(where: str, state: Mapping[str, Any], config: TrainConfig) -
         raise _refuse(where, "'epoch'", f"a count of at most {config.epochs} epochs", repr(epoch))
     if not _is_count(step) or step < epoch:
         raise _refuse(where, "'step'", f"a count of at least {epoch} steps", repr(step))
+    if "steps_per_epoch" in state:
+        each = state["steps_per_epoch"]
+        if not _is_count(each) or not 0 <= step - epoch * each < max(each, 1):
+            expected = f"what makes {step} steps in {epoch} epochs"
+            raise _refuse(where, "'steps_per_epoch'", expected, repr(each))
     if not isinstance(history, list) or len(history) != step:
         found = len(history) if isinstance(history, list) else type(history).__name__
         raise _refuse(where, "'history'", f"{step} pairs of losses, one a step,", found)

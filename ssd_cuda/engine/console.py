@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -12,7 +14,7 @@ import torch
 
 from .._names import printable
 
-__all__ = ["complain", "run_safely", "say"]
+__all__ = ["StopOnInterrupt", "complain", "run_safely", "say"]
 
 
 def say(*lines: object) -> None:
@@ -73,3 +75,31 @@ def _fail(sentence: str) -> int:
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:
     complain(message, "warning")
+
+
+class StopOnInterrupt:
+    """While it is entered, the first Ctrl-C only makes a call of it true; the second interrupts as ever.
+
+    A step of training is not cut in two, so that what is saved afterwards is whole.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def __enter__(self) -> StopOnInterrupt:
+        self._owner = threading.current_thread() is threading.main_thread()  # only that may set handlers
+        if self._owner:
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._owner:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, *_: object) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True

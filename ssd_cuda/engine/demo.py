@@ -23,6 +23,7 @@ from .console import run_safely, say
 from .draw import save_grid, save_loss_curve
 from .evaluate import evaluate
 from .op_costs import costs_table, measure_op_costs
+from .outputs import check_folder, write_text
 from .report import without_nan
 from .train import TrainConfig, Trainer, train
 
@@ -56,7 +57,7 @@ def run_demo(
         options: passed on to :func:`ssd_cuda.data.open_dataset`.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    check_folder("--out", out)
     train_split, test_split = data_splits(data)
     train_set = open_dataset(data, train_split, **options)
     test_set = open_dataset(data, test_split, **options)
@@ -139,8 +140,8 @@ def _write(
     save_loss_curve(out / "loss.png", trainer.loss_rows())
     table = costs_table(results["op_costs"])
     conditions = f"{results['threads']} CPU threads, torch {results['torch']}, float32, medians of 9 calls"
-    (out / "op_costs.md").write_text(f"{table}\n\n{conditions}.\n")
-    (out / "results.json").write_text(json.dumps(without_nan(results), indent=2) + "\n")
+    write_text(out / "op_costs.md", f"{table}\n\n{conditions}.\n")
+    write_text(out / "results.json", json.dumps(without_nan(results), indent=2) + "\n")
     names = ", ".join(sorted(p.name for p in out.iterdir()))
     say("", *table.splitlines(), f"({conditions})", "", f"wrote {names} to {out}")
 

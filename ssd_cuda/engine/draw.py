@@ -15,6 +15,9 @@ import numpy as np
 from torch import Tensor
 
 from .._extras import require
+from .._names import printable
+from .fonts import load_font
+from .outputs import write_file
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -56,7 +59,8 @@ def draw_detections(
             [n] from 1 in the order of ``classes``.
         target: ``boxes`` [m, 4], likewise.
         min_score: detections below it are not drawn.
-        width: of the result in pixels; None: that of the image, at least 640.
+        width: of the result in pixels; None: that of the image, or 640 if it is less, as long as the height
+            stays within 2048. A tall image in a given width becomes narrower: at most four times as high.
 
     Returns:
         A ``PIL.Image``; ``.save(path)`` writes it.
@@ -69,11 +73,10 @@ def draw_detections(
     """
     canvas_module = require("PIL.Image", "drawing")
     draw_module = require("PIL.ImageDraw", "drawing")
-    height, old_width = image.shape[1:]
-    width = max(old_width, 640) if width is None else width
-    scale = width / old_width
+    scale = _scale(image.shape[2], image.shape[1], width)
+    width, height = (max(1, round(side * scale)) for side in (image.shape[2], image.shape[1]))
     canvas = canvas_module.fromarray(np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy()))
-    canvas = canvas.resize((width, round(height * scale)), canvas_module.LANCZOS)
+    canvas = canvas.resize((width, height), canvas_module.LANCZOS)
     draw = draw_module.Draw(canvas)
     line = max(2, round(width / 180))
     if target is not None:
@@ -86,10 +89,11 @@ def draw_detections(
     chosen = sorted((row for row in shown if row[2] is not None), key=lambda row: row[0])
     for _, label, box in chosen:  # the surest last, on top
         draw.rectangle(box, outline=class_colour(label - 1), width=line)
-    font = _font(max(13, round(width / 36)))
+    letters = max(13, round(width / 36))
     taken: list[Box] = []
     for score, label, box in reversed(chosen):  # the surest choose their place first
-        text = f"{classes[label - 1]} {score:.2f}"
+        text = f"{printable(classes[label - 1])} {score:.2f}"
+        font = load_font(letters, text)
         taken.append(_label(draw, box, text, class_colour(label - 1), font, canvas.size, taken))
     return canvas
 
@@ -141,7 +145,7 @@ def save_grid(
             canvas.paste(p, (gap + column * (panel + gap), y))
         y += height + gap
     _draw_legend(canvas, classes, caption, (gap, y, width - gap, y + legend - gap))
-    canvas.save(path)
+    save_picture(path, canvas)
 
 
 def save_loss_curve(
@@ -195,7 +199,7 @@ def save_loss_curve(
     if title:
         axes.set_title(title, loc="left", fontsize=11)
     figure.tight_layout()
-    figure.savefig(path)
+    write_file(path, lambda file: figure.savefig(file, format=Path(path).suffix[1:] or "png"))
 
 
 def _running_mean(values: np.ndarray, reach: int) -> np.ndarray:
@@ -209,6 +213,26 @@ def _running_mean(values: np.ndarray, reach: int) -> np.ndarray:
     return np.divide(total[high] - total[low], number, out=mean, where=number > 0)
 
 
+def _scale(width: int, height: int, wanted: int | None) -> float:
+    """How much an image is enlarged: a line of pixels does not become a picture of gigabytes."""
+    if wanted is None:
+        return max(1.0, min(640 / width, 2048 / height))
+    return min(wanted / width, 4 * wanted / height)
+
+
+def save_picture(path: str | Path, picture: Any) -> None:
+    """Write a ``PIL.Image`` whole or not at all; the suffix of ``path`` says the format.
+
+    Raises:
+        ValueError: an unknown suffix. OutputError: it cannot be written.
+    """
+    known = require("PIL.Image", "drawing").registered_extensions()
+    suffix = Path(path).suffix.lower()
+    if suffix not in known:
+        raise ValueError(f"a picture must end in .png, .jpg or the like, got {path}")
+    write_file(path, lambda file: picture.save(file, format=known[suffix]))
+
+
 def _on_canvas(boxes: Tensor, scale: float, size: tuple[int, int], line: int) -> list[Any]:
     """Boxes in pixels of the canvas, cut just outside of it; None for one that cannot be drawn."""
     limits = [side + line for side in (*size, *size)]
@@ -220,10 +244,6 @@ def _on_canvas(boxes: Tensor, scale: float, size: tuple[int, int], line: int) ->
         drawable = all(map(math.isfinite, row)) and x1 <= x2 and y1 <= y2
         result.append((x1, y1, x2, y2) if drawable else None)
     return result
-
-
-def _font(size: int) -> Any:
-    return require("PIL.ImageFont", "drawing").load_default(size)
 
 
 def _dashes(draw: Any, box: Box, line: int) -> None:
@@ -267,12 +287,14 @@ def _draw_legend(canvas: Any, classes: Sequence[str], caption: str, area: tuple[
     draw = require("PIL.ImageDraw", "drawing").Draw(canvas)
     x, y1, end, y2 = area
     middle, side = (y1 + y2) // 2, (y2 - y1) * 5 // 9
-    font = _font(max(13, side * 3 // 4))
+    letters = max(13, side * 3 // 4)
+    font = load_font(letters, caption)
     if caption:
         end -= int(font.getlength(caption))
         draw.text((end, middle), caption, fill=_GREY, font=font, anchor="lm")
     for index in range(-1, len(classes)):
-        name = "ground truth" if index < 0 else classes[index]
+        name = "ground truth" if index < 0 else printable(classes[index])
+        font = load_font(letters, name)
         wide = side * 2 if index < 0 else side
         if x + wide + side // 2 + font.getlength(name) > end - side:
             draw.text((x, middle), "...", fill=_GREY, font=font, anchor="lm")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._names import name_list
 from ..config import DetectConfig
 from ..data import BatchLoader, DetectionDataset, prepare
-from .metrics import coco_map, voc_ap
+from .metrics import Rule, coco_map, voc_ap
 
 if TYPE_CHECKING:
     from ..models import SSD
@@ -74,9 +75,13 @@ def evaluate(
     *,
     batch_size: int = 8,
     workers: int = 1,
+    rule: Rule = "area",
     progress: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
-    """``ap50`` (VOC, area under the curve), ``map`` (COCO), and all numbers behind them.
+    """``ap50`` (VOC), ``map`` (COCO), and all numbers behind them.
+
+    Args:
+        rule: see :func:`~ssd_cuda.engine.metrics.voc_ap`; the others as for :func:`predict`.
 
     Returns:
         ``ap50``, ``map``; ``voc`` and ``coco``: the results of :func:`~ssd_cuda.engine.metrics.voc_ap` and
@@ -93,10 +98,10 @@ def evaluate(
     if model.num_classes != dataset.num_classes:
         raise ValueError(
             f"the data set must have the {model.num_classes - 1} classes of the model, "
-            f"got {len(dataset.classes)}: {', '.join(dataset.classes)}"
+            f"got {len(dataset.classes)}: {name_list(dataset.classes)}"
         )
     predictions = predict(model, dataset, batch_size=batch_size, workers=workers, progress=progress)
     targets = [dataset.target(index) for index in range(len(dataset))]
-    voc = voc_ap(predictions, targets, dataset.classes)
+    voc = voc_ap(predictions, targets, dataset.classes, rule=rule)
     coco = coco_map(predictions, targets, dataset.classes)
     return {"ap50": voc["map"], "map": coco["map"], "voc": voc, "coco": coco, "predictions": predictions}

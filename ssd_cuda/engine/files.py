@@ -1,27 +1,27 @@
-"""The files of ``ssd-cuda detect``: which images are meant, and where each picture goes."""
+"""The files of ``ssd-cuda detect``: which images are meant, where each picture goes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["image_files", "picture_paths"]
+from ..data.files import IMAGE_SUFFIXES, visible
 
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+__all__ = ["image_files", "picture_paths", "refuse_inputs"]
 
 
 def image_files(names: Sequence[str]) -> list[Path]:
+    """The files that are named, and the images of the folders that are, hidden ones aside."""
     files: list[Path] = []
     for name in names:
         path = Path(name)
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES)
+            found = [p for p in visible(path.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES]
             if not found:
-                raise ValueError(
-                    f"folder {path} must hold images ({', '.join(sorted(_IMAGE_SUFFIXES))}), got none"
-                )
+                raise ValueError(f"folder {path} must hold images ({', '.join(IMAGE_SUFFIXES)}), got none")
             files += found
-        elif path.is_file():
+        elif path.exists():
             files.append(path)
         else:
             raise ValueError(f"image {path} does not exist")
@@ -29,12 +29,42 @@ def image_files(names: Sequence[str]) -> list[Path]:
 
 
 def picture_paths(files: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where the picture of each file goes: into the folder ``out``, or for one image the file ``out``."""
-    if out.suffix.lower() in _IMAGE_SUFFIXES:
+    """Where the picture of each file goes: into the folder ``out``, or for one image the file ``out``.
+
+    Raises:
+        ValueError: several images for one file, a file that is no picture where a folder is needed, a folder
+            that holds one of the images, a picture that would replace one.
+    """
+    if out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir():
         if len(files) != 1:
             raise ValueError(f"--out must be a folder for {len(files)} images, got {out}")
-        return {files[0]: out}
-    return {path: out / f"{name}.png" for path, name in _picture_names(files).items()}
+        paths = {files[0]: out}
+    elif out.exists() and not out.is_dir():
+        raise ValueError(
+            f"--out must be a folder, or for one image a file that ends in {', '.join(IMAGE_SUFFIXES)}, "
+            f"got the file {out}"
+        )
+    else:
+        refuse_inputs("--out", [out], {path.parent for path in files})
+        paths = {path: out / f"{name}.png" for path, name in _picture_names(files).items()}
+    refuse_inputs("--out", paths.values(), files)
+    return paths
+
+
+def refuse_inputs(option: str, outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise ``ValueError`` if an output is an input, by whatever path it is named."""
+    kept = {_identity(path) for path in inputs} - {None}
+    for path in outputs:
+        if _identity(path) in kept:
+            raise ValueError(f"{option} must leave its inputs as they are, got {path}, which is one of them")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _picture_names(files: Sequence[Path]) -> dict[Path, str]:

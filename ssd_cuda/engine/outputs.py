@@ -39,7 +39,8 @@ def write_file(path: str | Path, write: Callable[[Any], Any]) -> None:
     """Make a file of what ``write(file)`` writes; its folder is made too.
 
     The content goes to ``<path>.partial`` first, which replaces ``path`` once it is whole and is removed
-    after any failure. What is there and no file, such as ``/dev/stdout``, is written directly.
+    after any failure. A link stays: the file that it leads to is replaced. Pipes and devices are written
+    directly, and so is all of /dev and /proc, where a name such as ``/dev/stdout`` may lead to a file.
 
     Raises:
         OutputError: the folder cannot be made, ``path`` is a folder, there is no room ...
@@ -47,7 +48,8 @@ def write_file(path: str | Path, write: Callable[[Any], Any]) -> None:
     path = Path(path)
     if path.is_dir():
         raise OutputError(f"{path} cannot be written: it is a folder")
-    direct = path.exists() and not stat.S_ISREG(path.stat().st_mode)
+    direct = path.exists() and (_is_special(path) or not stat.S_ISREG(path.stat().st_mode))
+    path = path if direct else Path(os.path.realpath(path))
     target = path if direct else path.with_name(path.name + ".partial")
     recorder = None
     try:
@@ -65,6 +67,10 @@ def write_file(path: str | Path, write: Callable[[Any], Any]) -> None:
         if not isinstance(cause, OSError) or isinstance(cause, BrokenPipeError):
             raise
         raise OutputError(f"{path} cannot be written: {cause.strerror or cause}") from error
+
+
+def _is_special(path: Path) -> bool:
+    return path.absolute().parts[:2] in (("/", "dev"), ("/", "proc"))
 
 
 def write_text(path: str | Path, text: str) -> None:

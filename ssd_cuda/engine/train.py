@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ class Trainer:
         mining = replace(model.loss_config.mining, min_negatives=config.min_negatives)
         model.loss_config = replace(model.loss_config, mining=mining)
         self.model, self.config = model, config
-        self.total_steps = config.epochs * steps_per_epoch
+        self.steps_per_epoch, self.total_steps = steps_per_epoch, config.epochs * steps_per_epoch
         self.average: SSD = copy.deepcopy(model).eval().requires_grad_(False)
         # fused: one pass over the weights instead of a dozen operators for each of them
         groups = parameter_groups(model, config.weight_decay)
@@ -62,12 +63,21 @@ class Trainer:
         self.epoch = self.step = 0
         self.history: list[list[float]] = []
 
-    def run_epoch(self, batches: Iterable[Batch], report: Report | None = None) -> float:
+    def run_epoch(
+        self,
+        batches: Iterable[Batch],
+        report: Report | None = None,
+        *,
+        stop: Callable[[], bool] | None = None,
+        skip: int = 0,
+    ) -> float:
         """One pass; returns the mean loss. The losses are read from the device once, at the end.
 
         Args:
             batches: ``(images, GroundTruth)``.
             report: called every ten steps with the step and the losses, for a progress bar.
+            stop: asked after every step; true ends the pass there, and the epoch is not counted.
+            skip: batches that were trained on before the pass was ended by ``stop``.
 
         Raises:
             FloatingPointError: the loss is not finite.
@@ -75,7 +85,8 @@ class Trainer:
         self.model.train()
         device = self.model.priors.device
         losses: list[Tensor] = []
-        for images, gt in batches:
+        ended = False
+        for images, gt in islice(batches, skip, None):
             rate = learning_rate(self.step, self.total_steps, self.config)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -84,16 +95,23 @@ class Trainer:
             if report is not None and self.step % 10 == 0:
                 localization, classification = losses[-1].tolist()
                 report(self.step, {"loc": localization, "cls": classification, "lr": rate})
+            if stop is not None and stop():
+                ended = skip + len(losses) < self.steps_per_epoch
+                break
         rows = torch.stack(losses).tolist() if losses else []
+        self._check_finite(rows)
+        self.history += rows
+        self.epoch += not ended
+        done = self.history[len(self.history) - len(rows) - skip :]
+        return sum(map(sum, done)) / max(len(done), 1)
+
+    def _check_finite(self, rows: list[list[float]]) -> None:
         bad = [i for i, row in enumerate(rows) if not all(math.isfinite(v) for v in row)]
         if bad:
             raise FloatingPointError(
                 f"the loss must stay finite, got {rows[bad[0]]} at step {len(self.history) + bad[0]} "
                 f"(epoch {self.epoch + 1}); lower lr={self.config.lr}"
             )
-        self.history += rows
-        self.epoch += 1
-        return sum(sum(row) for row in rows) / max(len(rows), 1)
 
     def _step(self, images: Tensor, gt: GroundTruth) -> Tensor:
         """[2] localization, classification, detached."""
@@ -124,6 +142,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
+            "steps_per_epoch": self.steps_per_epoch,
             "history": self.history,
             "config": asdict(self.config),
         }
@@ -172,6 +191,7 @@ def train(
     device: torch.device | str = "cpu",
     progress: Callable[..., Any] | None = None,
     on_epoch: Callable[[Trainer, float], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Trainer:
     """Train ``spec`` on the batches of ``loader``, writing ``checkpoint`` after every epoch.
 
@@ -184,6 +204,8 @@ def train(
         device: to train on.
         progress: ``tqdm`` or the like, or None.
         on_epoch: called after every epoch with the trainer and the mean loss.
+        stop: asked after every step; true ends the run there, with its checkpoint written. Resumed, such a
+            run goes through the same batches as one that was not ended.
 
     Raises:
         CheckpointError: ``resume`` is no checkpoint, or one of another model, recipe or number of images.
@@ -193,16 +215,25 @@ def train(
     trainer = Trainer(spec.build().to(device), config, len(loader))
     if resume is not None:
         _resume(trainer, spec, resume, device)
+        if trainer.epoch >= config.epochs and not _is_same_file(resume, checkpoint):
+            save_checkpoint(checkpoint, spec, trainer.state())  # a finished run, into a new folder
     while trainer.epoch < config.epochs:
         # An epoch depends on the seed and its number only, whatever this process did before.
         torch.manual_seed(1_000_003 * config.seed + trainer.epoch + 1)
         loader.set_epoch(trainer.epoch)
         bar, report = _bar(loader, progress, f"epoch {trainer.epoch + 1}/{config.epochs}")
-        mean = trainer.run_epoch(bar, report)
+        epoch, skip = trainer.epoch, trainer.step - trainer.epoch * trainer.steps_per_epoch
+        mean = trainer.run_epoch(bar, report, stop=stop, skip=skip)
         save_checkpoint(checkpoint, spec, trainer.state())
-        if on_epoch is not None:
+        if trainer.epoch > epoch and on_epoch is not None:
             on_epoch(trainer, mean)
+        if stop is not None and stop():
+            return trainer
     return trainer
+
+
+def _is_same_file(one: str | Path, other: str | Path) -> bool:
+    return Path(other).exists() and Path(one).samefile(other)
 
 
 def _resume(trainer: Trainer, spec: ModelSpec, path: str | Path, device: torch.device | str) -> None:
@@ -213,11 +244,12 @@ def _resume(trainer: Trainer, spec: ModelSpec, path: str | Path, device: torch.d
     other = {key: value for key, value in state["config"].items() if config.get(key) != value}
     if other:
         raise CheckpointError(f"{path} must have been made with the same recipe, got {other}")
-    steps = trainer.total_steps // trainer.config.epochs
-    if state["step"] != state["epoch"] * steps:
+    steps, epoch, step = trainer.steps_per_epoch, state["epoch"], state["step"]
+    whole = step == epoch * steps  # what files that do not tell their steps an epoch hold
+    if state.get("steps_per_epoch", steps if whole else None) != steps:
         raise CheckpointError(
             f"{path} must have been made with the same data, {steps} steps an epoch, "
-            f"got {state['step']} steps in {state['epoch']} epochs"
+            f"got {step} steps in {epoch} epochs"
         )
     trainer.load_state(state)
 
