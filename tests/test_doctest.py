@@ -27,7 +27,7 @@ NAMES = {"torch": torch, "ssd_cuda": ssd_cuda, "ops": ops, "nn": nn, "models": m
 NO_EXAMPLE = {"CachedDataset", "CocoDataset", "DataError", "DetectionDataset", "TransformedDataset"}
 NO_EXAMPLE |= {"VocDataset", "read_image", "Detections", "MultiBoxLosses", "TopK"}
 NO_EXAMPLE |= {"CheckpointError", "load_checkpoint", "load_model", "save_checkpoint", "train"}
-NO_EXAMPLE |= {"save_grid", "save_loss_curve"}
+NO_EXAMPLE |= {"save_grid", "save_loss_curve", "save_picture"}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
