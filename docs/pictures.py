@@ -43,7 +43,8 @@ def rectangle(axes: Any, box: Tensor, size: tuple[int, int], **style: Any) -> No
 
     height, width = size
     x1, y1, x2, y2 = (v * s for v, s in zip(box.tolist(), (width, height, width, height), strict=True))
-    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=style.pop("fill", False), **style))
+    # Not add_patch, which looks for new limits of the axes each time: there are thousands.
+    axes.add_artist(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=style.pop("fill", False), **style))
 
 
 def photograph(axes: Any, image: Tensor, title: str, dim: float = 1.0) -> tuple[int, int]:
