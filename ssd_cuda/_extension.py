@@ -174,5 +174,5 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
     def refuse(ctx, *_):
         raise NotImplementedError(f"{name} has a first derivative only, got a backward through its gradient")
 
-    nothing = {"setup_context": lambda ctx, inputs, output: None}
+    nothing = {"setup_context": lambda ctx, **_: None}
     torch.library.register_autograd(f"ssd_cuda::{name}_backward", refuse, **nothing)

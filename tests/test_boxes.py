@@ -130,11 +130,12 @@ def test_views_are_accepted(device):
 def test_opcheck(device):
     boxes, priors = random_boxes(6).to(device), random_priors(6).to(device)
     namespace = torch.ops.ssd_cuda
-    var = [0.1, 0.1, 0.2, 0.2]
-    torch.library.opcheck(namespace.box_iou.default, (boxes, priors, 0.0))
-    torch.library.opcheck(namespace.box_encode.default, (boxes.requires_grad_(), priors, None, var, False))
+    options = {"variance": [0.1, 0.1, 0.2, 0.2], "xyxy": False}
+    torch.library.opcheck(namespace.box_iou.default, (boxes, priors), {"eps": 0.0})
+    torch.library.opcheck(namespace.box_encode.default, (boxes.requires_grad_(), priors, None), options)
     loc = torch.randn(2, 6, 4, device=device, requires_grad=True)
-    torch.library.opcheck(namespace.box_decode.default, (loc, priors, None, var, True, 4.0, False))
+    options |= {"max_log": 4.0, "symmetric": False}
+    torch.library.opcheck(namespace.box_decode.default, (loc, priors, None), options)
 
 
 def test_compiles_without_a_break(device):

@@ -13,6 +13,7 @@ from test_detect import head
 
 from ssd_cuda import DetectConfig, ops
 from ssd_cuda.nn.post_process import PostProcess
+from ssd_cuda.ops.detect import op_options
 
 
 def torchvisions(loc, conf, priors, size=300):
@@ -86,15 +87,10 @@ def test_module_detaches(device):
     assert "top_k=20" in repr(module)
 
 
-def _raw(device):
-    loc, conf, priors = (t.to(device) for t in head(2, 40, 5))
-    variance = [0.1, 0.1, 0.2, 0.2]
-    numbers = (0, 0.01, 10, 0.45, False, 0.0, 0.0, 0.0, False, 1, 5, 7)
-    return (loc, conf, priors, *numbers, variance, math.inf, False, False, 0, [1.0, 1.0], False)
-
-
 def test_opcheck(device):
-    torch.library.opcheck(torch.ops.ssd_cuda.detect.default, _raw(device))
+    tensors = tuple(t.to(device) for t in head(2, 40, 5))
+    options = op_options(DetectConfig(top_k=10, detections_per_image=7), 40, 5)
+    torch.library.opcheck(torch.ops.ssd_cuda.detect.default, tensors, options)
 
 
 def test_compiles_without_a_break(device):

@@ -24,8 +24,8 @@ def boxes():
 
 
 def coder(boxes, name, value, priors, *, grad=None, variances=None, numbers=NUMBERS, xyxy=False, **clamp):
-    max_log, symmetric = clamp.get("max_log", math.inf), clamp.get("symmetric", False)
-    return getattr(boxes, name)(value, grad, priors, variances, list(numbers), xyxy, max_log, symmetric)
+    options = {"variance": list(numbers), "xyxy": xyxy, "max_log": math.inf, "symmetric": False, **clamp}
+    return getattr(boxes, name)(value, grad, priors, variances, options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -33,13 +33,13 @@ def coder(boxes, name, value, priors, *, grad=None, variances=None, numbers=NUMB
 @pytest.mark.parametrize("eps", [0.0, 1e-5])
 def test_iou(boxes, dtype, n, m, eps):
     a, b = random_boxes(n, dtype=dtype), random_boxes(m, dtype=dtype)
-    result = boxes.iou(a, b, eps)
+    result = boxes.iou(a, b, {"eps": eps})
     assert torch.equal(result, reference.boxes.box_iou(a, b, eps))
 
 
 def test_iou_of_bad_boxes(boxes):
     bad = torch.tensor([[1.0, 1, 1, 1], [2, 2, 1, 1], [math.nan, 0, 1, 1], [0, 0, math.inf, 1]])
-    result, expected = boxes.iou(bad, bad, 0.0), reference.boxes.box_iou(bad, bad)
+    result, expected = boxes.iou(bad, bad, {"eps": 0.0}), reference.boxes.box_iou(bad, bad)
     assert torch.equal(result.isnan(), expected.isnan())
     assert torch.equal(result.nan_to_num(), expected.nan_to_num())
 
@@ -97,7 +97,7 @@ numbers = st.floats(-4, 4, width=32)
 )
 def test_fuzz_iou(a, b, eps):
     first, second = torch.tensor(a), torch.tensor(b)
-    result = kernels("boxes").iou(first, second, eps)
+    result = kernels("boxes").iou(first, second, {"eps": eps})
     assert torch.equal(result.nan_to_num(), reference.boxes.box_iou(first, second, eps).nan_to_num())
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd_cuda import DetectConfig, is_available, reference
-from ssd_cuda.ops.detect import op_arguments
+from ssd_cuda.ops.detect import op_options
 
 
 def head(batch, num_priors, classes, *, scale=3.0, background=4.0, dtype=torch.float32, generator=None):
@@ -27,10 +27,10 @@ def check(loc, conf, priors, config, seeds=(0, 3)):
     num_priors, num_classes = conf.shape[1:]
     if config.layout == "bcp":
         loc, conf = loc.transpose(1, 2).contiguous(), conf.transpose(1, 2).contiguous()
-    options = op_arguments(config, num_priors, num_classes)
+    options = op_options(config, num_priors, num_classes)
     wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
-    arguments = (loc, conf, priors.to(wide), *options)
-    found = kernels("detect").with_seeds(*seeds).detect(*arguments)
+    tensors = (loc, conf, priors.to(wide))
+    found = kernels("detect").with_seeds(*seeds).detect(*tensors, options)
     found = [t.float() if t.dtype == torch.bfloat16 else t for t in found]
     expected = reference.detect.detect(loc, conf, priors, **dataclasses.asdict(config))
     names = ("boxes", "scores", "labels", "prior_indices", "counts")
@@ -41,7 +41,9 @@ def check(loc, conf, priors, config, seeds=(0, 3)):
     torch.testing.assert_close(boxes, expected[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scores, expected[1], rtol=2e-6, atol=1e-7)
     if is_available():
-        for name, ours, theirs in zip(names, found, torch.ops.ssd_cuda.detect(*arguments), strict=True):
+        for name, ours, theirs in zip(
+            names, found, torch.ops.ssd_cuda.detect(*tensors, **options), strict=True
+        ):
             assert torch.equal(ours, theirs), name
     return found
 
@@ -86,7 +88,7 @@ def test_dtypes(dtype, options):
     if dtype != torch.float64:
         check(loc, conf, priors, config)
         return
-    found = kernels("detect").with_seeds(0).detect(loc, conf, priors.double(), *op_arguments(config, 90, 7))
+    found = kernels("detect").with_seeds(0).detect(loc, conf, priors.double(), op_options(config, 90, 7))
     expected = reference.detect.detect(loc, conf, priors.double(), **dataclasses.asdict(config))
     assert torch.equal(found[3], expected[3]) and torch.equal(found[4], expected[4])
     torch.testing.assert_close(found[1], expected[1])

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd_cuda import MatchConfig, PriorSpec, ops, reference
+from ssd_cuda.ops.matching import op_options
 
 FORCED = ["none", "argmax", "bipartite"]
 
@@ -31,16 +32,7 @@ def expect(matching, boxes, counts, priors, first=0, **options):
         offsets,
         priors,
         priors.dim(),
-        config.iou_threshold,
-        config.inclusive,
-        config.iou_eps,
-        FORCED.index(config.forced),
-        config.forced_min_iou,
-        config.relabel_unforced,
-        config.tie == "last",
-        -1.0 if config.candidate_max_iou is None else config.candidate_max_iou,
-        config.degenerate == "ignore",
-        config.prior_format == "xyxy",
+        op_options(config),
     )
     fields = {name: getattr(config, name) for name in MatchConfig.__dataclass_fields__}
     expected = reference.matching.match(boxes, offsets, priors, **fields)

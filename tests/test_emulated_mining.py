@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_mining import DTYPES, key_rows
 
-from ssd_cuda.ops.mining import CAPS
+from ssd_cuda import MiningConfig
+from ssd_cuda.ops.mining import op_options
 from ssd_cuda.reference import mining as reference
 
 # About a block, and each way to hold the keys: 9 or 12 a thread in registers, shared memory, nowhere.
@@ -62,25 +63,18 @@ def test_fuzz_ties(batch, width, seed, values):
     assert_same_top_k(kernels("mining").with_seeds(0), keys, k)
 
 
-@pytest.mark.parametrize("cap", CAPS)
+@pytest.mark.parametrize("cap", ["all", "all_but_one", "negatives"])
 @pytest.mark.parametrize("positive_fill", ["zero", "-inf"])
 @pytest.mark.parametrize("rounding, ratio", [("floor", 3.0), ("ceil", 2.3)])
 def test_hard_negatives(mining, cap, positive_fill, rounding, ratio):
-    zero_fill = positive_fill == "zero"
     for kind, excluded, least in (("normal", None, 0), ("ties", 0.3, 5), ("special", 1.0, 3)):
         keys = key_rows(kind, 4, 257, torch.float32)
         positive = torch.rand(4, 257) < torch.tensor([0.0, 0.02, 0.4, 1.0])[:, None]
         candidates = None if excluded is None else torch.rand(4, 257) >= excluded
-        result = mining.hard_negatives(
-            keys,
-            positive,
-            candidates,
-            ratio,
-            rounding == "ceil",
-            least,
-            CAPS.index(cap),
-            zero_fill,
+        config = MiningConfig(
+            ratio=ratio, rounding=rounding, min_negatives=least, cap=cap, positive_fill=positive_fill
         )
+        result = mining.hard_negatives(keys, positive, candidates, op_options(config))
         expected = reference.select_hard_negatives(
             keys,
             positive,
@@ -98,5 +92,5 @@ def test_hard_negatives(mining, cap, positive_fill, rounding, ratio):
 def test_hard_negatives_of_long_rows(mining, width):
     keys, positive = key_rows("ties", 1, width, torch.float32), torch.rand(1, width) < 0.01
     candidates = torch.rand(1, width) < 0.5
-    result = mining.hard_negatives(keys, positive, candidates, 3.0, False, 0, CAPS.index("negatives"), False)
+    result = mining.hard_negatives(keys, positive, candidates, op_options(MiningConfig()))
     assert torch.equal(result, reference.select_hard_negatives(keys, positive, candidates=candidates))

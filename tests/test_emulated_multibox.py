@@ -15,7 +15,7 @@ from test_multibox import CHANGES, DTYPES, PRESETS, READY_RULES
 
 from ssd_cuda import MultiBoxConfig, ops
 from ssd_cuda.ops._checks import four_variances
-from ssd_cuda.ops.multibox import _rules
+from ssd_cuda.ops.multibox import op_options
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +27,9 @@ def emulated(multibox, loc, conf, gt, priors, config, weights=(1.5, 0.7)):
     """(localization, classification, num_positives, keys, d_loc, d_conf) of the emulated kernels."""
     wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
     codes = ops.match(gt, priors, config=config.match)
-    own = priors if config.match.prior_format == "cxcywh" else priors_as_centers(priors)
-    variances = None  # the binding has the usual ones
-    if config.variances != (0.1, 0.2):
-        variances = torch.tensor(four_variances(config.variances), dtype=wide).expand_as(own)
-    rules, numbers = _rules(config)
+    variances = None
+    if config.variances != (0.1, 0.2):  # given to each prior then
+        variances = torch.tensor(four_variances(config.variances), dtype=wide).expand_as(priors)
     return multibox.loss(
         loc.detach(),
         conf.detach(),
@@ -40,17 +38,11 @@ def emulated(multibox, loc, conf, gt, priors, config, weights=(1.5, 0.7)):
         gt.labels,
         codes,
         gt.offsets,
-        own.to(wide),
+        priors.to(wide),
         variances,
-        rules,
-        numbers,
+        op_options(config),
         *weights,
     )
-
-
-def priors_as_centers(priors):
-    size = priors[..., 2:] - priors[..., :2]
-    return torch.cat([priors[..., :2] + 0.5 * size, size], -1)
 
 
 def assert_is_reference(multibox, loc, conf, gt, priors, config):
@@ -123,11 +115,9 @@ def keys_of_both(multibox, loc, conf, gt, priors, config):
     keys = emulated(multibox, loc, conf, gt, priors, config)[3]
     if config.layout == "bcp":
         loc, conf = loc.transpose(1, 2), conf.transpose(1, 2)
-    rules, numbers = _rules(config)
     codes = ops.match(gt, priors)
-    options = ([0.1, 0.1, 0.2, 0.2], False, rules, numbers)
     cpu = torch.ops.ssd_cuda.multibox_loss(
-        loc, conf, codes, gt.boxes, gt.labels, gt.offsets, priors, None, *options
+        loc, conf, codes, gt.boxes, gt.labels, gt.offsets, priors, None, **op_options(config)
     )
     return keys, cpu[3]
 
@@ -180,10 +170,8 @@ def test_ready_targets(multibox):
     loc, loc_target = torch.randn(2, 2, 70, 4)
     conf = torch.randn(2, 70, 5)
     target = torch.randint(0, 5, (2, 70)) * (torch.rand(2, 70) < 0.2)
-    rules, numbers = _rules(MultiBoxConfig.preset("seed"))
-    result = multibox.loss(
-        loc, conf, False, loc_target, target, None, None, None, None, rules, numbers, 1.0, 1.0
-    )
+    options = op_options(MultiBoxConfig.preset("seed"))
+    result = multibox.loss(loc, conf, False, loc_target, target, None, None, None, None, options, 1.0, 1.0)
     expected = ops.ssd_loss(loc, conf, loc_target, target)
     torch.testing.assert_close(result[0][0], expected[0])
     torch.testing.assert_close(result[1][0], expected[1])
@@ -201,7 +189,7 @@ def test_ready_targets_follow_the_config(multibox, name):
     loc_target = torch.randn_like(loc)
     rows = loc_target.transpose(1, 2) if config.layout == "bcp" else loc_target
     inputs = (loc, conf, config.layout == "bcp", rows.contiguous(), target, None, None, None, None)
-    result = multibox.loss(*inputs, *_rules(config), 1.5, 0.7)
+    result = multibox.loss(*inputs, op_options(config), 1.5, 0.7)
     x, y = loc.clone().requires_grad_(), conf.clone().requires_grad_()
     expected = ops.multibox_loss_on_targets(x, y, loc_target, target, config)
     assert result[2].item() == expected.num_positives.item() > 0
@@ -239,9 +227,9 @@ def test_ready_targets_with_ignored_rows_are_the_seeds(multibox, ignored, ratio)
     """Mining reaches the zeros, where positives, ignored rows and certain negatives share one key."""
     loc, conf, loc_target, target = targets_with_ignored(ignored)
     mining = dataclasses.replace(MultiBoxConfig.preset("seed").mining, ratio=ratio)
-    rules, numbers = _rules(MultiBoxConfig.preset("seed", ignore_label=-100, mining=mining))
+    options = op_options(MultiBoxConfig.preset("seed", ignore_label=-100, mining=mining))
     inputs = (loc.detach(), conf.detach(), False, loc_target, target)
-    result = multibox.loss(*inputs, None, None, None, None, rules, numbers, 1.5, 0.7)
+    result = multibox.loss(*inputs, None, None, None, None, options, 1.5, 0.7)
     expected = seed.SSDLoss(conf.shape[2], ratio)(loc, conf, loc_target, target)
     assert result[2].item() == (target > 0).sum()
     for mine, theirs in zip(result[:2], expected, strict=True):

@@ -22,6 +22,15 @@ def emulated():
     return kernels("nms")
 
 
+def suppression(threshold, inclusive, iou_eps, pixel_offset):
+    return {
+        "iou_threshold": threshold,
+        "inclusive": inclusive,
+        "iou_eps": iou_eps,
+        "pixel_offset": pixel_offset,
+    }
+
+
 def run(
     emulated,
     boxes,
@@ -36,8 +45,9 @@ def run(
     panel=PANEL,
 ):
     """(keep [rows], count [])"""
-    rows = len(boxes) if rows is None else rows
-    keep, count = emulated.nms(boxes, scores, idxs, threshold, inclusive, iou_eps, pixel_offset, rows, panel)
+    options = suppression(threshold, inclusive, iou_eps, pixel_offset)
+    options["max_output"] = len(boxes) if rows is None else rows
+    keep, count = emulated.nms(boxes, scores, idxs, options, panel)
     return keep, int(count)
 
 
@@ -87,7 +97,7 @@ def test_the_rule_is_the_division(emulated, dtype, options):
         iou = torch.stack([pairwise(a[i : i + 500], b[i : i + 500]) for i in range(0, n, 500)])
         for inclusive in (False, True):
             expected = iou.double() >= threshold if inclusive else iou.double() > threshold
-            got = emulated.with_seeds(0).removes(a, b, threshold, inclusive, eps, pixel_offset)
+            got = emulated.with_seeds(0).removes(a, b, suppression(threshold, inclusive, eps, pixel_offset))
             assert torch.equal(got.bool(), expected.flatten())
             assert 0 < got.sum() < n or threshold == 1.0
 

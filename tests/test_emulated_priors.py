@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssd_cuda import PriorSpec, ops, reference
-from ssd_cuda.ops.priors import _arguments
+from ssd_cuda.ops.priors import op_options
 
 
 def generate(spec: PriorSpec, dtype=torch.float32) -> torch.Tensor:
-    *arguments, single = _arguments(spec)
-    name = f"fill_{'single' if single else 'double'}_{'f32' if dtype == torch.float32 else 'f64'}"
-    return getattr(kernels("priors"), name)(spec.num_priors, *arguments)
+    options = op_options(spec)
+    arithmetic = "single" if options["single"] else "double"
+    name = f"fill_{arithmetic}_{'f32' if dtype == torch.float32 else 'f64'}"
+    return getattr(kernels("priors"), name)(spec.num_priors, options)
 
 
 def check(spec: PriorSpec) -> None:

@@ -330,8 +330,8 @@ def test_captures_in_a_cuda_graph_and_never_syncs(device):
 
 def test_opcheck_and_compile(device):
     gt, priors = ragged([3, 0, 5], device=device), priors_of(60, device=device)
-    args = (gt.boxes, gt.offsets, priors, 0.5, True, 0.0, 1, 0.0, False, False, -1.0, True, False)
-    torch.library.opcheck(torch.ops.ssd_cuda.match.default, args)
+    options = ops.matching.op_options(MatchConfig())
+    torch.library.opcheck(torch.ops.ssd_cuda.match.default, (gt.boxes, gt.offsets, priors), options)
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def step(boxes, labels, offsets, priors):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import selection
 
-from ssd_cuda import ops
+from ssd_cuda import MiningConfig, ops
 from ssd_cuda.reference import mining as reference
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -163,7 +163,9 @@ def test_opcheck_and_compile(device):
     namespace = torch.ops.ssd_cuda
     torch.library.opcheck(namespace.top_k_threshold.default, (keys, torch.tensor([1, 2, 3], device=device)))
     torch.library.opcheck(
-        namespace.select_hard_negatives.default, (keys, positive, ~positive, 3.0, True, 0, 2, False)
+        namespace.select_hard_negatives.default,
+        (keys, positive, ~positive),
+        ops.mining.op_options(MiningConfig()),
     )
     compiled = torch.compile(ops.select_hard_negatives, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(keys, positive), ops.select_hard_negatives(keys, positive))

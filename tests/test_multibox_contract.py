@@ -77,12 +77,11 @@ def test_any_number_of_threads_gives_the_same_bits():
 def test_opcheck(device):
     loc, conf, gt, priors = batch_of(MultiBoxConfig(), (2, 1), width=30, device=device)
     codes = ops.match(gt, priors)
-    rules, numbers = ops.multibox._rules(MultiBoxConfig())
-    options = ([0.1, 0.1, 0.2, 0.2], False, rules, numbers)
-    targets = (codes, gt.boxes, gt.labels, gt.offsets, priors, None, *options)
+    options = ops.multibox.op_options(MultiBoxConfig())
+    targets = (codes, gt.boxes, gt.labels, gt.offsets, priors, None)
     for x, y in ((loc, conf), tuple(t.transpose(1, 2).contiguous().transpose(1, 2) for t in (loc, conf))):
         x.requires_grad_(), y.requires_grad_()
-        torch.library.opcheck(torch.ops.ssd_cuda.multibox_loss.default, (x, y, *targets))
+        torch.library.opcheck(torch.ops.ssd_cuda.multibox_loss.default, (x, y, *targets), options)
 
 
 @pytest.mark.parametrize("layout", ["bpc", "bcp"])
@@ -229,11 +228,11 @@ def test_the_global_normalizer_between_two_processes(tmp_path):
 
 def test_an_unchecked_label_out_of_range_is_nan(device):
     loc, conf, gt, priors = batch_of(MultiBoxConfig(), (2, 1), width=20, device=device)
-    rules, numbers = ops.multibox._rules(MultiBoxConfig())
+    options = ops.multibox.op_options(MultiBoxConfig())
     codes = ops.match(gt, priors)
     codes[0, 0] = 99  # no such ground truth: nothing is read for it
     loss = torch.ops.ssd_cuda.multibox_loss(
-        loc, conf, codes, gt.boxes, gt.labels + 90, gt.offsets, priors, None, [0.1] * 4, False, rules, numbers
+        loc, conf, codes, gt.boxes, gt.labels + 90, gt.offsets, priors, None, **options
     )
     assert loss[0].isnan()
     assert loss[1].isnan()

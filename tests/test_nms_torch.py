@@ -78,9 +78,10 @@ def test_region_proposals_with_our_batched_nms(monkeypatch):
 def test_opcheck(device):
     boxes, scores, idxs = _case(device=device)
     for classes in (None, idxs):
-        torch.library.opcheck(torch.ops.ssd_cuda.nms.default, (boxes, scores, classes, 0.5, False, 0.0, 0.0))
-        arguments = (boxes, scores, classes, 0.5, True, 1e-5, 1.0, 7)
-        torch.library.opcheck(torch.ops.ssd_cuda.nms_padded.default, arguments)
+        options = {"iou_threshold": 0.5, "inclusive": True, "iou_eps": 1e-5, "pixel_offset": 1.0}
+        torch.library.opcheck(torch.ops.ssd_cuda.nms.default, (boxes, scores, classes), options)
+        options["max_output"] = 7
+        torch.library.opcheck(torch.ops.ssd_cuda.nms_padded.default, (boxes, scores, classes), options)
 
 
 def test_compiles_without_a_break(device):

@@ -215,9 +215,9 @@ def test_compiles_without_a_break(device):
 
 
 def test_opcheck(device):
-    output = torch.empty(12, 4, device=device)
-    args = (output, [2, 3, 2], [3.0, 2.0], [0.1, 0.2, 0.3, 0.4], [0.5, 1.0, 1.0], 0, False, False, False)
-    torch.library.opcheck(torch.ops.ssd_cuda.fill_priors.default, args)
+    spec = PriorSpec(feature_maps=((2, 3),), sizes=(30,), larger_sizes=(60,), ratios=((2,),), steps=None)
+    output = torch.empty(spec.num_priors, 4, device=device)
+    torch.library.opcheck(torch.ops.ssd_cuda.fill_priors.default, (output,), ops.priors.op_options(spec))
 
 
 def test_captures_in_a_cuda_graph(device):

@@ -1,7 +1,7 @@
 // The op of both bindings: options from the schema's arguments, outputs, dispatch. Run says how.
 #pragma once
 
-#include "common/torch/torch_api.h"
+#include "common/torch/boxing.h"
 #include "detect_rule.h"
 
 namespace ssd_cuda {
@@ -11,29 +11,22 @@ using DetectResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 // loc: [B, P, 4], conf: [B, P, C] ([B, 4, P], [B, C, P] when channels_first), priors: [P, 4] or [B, P, 4].
 // Run::run<T, S>(options, inputs, outputs, conf) computes.
 template <typename Run>
-DetectResults detect_op(const Tensor& loc, const Tensor& conf, const Tensor& priors, int64_t scores,
-                        double score_threshold, int64_t top_k, double iou_threshold, bool inclusive,
-                        double iou_eps, double pixel_offset, double soft_sigma, bool class_agnostic,
-                        int64_t first_label, int64_t last_label, int64_t rows,
-                        const Doubles& variance, double max_log, bool symmetric, bool xyxy,
-                        int64_t clip, const Doubles& clip_size, bool channels_first) {
-  const int64_t images = conf.size(0), p = channels_first ? 2 : 1, c = 3 - p;
+DetectResults detect_op(const Tensor& loc, const Tensor& conf, const Tensor& priors,
+                        const DetectSettings& settings) {
+  const int64_t images = conf.size(0), p = settings.channels_first ? 2 : 1, c = 3 - p;
   const Tensor prior = dense(priors);
   const ScalarType wide =
       conf.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  DetectResults results{
-      empty_on(conf, {images, rows, 4}, wide), empty_on(conf, {images, rows}, wide),
-      empty_on(conf, {images, rows}, ScalarType::Long),
-      empty_on(conf, {images, rows}, ScalarType::Long), empty_on(conf, {images}, ScalarType::Long)};
+  DetectResults results{empty_on(conf, {images, settings.rows, 4}, wide),
+                        empty_on(conf, {images, settings.rows}, wide),
+                        empty_on(conf, {images, settings.rows}, ScalarType::Long),
+                        empty_on(conf, {images, settings.rows}, ScalarType::Long),
+                        empty_on(conf, {images}, ScalarType::Long)};
   auto& [boxes, kept_scores, labels, prior_indices, counts] = results;
-  const DetectArguments arguments{
-      scores,       score_threshold, top_k,          iou_threshold, inclusive,  iou_eps,
-      pixel_offset, soft_sigma,      class_agnostic, first_label,   last_label, rows,
-      variance,     max_log,         symmetric,      xyxy,          clip,       clip_size};
   dispatch_floating(conf.scalar_type(), "detect", [&](auto zero) {
     using S = decltype(zero);
     using T = acc_t<S>;
-    const DetectOptions<T> options = detect_options<T>(arguments, conf.size(c));
+    const DetectOptions<T> options = detect_options<T>(settings, conf.size(c));
     const DetectInputs<T, S> inputs{
         .loc = {in<S>(loc), loc.stride(0), loc.stride(p), loc.stride(c)},
         .conf = {in<S>(conf), conf.stride(0), conf.stride(p), conf.stride(c)},

@@ -5,12 +5,38 @@
 #include <type_traits>
 #include <vector>
 
-#include "common/math/nms_math.h"
+#include "boxes/boxes_rule.h"
+#include "nms/nms_rule.h"
 
 namespace ssd_cuda {
 
 enum class ScoreKind : int { kSoftmax = 0, kSigmoid = 1, kGiven = 2 };
 enum class ClipKind : int { kNone = 0, kBefore = 1, kAfter = 2 };
+template <>
+struct Choice<ScoreKind> {
+  static constexpr std::array<const char*, 3> kWords{"softmax", "sigmoid", "given"};
+};
+template <>
+struct Choice<ClipKind> {
+  static constexpr std::array<const char*, 3> kWords{"none", "before", "after"};
+};
+
+#define SSD_DETECT_OPTIONS(X)                                             \
+  X(ScoreKind, scores)                                                    \
+  X(double, score_threshold)                                              \
+  X(int64_t, top_k) /* INT64_MAX: no limit */                             \
+  SSD_SUPPRESS_OPTIONS(X)                                                 \
+  X(double, soft_sigma) /* 0: hard NMS */                                 \
+  X(bool, class_agnostic)                                                 \
+  X(int64_t, first_label) /* foreground columns, last_label is the end */ \
+  X(int64_t, last_label)                                                  \
+  X(int64_t, rows)                                                        \
+  SSD_DECODE_OPTIONS(X)                                                   \
+  X(ClipKind, clip)                                                       \
+  X(Numbers<2>, clip_size) /* width, height */                            \
+  X(bool, channels_first)  /* loc [B, 4, P], conf [B, C, P] */
+
+SSD_OPTION_STRUCT(DetectSettings, SSD_DETECT_OPTIONS);
 
 // T is the arithmetic type, float or double. "No limit" of top_k is INT64_MAX.
 template <typename T>
@@ -55,42 +81,24 @@ inline T make_skip_below(const DetectOptions<T>& options, int64_t num_classes) {
   return background ? std::log(t) - T(1e-3) : -std::numeric_limits<T>::infinity();
 }
 
-// The options as the schema of the op has them, in its order.
-struct DetectArguments {
-  int64_t scores;
-  double score_threshold;
-  int64_t top_k;
-  double iou_threshold;
-  bool inclusive;
-  double iou_eps, pixel_offset, soft_sigma;
-  bool class_agnostic;
-  int64_t first_label, last_label, rows;
-  const std::vector<double>& variance;  // [4]
-  double max_log;
-  bool symmetric, xyxy;
-  int64_t clip;
-  const std::vector<double>& clip_size;  // [2]
-};
-
 template <typename T>
-inline DetectOptions<T> detect_options(const DetectArguments& a, int64_t num_classes) {
-  DetectOptions<T> options{
-      .scores = static_cast<ScoreKind>(a.scores),
-      .score_threshold = static_cast<T>(a.score_threshold),
-      .skip_below = 0,
-      .top_k = a.top_k,
-      .rule = suppress_rule<T>(a.iou_threshold, a.inclusive, a.iou_eps, a.pixel_offset),
-      .soft_sigma = static_cast<T>(a.soft_sigma),
-      .class_agnostic = a.class_agnostic,
-      .first_label = a.first_label,
-      .last_label = a.last_label,
-      .rows = a.rows,
-      .variance = {T(a.variance[0]), T(a.variance[1]), T(a.variance[2]), T(a.variance[3])},
-      .clamp = {T(a.max_log), a.symmetric},
-      .format = a.xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh,
-      .clip = static_cast<ClipKind>(a.clip),
-      .clip_width = T(a.clip_size[0]),
-      .clip_height = T(a.clip_size[1])};
+inline DetectOptions<T> detect_options(const DetectSettings& settings, int64_t num_classes) {
+  DetectOptions<T> options{.scores = settings.scores,
+                           .score_threshold = static_cast<T>(settings.score_threshold),
+                           .skip_below = 0,
+                           .top_k = settings.top_k,
+                           .rule = suppress_rule_of<T>(settings),
+                           .soft_sigma = static_cast<T>(settings.soft_sigma),
+                           .class_agnostic = settings.class_agnostic,
+                           .first_label = settings.first_label,
+                           .last_label = settings.last_label,
+                           .rows = settings.rows,
+                           .variance = vec4<T>(settings.variance),
+                           .clamp = log_clamp<T>(settings),
+                           .format = box_format(settings.xyxy),
+                           .clip = settings.clip,
+                           .clip_width = T(settings.clip_size[0]),
+                           .clip_height = T(settings.clip_size[1])};
   options.skip_below = make_skip_below(options, num_classes);
   return options;
 }

@@ -4,7 +4,7 @@
 
 #include <type_traits>
 
-#include "common/math/box_math.h"
+#include "boxes/boxes_rule.h"
 
 namespace ssd_cuda {
 
@@ -12,6 +12,24 @@ constexpr int32_t kBackground = -1;
 constexpr int32_t kIgnored = -2;  // not matched, and no candidate for mining either
 
 enum class Forced : int { kNone = 0, kArgmax = 1, kBipartite = 2 };
+template <>
+struct Choice<Forced> {
+  static constexpr std::array<const char*, 3> kWords{"none", "argmax", "bipartite"};
+};
+
+#define SSD_MATCH_OPTIONS(X)                            \
+  X(double, threshold)                                  \
+  X(bool, inclusive)                                    \
+  X(double, eps)                                        \
+  X(Forced, forced)                                     \
+  X(double, forced_min)                                 \
+  X(bool, relabel_unforced)                             \
+  X(bool, tie_last)                                     \
+  X(double, candidate_max) /* negative: no such rule */ \
+  X(bool, ignore_degenerate)                            \
+  X(bool, xyxy) /* priors: x1, y1, x2, y2; else cx, cy, w, h */
+
+SSD_OPTION_STRUCT(MatchSettings, SSD_MATCH_OPTIONS);
 
 template <typename T>
 struct MatchRule {
@@ -68,21 +86,18 @@ struct MatchRule {
   }
 };
 
-// The rule from the options of the op, in the order of its schema.
 template <typename T>
-inline MatchRule<T> make_match_rule(double threshold, bool inclusive, double eps, int64_t forced,
-                                    double forced_min, bool relabel_unforced, bool tie_last,
-                                    double candidate_max, bool ignore_degenerate, bool xyxy) {
-  return {.threshold = T(threshold),
-          .eps = T(eps),
-          .forced_min = T(forced_min),
-          .candidate_max = T(candidate_max),
-          .forced = Forced(forced),
-          .inclusive = inclusive,
-          .relabel_unforced = relabel_unforced,
-          .tie_last = tie_last,
-          .ignore_degenerate = ignore_degenerate,
-          .format = xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh};
+inline MatchRule<T> match_rule(const MatchSettings& settings) {
+  return {.threshold = T(settings.threshold),
+          .eps = T(settings.eps),
+          .forced_min = T(settings.forced_min),
+          .candidate_max = T(settings.candidate_max),
+          .forced = settings.forced,
+          .inclusive = settings.inclusive,
+          .relabel_unforced = settings.relabel_unforced,
+          .tie_last = settings.tie_last,
+          .ignore_degenerate = settings.ignore_degenerate,
+          .format = box_format(settings.xyxy)};
 }
 
 // An index as wide as T: structures of both have no padding, and vector masks of T select it.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/math/ordered_key.h"
+#include "common/options.h"
 
 namespace ssd_cuda {
 
@@ -39,6 +40,30 @@ struct MiningRule {
   Cap cap;
   bool zero_fill;  // key of a positive: 0, else -inf
 };
+
+template <>
+struct Choice<MiningRule::Cap> {
+  static constexpr std::array<const char*, 3> kWords{"all", "all_but_one", "negatives"};
+};
+
+#define SSD_MINING_OPTIONS(X) \
+  X(double, ratio)            \
+  X(bool, round_up)           \
+  X(int64_t, min_negatives)   \
+  X(MiningRule::Cap, cap)     \
+  X(bool, zero_fill)
+
+SSD_OPTION_STRUCT(MiningSettings, SSD_MINING_OPTIONS);
+
+// Of MiningSettings, or of settings that hold the same options among others.
+template <typename Settings>
+inline MiningRule mining_rule(const Settings& settings) {
+  return {.ratio = static_cast<float>(settings.ratio),
+          .round_up = settings.round_up,
+          .min_negatives = settings.min_negatives,
+          .cap = settings.cap,
+          .zero_fill = settings.zero_fill};
+}
 
 // k of a row of width rows. The product is one float32 multiplication, as torch multiplies an integer tensor
 // by a Python number.

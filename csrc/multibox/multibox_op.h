@@ -1,19 +1,10 @@
 // What the CPU and the CUDA binding of the MultiBox loss share: the options and targets out of their tensors.
 #pragma once
 
-#include "common/torch/torch_api.h"
+#include "common/torch/boxing.h"
 #include "multibox_rule.h"
 
 namespace ssd_cuda {
-
-using Ints = std::vector<int64_t>;
-
-inline MultiBoxRule parse_rule(const Ints& rules, const Doubles& numbers, int64_t num_classes) {
-  STD_TORCH_CHECK(rules.size() == kNumRules && numbers.size() == kNumNumbers,
-                  "multibox_loss: expected ", kNumRules, " rules and ", kNumNumbers,
-                  " numbers, got ", rules.size(), " and ", numbers.size());
-  return make_rule(rules.data(), numbers.data(), num_classes);
-}
 
 // The target tensors, dense, with the types the kernels read.
 class TargetTensors {
@@ -30,7 +21,7 @@ class TargetTensors {
 
   // Without labels the targets are ready ones: codes holds the classes and boxes the box codes.
   template <typename T>
-  Targets<T> get(const Doubles& variance, bool xyxy) const {
+  Targets<T> get(const MultiBoxSettings& settings) const {
     const bool ready = !labels_.has_value();
     return {.codes = ready ? nullptr : in<int32_t>(codes_),
             .boxes = in<Vec4<T>>(boxes_),
@@ -38,11 +29,11 @@ class TargetTensors {
             .offsets = in<int32_t>(offsets_),
             .priors = in<Vec4<T>>(priors_),
             .variances = in<Vec4<T>>(variances_),
-            .variance = {T(variance[0]), T(variance[1]), T(variance[2]), T(variance[3])},
+            .variance = vec4<T>(settings.variance),
             .num_boxes = boxes_.numel() / 4,
             .width = codes_.size(1),
             .own_priors = priors_.has_value() && priors_->dim() == 3,
-            .format = xyxy ? BoxFormat::kXyxy : BoxFormat::kCxcywh};
+            .format = box_format(settings.xyxy)};
   }
 
  private:

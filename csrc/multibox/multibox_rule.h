@@ -1,7 +1,7 @@
 // The options of the MultiBox loss and what they make of one prior, for the CPU and the CUDA kernels.
 #pragma once
 
-#include "common/math/box_math.h"
+#include "boxes/boxes_rule.h"
 #include "common/math/loss_math.h"
 #include "mining/mining_rule.h"
 
@@ -21,6 +21,10 @@ SSD_HOST_DEVICE bool is_candidate(RowKind kind) {
 }
 
 enum class ZeroLabel : int { kBackground = 0, kLocalize = 1, kPositive = 2 };
+template <>
+struct Choice<ZeroLabel> {
+  static constexpr std::array<const char*, 3> kWords{"background", "localize", "positive"};
+};
 
 struct LabelRule {
   int64_t num_classes;
@@ -41,6 +45,12 @@ enum class Normalizer : int {
   kMinOne = 4     // sum over the images of max(1, localized priors)
 };
 
+template <>
+struct Choice<Normalizer> {
+  static constexpr std::array<const char*, 5> kWords{"global", "batch", "per_image", "selected",
+                                                     "batch_min_one"};
+};
+
 struct LossRule {
   double beta;        // 0 for L1
   double loc_factor;  // loc_weight, over 4 for the mean of the coordinates
@@ -55,29 +65,39 @@ struct MultiBoxRule {
   LossRule loss;
 };
 
-// The options as flat lists, in the order of _rules in ssd_cuda/ops/multibox.py.
-constexpr int kNumRules = 14, kNumNumbers = 3;
-inline MultiBoxRule make_rule(const int64_t* rules, const double* numbers, int64_t num_classes) {
-  MultiBoxRule rule;
-  rule.label = {.num_classes = num_classes,
-                .background = rules[0] != 0 ? num_classes - 1 : 0,
-                .offset = rules[1],
-                .ignore = rules[2],
-                .has_ignore = rules[3] != 0,
-                .rank_ignored = rules[13] != 0,
-                .single_class = rules[4] != 0,
-                .zero_label = static_cast<ZeroLabel>(rules[5])};
-  rule.mining = {.ratio = static_cast<float>(numbers[0]),
-                 .round_up = rules[6] != 0,
-                 .min_negatives = rules[7],
-                 .cap = static_cast<MiningRule::Cap>(rules[8]),
-                 .zero_fill = rules[9] != 0};
-  rule.loss = {.beta = numbers[1],
-               .loc_factor = numbers[2],
-               .normalizer = static_cast<Normalizer>(rules[11]),
-               .clamp = rules[12] != 0,
-               .positives_twice = rules[10] != 0};
-  return rule;
+#define SSD_MULTIBOX_OPTIONS(X)                                   \
+  SSD_ENCODE_OPTIONS(X)                                           \
+  X(bool, background_last) /* the background is the last class */ \
+  X(int64_t, label_offset)                                        \
+  X(bool, has_ignore)                                             \
+  X(int64_t, ignore_label)                                        \
+  X(bool, rank_ignored)                                           \
+  X(bool, single_class)                                           \
+  X(ZeroLabel, zero_label)                                        \
+  SSD_MINING_OPTIONS(X)                                           \
+  X(bool, positives_twice)                                        \
+  X(Normalizer, normalizer)                                       \
+  X(bool, clamp_normalizer)                                       \
+  X(double, beta)       /* 0 for L1 */                            \
+  X(double, loc_factor) /* loc_weight, over 4 for the mean of the coordinates */
+
+SSD_OPTION_STRUCT(MultiBoxSettings, SSD_MULTIBOX_OPTIONS);
+
+inline MultiBoxRule multibox_rule(const MultiBoxSettings& settings, int64_t num_classes) {
+  return {.label = {.num_classes = num_classes,
+                    .background = settings.background_last ? num_classes - 1 : 0,
+                    .offset = settings.label_offset,
+                    .ignore = settings.ignore_label,
+                    .has_ignore = settings.has_ignore,
+                    .rank_ignored = settings.rank_ignored,
+                    .single_class = settings.single_class,
+                    .zero_label = settings.zero_label},
+          .mining = mining_rule(settings),
+          .loss = {.beta = settings.beta,
+                   .loc_factor = settings.loc_factor,
+                   .normalizer = settings.normalizer,
+                   .clamp = settings.clamp_normalizer,
+                   .positives_twice = settings.positives_twice}};
 }
 
 // A prior as the cross entropy sees it. label is -1 where the given one is out of range: its loss is NaN.

@@ -1,18 +1,15 @@
 // The arguments of the op as the kernels want them: levels in order, with the sizes of a cell's boxes.
 #pragma once
 
-#include "common/torch/torch_api.h"
+#include "common/torch/boxing.h"
 #include "priors_rule.h"
 
 namespace ssd_cuda {
 
-using Ints = std::vector<int64_t>;
-
-// grid: rows, columns and boxes of each level; divisors: x, y of each level; sizes: w, h of each box of each
-// level; frame: offset, scale_x, scale_y. fn(level, sizes of the level) once per level.
+// fn(level, sizes of the level) once per level.
 template <typename Fn>
-inline void for_each_level(const Ints& grid, const Doubles& divisors, const Doubles& sizes,
-                           int64_t output_rows, const Fn& fn) {
+inline void for_each_level(const PriorSettings& settings, int64_t output_rows, const Fn& fn) {
+  const auto& [grid, divisors, sizes] = std::tie(settings.grid, settings.divisors, settings.sizes);
   int64_t row = 0;
   std::size_t box = 0;
   for (std::size_t k = 0; k < grid.size() / 3; ++k) {
@@ -31,15 +28,6 @@ inline void for_each_level(const Ints& grid, const Doubles& divisors, const Doub
   }
   STD_TORCH_CHECK(row == output_rows, "fill_priors: the output must have ", row, " rows, got ",
                   output_rows);
-}
-
-inline PriorStyle prior_style(const Doubles& frame, int64_t clip, bool corners, bool box_major) {
-  return {.offset = frame.at(0),
-          .scale_x = frame.at(1),
-          .scale_y = frame.at(2),
-          .clip = PriorClip(clip),
-          .corners = corners,
-          .box_major = box_major};
 }
 
 // fn(R{}, Out{}): arithmetic and output type.

@@ -10,10 +10,29 @@
 #pragma once
 
 #include "common/math/box_math.h"
+#include "common/options.h"
 
 namespace ssd_cuda {
 
 enum class PriorClip : int { kNone = 0, kCxcywh = 1, kSize = 2, kCorners = 3 };
+template <>
+struct Choice<PriorClip> {
+  static constexpr std::array<const char*, 4> kWords{"none", "cxcywh", "wh", "corners"};
+};
+
+#define SSD_PRIOR_OPTIONS(X)                                              \
+  X(Ints, grid)        /* rows, columns and boxes a cell of each level */ \
+  X(Doubles, divisors) /* x, y of each level */                           \
+  X(Doubles, sizes)    /* w, h of each box of each level */               \
+  X(double, offset)                                                       \
+  X(double, scale_x)                                                      \
+  X(double, scale_y)                                                      \
+  X(PriorClip, clip)                                                      \
+  X(bool, corners)                                                        \
+  X(bool, box_major)                                                      \
+  X(bool, single) /* arithmetic in float32 */
+
+SSD_OPTION_STRUCT(PriorSettings, SSD_PRIOR_OPTIONS);
 
 struct PriorStyle {
   double offset;
@@ -22,6 +41,15 @@ struct PriorStyle {
   bool corners;    // output x1, y1, x2, y2; else cx, cy, w, h
   bool box_major;  // within a level all cells of a box are neighbours; else all boxes of a cell
 };
+
+inline PriorStyle prior_style(const PriorSettings& settings) {
+  return {.offset = settings.offset,
+          .scale_x = settings.scale_x,
+          .scale_y = settings.scale_y,
+          .clip = settings.clip,
+          .corners = settings.corners,
+          .box_major = settings.box_major};
+}
 
 struct PriorLevel {
   int64_t first_row;  // of the level, in the output

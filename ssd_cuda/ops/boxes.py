@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,12 +49,12 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, *, eps: float = 0.0) -> Tensor:
     for name, boxes in (("boxes1", boxes1), ("boxes2", boxes2)):
         check_no_grad(name, boxes, "box_iou has no backward")
     require("box_iou", boxes1, boxes2)
-    return torch.ops.ssd_cuda.box_iou(_real(boxes1), _real(boxes2), eps)
+    return torch.ops.ssd_cuda.box_iou(_real(boxes1), _real(boxes2), eps=eps)
 
 
 def _coder_inputs(
     name: str, rows: Tensor, priors: Tensor, variances: Variances, prior_format: str
-) -> tuple[Tensor, Tensor, Tensor | None, list[float], bool]:
+) -> tuple[Tensor, Tensor, Tensor | None, dict[str, Any]]:
     check_tensor(name, rows, ("...", "P", 4), FLOATING)
     check_tensor("priors", priors, ("...", rows.shape[-2], 4), FLOATING)
     if priors.dim() > 2 and priors.shape != rows.shape:
@@ -70,7 +71,7 @@ def _coder_inputs(
         per_prior = variances.to(rows.dtype)
     else:
         numbers = four_variances(variances)
-    return rows, priors.to(rows.dtype), per_prior, numbers, prior_format == "xyxy"
+    return rows, priors.to(rows.dtype), per_prior, {"variance": numbers, "xyxy": prior_format == "xyxy"}
 
 
 def encode(
@@ -100,9 +101,9 @@ def encode(
         >>> ops.encode(boxes, priors)[0, 0].round(decimals=3)  # 0.02 / 0.2 / 0.1
         tensor(1.)
     """
-    rows, prior, per_prior, numbers, xyxy = _coder_inputs("boxes", boxes, priors, variances, prior_format)
+    rows, prior, per_prior, options = _coder_inputs("boxes", boxes, priors, variances, prior_format)
     require("encode", rows, prior, per_prior)
-    return torch.ops.ssd_cuda.box_encode(rows, prior, per_prior, numbers, xyxy)
+    return torch.ops.ssd_cuda.box_encode(rows, prior, per_prior, **options)
 
 
 def decode(
@@ -134,47 +135,48 @@ def decode(
         >>> ops.decode(torch.zeros(1, 4), torch.tensor([[0.5, 0.5, 0.2, 0.2]]))  # no offset: the prior itself
         tensor([[0.4000, 0.4000, 0.6000, 0.6000]])
     """
-    rows, prior, per_prior, numbers, xyxy = _coder_inputs("loc", loc, priors, variances, prior_format)
+    rows, prior, per_prior, options = _coder_inputs("loc", loc, priors, variances, prior_format)
     if max_log_scale is not None:
         check_range("max_log_scale", max_log_scale, 0.0)
     limit = math.inf if max_log_scale is None else float(max_log_scale)
     require("decode", rows, prior, per_prior)
-    return torch.ops.ssd_cuda.box_decode(rows, prior, per_prior, numbers, xyxy, limit, symmetric_log_scale)
+    return torch.ops.ssd_cuda.box_decode(
+        rows, prior, per_prior, **options, max_log=limit, symmetric=symmetric_log_scale
+    )
 
 
 @register_fake("box_iou")
-def _(boxes1, boxes2, eps):
+def _(boxes1, boxes2, **_):
     return boxes1.new_empty(boxes1.shape[0], boxes2.shape[0])
 
 
 @register_fake("box_encode")
 @register_fake("box_decode")
-def _(rows, *_):
+def _(rows, *_, **__):
     return torch.empty_like(rows, memory_format=torch.contiguous_format)
 
 
 @register_fake("box_encode_backward")
 @register_fake("box_decode_backward")
-def _(grad, rows, *_):
+def _(grad, rows, *_, **__):
     return torch.empty_like(rows, memory_format=torch.contiguous_format)
 
 
-def _save(ctx, inputs, output):
-    rows, priors, variances, *options = inputs
-    ctx.save_for_backward(rows, priors, variances)
-    ctx.options = options
+def _save(ctx, inputs, keyword_only_inputs, output):
+    ctx.save_for_backward(*inputs)
+    ctx.options = keyword_only_inputs
 
 
 def _encode_backward(ctx, grad):
     rows, priors, variances = ctx.saved_tensors
-    out = torch.ops.ssd_cuda.box_encode_backward(grad, rows, priors, variances, *ctx.options)
-    return out, None, None, None, None  # priors, variances, variance, xyxy
+    out = torch.ops.ssd_cuda.box_encode_backward(grad, rows, priors, variances, **ctx.options)
+    return out, None, None  # priors, variances
 
 
 def _decode_backward(ctx, grad):
     rows, priors, variances = ctx.saved_tensors
-    out = torch.ops.ssd_cuda.box_decode_backward(grad, rows, priors, variances, *ctx.options)
-    return out, None, None, None, None, None, None  # priors, variances, variance, xyxy, max_log, symmetric
+    out = torch.ops.ssd_cuda.box_decode_backward(grad, rows, priors, variances, **ctx.options)
+    return out, None, None  # priors, variances
 
 
 register_autograd("box_encode", _encode_backward, _save)

@@ -16,8 +16,6 @@ from ._pytrees import register_named_tuple
 _DEFAULT = DetectConfig()
 _NO_LIMIT = 2**63 - 1
 _MOST_SOFT_KEYS = 2**31 - 32  # of a list of soft-NMS on CUDA: a power of two above fits in 32 bits
-_SCORES = {"softmax": 0, "sigmoid": 1, "given": 2}
-_CLIP = {"none": 0, "before": 1, "after": 2}
 
 
 @register_named_tuple
@@ -103,8 +101,8 @@ def detect(
     loc, conf, priors = _check(loc, conf, priors, config, extra)
     require("detect", loc, conf, priors, extra)
     class_dim = 1 if config.layout == "bcp" else 2
-    options = op_arguments(config, conf.shape[3 - class_dim], conf.shape[class_dim])
-    found = Detections(*torch.ops.ssd_cuda.detect(loc, conf, priors, *options))
+    options = op_options(config, conf.shape[3 - class_dim], conf.shape[class_dim])
+    found = Detections(*torch.ops.ssd_cuda.detect(loc, conf, priors, **options))
     return found if extra is None else found._replace(extra=_carry(extra, found.prior_indices))
 
 
@@ -152,31 +150,31 @@ def _check_soft_list(config: DetectConfig, num_priors: int, num_classes: int) ->
         )
 
 
-def op_arguments(config: DetectConfig, num_priors: int, num_classes: int) -> tuple[Any, ...]:
-    """The arguments of ``torch.ops.ssd_cuda.detect`` after its tensors, in the order of the schema."""
+def op_options(config: DetectConfig, num_priors: int, num_classes: int) -> dict[str, Any]:
+    """The options of ``torch.ops.ssd_cuda.detect``: the table of csrc/detect/detect_rule.h."""
     first = int(config.background == "first")
     last = max(first, num_classes - int(config.background == "last"))
-    return (
-        _SCORES[config.scores],
-        config.score_threshold,
-        _NO_LIMIT if config.top_k is None else config.top_k,
-        config.iou_threshold,
-        config.inclusive,
-        config.iou_eps,
-        config.pixel_offset,
-        config.soft_nms_sigma if config.soft_nms else 0.0,
-        config.class_agnostic,
-        first,
-        last,
-        _output_rows(config, num_priors, last - first),
-        four_variances(config.variances),
-        math.inf if config.max_log_scale is None else float(config.max_log_scale),
-        config.symmetric_log_scale,
-        config.prior_format == "xyxy",
-        _CLIP[config.clip],
-        [float(side) for side in config.clip_size],
-        config.layout == "bcp",
-    )
+    return {
+        "scores": config.scores,
+        "score_threshold": config.score_threshold,
+        "top_k": _NO_LIMIT if config.top_k is None else config.top_k,
+        "iou_threshold": config.iou_threshold,
+        "inclusive": config.inclusive,
+        "iou_eps": config.iou_eps,
+        "pixel_offset": config.pixel_offset,
+        "soft_sigma": config.soft_nms_sigma if config.soft_nms else 0.0,
+        "class_agnostic": config.class_agnostic,
+        "first_label": first,
+        "last_label": last,
+        "rows": _output_rows(config, num_priors, last - first),
+        "variance": four_variances(config.variances),
+        "max_log": math.inf if config.max_log_scale is None else float(config.max_log_scale),
+        "symmetric": config.symmetric_log_scale,
+        "xyxy": config.prior_format == "xyxy",
+        "clip": config.clip,
+        "clip_size": [float(side) for side in config.clip_size],
+        "channels_first": config.layout == "bcp",
+    }
 
 
 def _output_rows(config: DetectConfig, num_priors: int, labels: int) -> int:
@@ -198,8 +196,7 @@ def _carry(extra: Tensor, prior_indices: Tensor) -> Tensor:
 
 
 @register_fake("detect")
-def _(loc, conf, priors, *options):
-    rows = options[11]
+def _(loc, conf, priors, *, rows, **_):
     batch = conf.shape[0]
     long = torch.int64
     return (

@@ -17,7 +17,6 @@ from .ground_truth import GroundTruth, check_offsets, readable
 BACKGROUND = -1
 IGNORED = -2
 
-_FORCED = {"none": 0, "argmax": 1, "bipartite": 2}
 _MAX_PRIORS = 2**31 - 1
 _DEFAULT = MatchConfig()
 _warned_of_units = False
@@ -84,16 +83,7 @@ def match(
         gt.boxes.detach().to(wide),
         gt.offsets,
         priors.to(wide),
-        rule.iou_threshold,
-        rule.inclusive,
-        rule.iou_eps,
-        _FORCED[rule.forced],
-        rule.forced_min_iou,
-        rule.relabel_unforced,
-        rule.tie == "last",
-        -1.0 if rule.candidate_max_iou is None else rule.candidate_max_iou,
-        rule.degenerate == "ignore",
-        rule.prior_format == "xyxy",
+        **op_options(rule),
     )
     if look and not _warned_of_units and codes.numel() and len(gt.boxes) and codes.amax() < 0:
         _warn_of_units(gt, priors.detach(), rule.prior_format)
@@ -120,6 +110,22 @@ def _warn_of_units(gt: GroundTruth, priors: Tensor, prior_format: str) -> None:
         )
 
 
+def op_options(config: MatchConfig) -> dict[str, Any]:
+    """The options of ``torch.ops.ssd_cuda.match``: the table of csrc/matching/matching_rule.h."""
+    return {
+        "threshold": config.iou_threshold,
+        "inclusive": config.inclusive,
+        "eps": config.iou_eps,
+        "forced": config.forced,
+        "forced_min": config.forced_min_iou,
+        "relabel_unforced": config.relabel_unforced,
+        "tie_last": config.tie == "last",
+        "candidate_max": -1.0 if config.candidate_max_iou is None else config.candidate_max_iou,
+        "ignore_degenerate": config.degenerate == "ignore",
+        "xyxy": config.prior_format == "xyxy",
+    }
+
+
 @register_fake("match")
-def _(boxes, offsets, priors, *_):
+def _(boxes, offsets, priors, **_):
     return priors.new_empty(offsets.shape[0] - 1, priors.shape[-2], dtype=torch.int32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from ..config import MiningConfig
 from ._checks import FLOATING, check_no_grad, check_tensor
 from ._pytrees import register_named_tuple
 
-CAPS = ("all", "all_but_one", "negatives")
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -105,16 +104,18 @@ def select_hard_negatives(
         check_tensor("candidates", candidates, tuple(keys.shape), (torch.bool,))
     keys = keys.detach()
     require("select_hard_negatives", keys, positive, candidates)
-    return torch.ops.ssd_cuda.select_hard_negatives(
-        keys,
-        positive,
-        candidates,
-        float(rule.ratio),
-        rule.rounding == "ceil",
-        int(rule.min_negatives),
-        CAPS.index(rule.cap),
-        rule.positive_fill == "zero",
-    )
+    return torch.ops.ssd_cuda.select_hard_negatives(keys, positive, candidates, **op_options(rule))
+
+
+def op_options(config: MiningConfig) -> dict[str, Any]:
+    """The options of ``torch.ops.ssd_cuda.select_hard_negatives``: the table of csrc/mining/mining_rule.h."""
+    return {
+        "ratio": float(config.ratio),
+        "round_up": config.rounding == "ceil",
+        "min_negatives": int(config.min_negatives),
+        "cap": config.cap,
+        "zero_fill": config.positive_fill == "zero",
+    }
 
 
 @register_fake("top_k_threshold")
@@ -131,5 +132,5 @@ def _(keys, k):
 
 
 @register_fake("select_hard_negatives")
-def _(keys, positive, *_):
+def _(keys, positive, *_, **__):
     return torch.empty_like(positive, memory_format=torch.contiguous_format)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,10 +22,8 @@ from ._pytrees import register_named_tuple
 from ._target_checks import check_classes, check_codes, check_labels, should_check
 from .ground_truth import GroundTruth
 from .matching import match
-from .mining import CAPS
+from .mining import op_options as mining_options
 
-_ZERO_LABELS = ("background", "localize", "positive")
-_NORMALIZERS = ("global", "batch", "per_image", "selected", "batch_min_one")  # global: the kernel only sums
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _TORCH_IGNORE = -100  # the ignore_index of torch's cross_entropy
 _DEFAULT = MultiBoxConfig()
@@ -46,28 +44,25 @@ class MultiBoxLosses(NamedTuple):
     num_positives: Tensor
 
 
-def _rules(config: MultiBoxConfig) -> tuple[list[int], list[float]]:
-    """The options as the kernels take them; the order is that of csrc/multibox/multibox_op.h."""
-    mining = config.mining
-    rules = [
-        config.background == "last",
-        config.label_offset,
-        config.ignore_label if config.ignore_label is not None else 0,
-        config.ignore_label is not None,
-        config.single_class,
-        _ZERO_LABELS.index(config.zero_label),
-        mining.rounding == "ceil",
-        mining.min_negatives,
-        CAPS.index(mining.cap),
-        mining.positive_fill == "zero",
-        mining.count_positives_twice,
-        _NORMALIZERS.index(config.normalizer),
-        config.clamp_normalizer,
-        config.ignored_key == "zero",
-    ]
-    loc_factor = config.loc_weight / (4.0 if config.loc_reduction == "mean4" else 1.0)
-    beta = 0.0 if config.loc_loss == "l1" else config.beta
-    return [int(rule) for rule in rules], [float(mining.ratio), float(beta), float(loc_factor)]
+def op_options(config: MultiBoxConfig) -> dict[str, Any]:
+    """The options of ``torch.ops.ssd_cuda.multibox_loss``: the table of csrc/multibox/multibox_rule.h."""
+    return {
+        "variance": four_variances(config.variances),
+        "xyxy": config.match.prior_format == "xyxy",
+        "background_last": config.background == "last",
+        "label_offset": config.label_offset,
+        "has_ignore": config.ignore_label is not None,
+        "ignore_label": 0 if config.ignore_label is None else config.ignore_label,
+        "rank_ignored": config.ignored_key == "zero",
+        "single_class": config.single_class,
+        "zero_label": config.zero_label,
+        **mining_options(config.mining),
+        "positives_twice": config.mining.count_positives_twice,
+        "normalizer": config.normalizer,
+        "clamp_normalizer": config.clamp_normalizer,
+        "beta": 0.0 if config.loc_loss == "l1" else float(config.beta),
+        "loc_factor": float(config.loc_weight) / (4.0 if config.loc_reduction == "mean4" else 1.0),
+    }
 
 
 def _predictions(loc: Tensor, conf: Tensor, layout: str) -> tuple[Tensor, Tensor]:
@@ -168,7 +163,6 @@ def multibox_loss(
     elif should_check(check, codes):
         check_codes(codes, gt)
     wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
-    rules, numbers = _rules(config)
     localization, classification, num_positives, *_ = torch.ops.ssd_cuda.multibox_loss(
         loc,
         conf,
@@ -178,10 +172,7 @@ def multibox_loss(
         gt.offsets,
         priors.to(wide),
         None if variances is None else variances.to(wide),
-        four_variances(config.variances),
-        config.match.prior_format == "xyxy",
-        rules,
-        numbers,
+        **op_options(config),
     )
     losses = MultiBoxLosses(localization, classification, num_positives)
     if config.normalizer != "global":
@@ -305,7 +296,6 @@ def multibox_loss_on_targets(
     require("multibox_loss_on_targets", loc, conf, loc_target, conf_target)
     if should_check(check, conf_target) and not config.single_class:
         check_classes(conf_target, config, num_classes)
-    rules, numbers = _rules(config)
     localization, classification, num_positives, *_ = torch.ops.ssd_cuda.multibox_loss(
         loc,
         conf,
@@ -315,10 +305,7 @@ def multibox_loss_on_targets(
         None,
         None,
         None,
-        [1.0] * 4,
-        False,
-        rules,
-        numbers,
+        **op_options(config),
     )
     losses = MultiBoxLosses(localization, classification, num_positives)
     if config.normalizer != "global":
@@ -327,7 +314,7 @@ def multibox_loss_on_targets(
 
 
 @register_fake("multibox_loss")
-def _(loc, conf, *_):
+def _(loc, conf, *_, **__):
     batch, width, _classes = conf.shape
     wide, key = (torch.float64, torch.int64) if conf.dtype == torch.float64 else (torch.float32, torch.int32)
     return (
@@ -349,27 +336,26 @@ def _empty_rows(rows: Tensor) -> Tensor:
 
 
 @register_fake("multibox_loss_backward")
-def _(grad_loc, grad_conf, loc, conf, *_):
+def _(grad_loc, grad_conf, loc, conf, *_, **__):
     return _empty_rows(loc), _empty_rows(conf)
 
 
-def _save(ctx, inputs, output):
-    *tensors, variance, xyxy, rules, numbers = inputs
+def _save(ctx, inputs, keyword_only_inputs, output):
     _, _, num_positives, keys, cuts, scales = output
     ctx.mark_non_differentiable(num_positives, keys, cuts, scales)
-    ctx.save_for_backward(*tensors, keys, cuts, scales)
-    ctx.options = (variance, xyxy, rules, numbers)
+    ctx.save_for_backward(*inputs, keys, cuts, scales)
+    ctx.options = keyword_only_inputs
     ctx.set_materialize_grads(False)  # else every backward fills zeros for the four that have no gradient
 
 
 def _backward(ctx, grad_loc, grad_conf, *_):
-    *tensors, keys, cuts, scales = ctx.saved_tensors
+    *inputs, keys, cuts, scales = ctx.saved_tensors
     grad_loc, grad_conf = (scales.new_zeros(()) if g is None else g for g in (grad_loc, grad_conf))
     d_loc, d_conf = torch.ops.ssd_cuda.multibox_loss_backward(
-        grad_loc, grad_conf, *tensors, *ctx.options, keys, cuts, scales
+        grad_loc, grad_conf, *inputs, keys, cuts, scales, **ctx.options
     )
-    # codes, boxes, labels, offsets, priors, variances; variance, xyxy, rules, numbers
-    return d_loc, d_conf, None, None, None, None, None, None, None, None, None, None
+    # codes, boxes, labels, offsets, priors, variances
+    return d_loc, d_conf, None, None, None, None, None, None
 
 
 register_autograd("multibox_loss", _backward, _save)

@@ -59,7 +59,15 @@ def nms(
         tensor([1, 2])
     """
     _, iou_threshold = _check(boxes, scores, None, iou_threshold, iou_eps, pixel_offset, "nms")
-    return _nms(boxes, scores, None, iou_threshold, inclusive, iou_eps, pixel_offset)
+    return _nms(
+        boxes,
+        scores,
+        None,
+        iou_threshold=iou_threshold,
+        inclusive=inclusive,
+        iou_eps=iou_eps,
+        pixel_offset=pixel_offset,
+    )
 
 
 def batched_nms(
@@ -98,7 +106,15 @@ def batched_nms(
             return boxes.new_empty(0, dtype=torch.int64)  # torchvision looks no further either
         raise TypeError("idxs must be a tensor, got NoneType")
     classes, iou_threshold = _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "batched_nms")
-    return _nms(boxes, scores, classes, iou_threshold, inclusive, iou_eps, pixel_offset)
+    return _nms(
+        boxes,
+        scores,
+        classes,
+        iou_threshold=iou_threshold,
+        inclusive=inclusive,
+        iou_eps=iou_eps,
+        pixel_offset=pixel_offset,
+    )
 
 
 def nms_padded(
@@ -136,7 +152,16 @@ def nms_padded(
         raise TypeError(f"max_output must be an integer, got {type(max_output).__name__}")
     else:
         check_range("max_output", max_output, 0)
-    return _nms_padded(boxes, scores, idxs, iou_threshold, inclusive, iou_eps, pixel_offset, max_output)
+    return _nms_padded(
+        boxes,
+        scores,
+        idxs,
+        iou_threshold=iou_threshold,
+        inclusive=inclusive,
+        iou_eps=iou_eps,
+        pixel_offset=pixel_offset,
+        max_output=max_output,
+    )
 
 
 def _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, op) -> tuple[Tensor | None, float]:
@@ -179,11 +204,11 @@ def _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, op) -> tup
 
 
 @register_fake("nms")
-def _(boxes, scores, idxs, *_):
+def _(boxes, scores, idxs, **_):
     count = torch.library.get_ctx().new_dynamic_size()
     return boxes.new_empty(count, dtype=torch.int64)
 
 
 @register_fake("nms_padded")
-def _(boxes, scores, idxs, iou_threshold, inclusive, iou_eps, pixel_offset, max_output):
+def _(boxes, scores, idxs, *, max_output, **_):
     return boxes.new_empty(max_output, dtype=torch.int64), boxes.new_empty((), dtype=torch.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,6 @@ from .._extension import register_fake, require
 from ..config import PriorSpec
 from ._checks import REAL
 from ._shared import SharedTensor
-
-_CLIPS = {"none": 0, "cxcywh": 1, "wh": 2, "corners": 3}
 
 
 def generate_priors(
@@ -79,32 +78,32 @@ def _cached(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Shared
 def _generate(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
     output = torch.empty(spec.num_priors, 4, device=device, dtype=dtype)
     require("generate_priors", output)
-    torch.ops.ssd_cuda.fill_priors(output, *_arguments(spec))
+    torch.ops.ssd_cuda.fill_priors(output, **op_options(spec))
     return output
 
 
-def _arguments(
-    spec: PriorSpec,
-) -> tuple[list[int], list[float], list[float], list[float], int, bool, bool, bool]:
-    """What fill_priors takes after its output: csrc/priors/priors_op.h says what each is."""
+def op_options(spec: PriorSpec) -> dict[str, Any]:
+    """The options of ``torch.ops.ssd_cuda.fill_priors``: the table of csrc/priors/priors_rule.h."""
     assert spec.feature_maps is not None
     boxes = spec.cell_boxes()
     grid: list[int] = []
     for (rows, columns), row in zip(spec.feature_maps, boxes, strict=True):
         grid += [int(rows), int(columns), len(row)]
     height, width = spec.image_size if spec.pixels else (1.0, 1.0)
-    return (
-        grid,
-        [v for y, x in spec.divisors() for v in (x, y)],
-        [v for row in boxes for pair in row for v in pair],
-        [float(spec.offset), float(width), float(height)],
-        _CLIPS[spec.clip],
-        spec.format == "xyxy",
-        spec.layout == "box_major",
-        spec.arithmetic == "float32",
-    )
+    return {
+        "grid": grid,
+        "divisors": [v for y, x in spec.divisors() for v in (x, y)],
+        "sizes": [v for row in boxes for pair in row for v in pair],
+        "offset": float(spec.offset),
+        "scale_x": float(width),
+        "scale_y": float(height),
+        "clip": spec.clip,
+        "corners": spec.format == "xyxy",
+        "box_major": spec.layout == "box_major",
+        "single": spec.arithmetic == "float32",
+    }
 
 
 @register_fake("fill_priors")
-def _(output, *_):
+def _(output, **_):
     return None

@@ -1,6 +1,7 @@
 // The detect kernels for Python: the arguments of the op, contiguous arrays.
 #include "detect/cuda/detect.cuh"
 #include "emulator/binding.h"
+#include "emulator/options.h"
 
 namespace {
 
@@ -11,22 +12,16 @@ using namespace ssd_cuda;
 // loc: [B, P, 4], conf: [B, P, C] ([B, 4, P], [B, C, P] when channels_first), priors: [P, 4] or [B, P, 4]
 template <typename T, typename S>
 std::tuple<Array<T>, Array<T>, Array<int64_t>, Array<int64_t>, Array<int64_t>> detect(
-    Array<S> loc, Array<S> conf, Array<T> priors, int64_t scores, double score_threshold,
-    int64_t top_k, double iou_threshold, bool inclusive, double iou_eps, double pixel_offset,
-    double soft_sigma, bool class_agnostic, int64_t first_label, int64_t last_label, int64_t rows,
-    std::vector<double> variance, double max_log, bool symmetric, bool xyxy, int64_t clip,
-    std::vector<double> clip_size, bool channels_first) {
+    Array<S> loc, Array<S> conf, Array<T> priors, const DetectSettings& settings) {
+  const bool channels_first = settings.channels_first;
+  const int64_t rows = settings.rows;
   const int64_t images = conf.shape(0), num_priors = conf.shape(channels_first ? 2 : 1);
   const int64_t num_classes = conf.shape(channels_first ? 1 : 2);
   const auto view = [&](S* data, int64_t columns) {
     return RowView<S>{data, num_priors * columns, channels_first ? 1 : columns,
                       channels_first ? num_priors : 1};
   };
-  const DetectArguments arguments{
-      scores,       score_threshold, top_k,          iou_threshold, inclusive,  iou_eps,
-      pixel_offset, soft_sigma,      class_agnostic, first_label,   last_label, rows,
-      variance,     max_log,         symmetric,      xyxy,          clip,       clip_size};
-  const DetectOptions<T> options = detect_options<T>(arguments, num_classes);
+  const DetectOptions<T> options = detect_options<T>(settings, num_classes);
   const DetectInputs<T, S> inputs{
       .loc = view(loc, 4),
       .conf = view(conf, num_classes),

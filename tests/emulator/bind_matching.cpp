@@ -1,5 +1,6 @@
 // The matching kernels for Python: all launches of the op, with the scratch memory that its binding gives them.
 #include "emulator/binding.h"
+#include "emulator/options.h"
 #include "matching/cuda/matching.cuh"
 
 namespace {
@@ -11,15 +12,11 @@ using namespace ssd_cuda;
 // boxes: [G, 4], offsets: [B + 1], priors: [P, 4] or [B, P, 4] -> [B, P]
 template <typename T>
 Array<int32_t> match(Array<T> boxes, Array<int32_t> offsets, Array<T> priors, int64_t prior_dims,
-                     double threshold, bool inclusive, double eps, int64_t forced,
-                     double forced_min, bool relabel_unforced, bool tie_last, double candidate_max,
-                     bool ignore_degenerate, bool xyxy) {
+                     const MatchSettings& settings) {
   const int64_t batch = offsets.shape(0) - 1, rows = boxes.shape(0);
   const int64_t num_priors = priors.shape(static_cast<std::size_t>(prior_dims) - 2);
   Array<int32_t> codes({batch, num_priors});
-  const auto rule =
-      make_match_rule<T>(threshold, inclusive, eps, forced, forced_min, relabel_unforced, tie_last,
-                         candidate_max, ignore_degenerate, xyxy);
+  const auto rule = match_rule<T>(settings);
   const int64_t tables = prior_dims == 3 ? batch : 1;
   const auto bytes = [](std::size_t size) { return static_cast<py::ssize_t>(size); };
   Array<unsigned char> groups({tables * num_groups(num_priors), bytes(sizeof(PriorGroup<T>))},

@@ -1,5 +1,6 @@
 // The mining kernels for Python.
 #include "emulator/binding.h"
+#include "emulator/options.h"
 #include "mining/cuda/mining.cuh"
 
 namespace {
@@ -41,20 +42,17 @@ auto top_k(Array<S> keys, Array<int64_t> k) {
 // keys: [B, P], positive, candidate: bool [B, P] -> bool [B, P]
 template <typename S>
 Array<bool> hard_negatives(Array<S> keys, Array<bool> positive,
-                           std::optional<Array<bool>> candidate, double ratio, bool round_up,
-                           int64_t min_negatives, int cap, bool zero_fill) {
+                           std::optional<Array<bool>> candidate, const MiningSettings& settings) {
   Array<bool> mask({keys.shape(0), keys.shape(1)});
-  emulator::check(
-      launch_hard_negatives<Wide<S>>({.keys = keys.data(),
-                                      .type = kType<S>,
-                                      .positive = positive,
-                                      .candidate = emulator::pointer(candidate),
-                                      .rule = {static_cast<float>(ratio), round_up, min_negatives,
-                                               static_cast<MiningRule::Cap>(cap), zero_fill},
-                                      .batch = keys.shape(0),
-                                      .width = keys.shape(1),
-                                      .mask = mask},
-                                     nullptr));
+  emulator::check(launch_hard_negatives<Wide<S>>({.keys = keys.data(),
+                                                  .type = kType<S>,
+                                                  .positive = positive,
+                                                  .candidate = emulator::pointer(candidate),
+                                                  .rule = mining_rule(settings),
+                                                  .batch = keys.shape(0),
+                                                  .width = keys.shape(1),
+                                                  .mask = mask},
+                                                 nullptr));
   return mask;
 }
 

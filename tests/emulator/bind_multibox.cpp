@@ -1,5 +1,6 @@
 // The MultiBox kernels for Python: forward and backward of a batch, through every launcher.
 #include "emulator/binding.h"
+#include "emulator/options.h"
 #include "multibox/cuda/multibox.cuh"
 
 namespace {
@@ -21,15 +22,14 @@ RowsView<S> view(S* data, int64_t width, int64_t classes, bool channels_first) {
 }
 
 // codes: [B, P], boxes: [G, 4], labels: [G], offsets: [B + 1], priors: [P, 4] or [B, P, 4]; ready targets come as
-// boxes [B, P, 4] and labels [B, P] without codes. rules: see rule_of.
+// boxes [B, P, 4] and labels [B, P] without codes.
 template <typename T>
 struct Problem {
   Array<T> boxes;
   Array<int64_t> labels;
   std::optional<Array<int32_t>> codes, offsets;
   std::optional<Array<T>> priors, variances;
-  std::vector<int64_t> rules;
-  std::vector<double> numbers;
+  MultiBoxSettings settings;
 
   Targets<T> targets(int64_t width) const {
     return {.codes = emulator::pointer(codes),
@@ -38,11 +38,11 @@ struct Problem {
             .offsets = emulator::pointer(offsets),
             .priors = reinterpret_cast<const Vec4<T>*>(emulator::pointer(priors)),
             .variances = reinterpret_cast<const Vec4<T>*>(emulator::pointer(variances)),
-            .variance = {T(0.1), T(0.1), T(0.2), T(0.2)},
+            .variance = vec4<T>(settings.variance),
             .num_boxes = static_cast<int64_t>(boxes.size() / 4),
             .width = width,
             .own_priors = priors && static_cast<int64_t>(priors->size()) != width * 4,
-            .format = BoxFormat::kCxcywh};
+            .format = box_format(settings.xyxy)};
   }
 };
 
@@ -50,14 +50,14 @@ template <typename S>
 py::tuple loss(Array<S> loc, Array<S> conf, bool channels_first, Array<Wide<S>> boxes,
                Array<int64_t> labels, std::optional<Array<int32_t>> codes,
                std::optional<Array<int32_t>> offsets, std::optional<Array<Wide<S>>> priors,
-               std::optional<Array<Wide<S>>> variances, std::vector<int64_t> rules,
-               std::vector<double> numbers, Wide<S> grad_loc, Wide<S> grad_conf) {
+               std::optional<Array<Wide<S>>> variances, const MultiBoxSettings& settings,
+               Wide<S> grad_loc, Wide<S> grad_conf) {
   using T = Wide<S>;
   const int64_t images = conf.shape(0), width = conf.shape(channels_first ? 2 : 1);
   const int64_t classes = conf.shape(channels_first ? 1 : 2);
-  const Problem<T> problem{boxes, labels, codes, offsets, priors, variances, rules, numbers};
+  const Problem<T> problem{boxes, labels, codes, offsets, priors, variances, settings};
   const Targets<T> targets = problem.targets(width);
-  const MultiBoxRule rule = make_rule(rules.data(), numbers.data(), classes);
+  const MultiBoxRule rule = multibox_rule(settings, classes);
   const RowsView<const S> loc_view = view<const S>(loc, width, 4, channels_first);
   const RowsView<const S> conf_view = view<const S>(conf, width, classes, channels_first);
   const TilePlan plan = plan_tile<S>(classes);

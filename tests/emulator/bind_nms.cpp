@@ -3,7 +3,9 @@
 #include <numeric>
 
 #include "emulator/binding.h"
+#include "emulator/options.h"
 #include "nms/cuda/nms.cuh"
+#include "nms/nms_rule.h"
 
 namespace {
 
@@ -29,11 +31,12 @@ Array<Key<T>> keys(Array<S> scores) {
 
 // boxes: [N, 4], scores: [N], idxs: [N] or None -> keep [rows], count []; first_panel: see NmsPlan
 template <typename S, typename T>
-py::tuple run(Array<S> boxes, Array<S> scores, std::optional<Array<int64_t>> idxs, double threshold,
-              bool inclusive, double eps, double pixel_offset, int64_t rows, int64_t first_panel) {
+py::tuple run(Array<S> boxes, Array<S> scores, std::optional<Array<int64_t>> idxs,
+              const NmsPaddedSettings& settings, int64_t first_panel) {
+  const int64_t rows = settings.max_output;
   const int64_t n = boxes.shape(0);
   emulator::Memory memory;
-  const auto rule = suppress_rule<T>(threshold, inclusive, eps, pixel_offset);
+  const auto rule = suppress_rule_of<T>(settings);
   const NmsArgs<T> args(NmsPlan(n, first_panel), n, idxs.has_value(), rule, memory);
   Array<Key<T>> key({n});
   emulator::check(launch_nms_keys<S, T, Key<T>>(scores, n, key, args.counters, nullptr));
@@ -56,9 +59,8 @@ py::tuple compact(Array<uint8_t> states, Array<int64_t> order, int64_t rows) {
 
 // a, b: [N, 4] -> [N] whether a[i] removes b[i]
 template <typename T>
-Array<uint8_t> removes(Array<T> a, Array<T> b, double threshold, bool inclusive, double eps,
-                       double pixel_offset) {
-  const auto rule = suppress_rule<T>(threshold, inclusive, eps, pixel_offset);
+Array<uint8_t> removes(Array<T> a, Array<T> b, const NmsSettings& settings) {
+  const auto rule = suppress_rule_of<T>(settings);
   Array<uint8_t> result({a.shape(0)});
   const auto box = [](const Array<T>& boxes, py::ssize_t i) {
     return reinterpret_cast<const Vec4<T>*>(boxes.data())[i];

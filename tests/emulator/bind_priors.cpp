@@ -1,5 +1,6 @@
 // The priors kernel for Python, with the loop over levels and chunks of boxes of its CUDA binding.
 #include "emulator/binding.h"
+#include "emulator/options.h"
 #include "priors/cuda/priors.cuh"
 
 namespace {
@@ -10,13 +11,13 @@ using namespace ssd_cuda;
 
 // The arguments are those of the op fill_priors -> [rows, 4]
 template <typename R, typename Out>
-Array<Out> fill(int64_t rows, std::vector<int64_t> grid, std::vector<double> divisors,
-                std::vector<double> sizes, std::vector<double> frame, int64_t clip, bool corners,
-                bool box_major) {
+Array<Out> fill(int64_t rows, const PriorSettings& settings) {
   Array<Out> output({rows, 4});
-  const PriorStyle style{frame[0], frame[1], frame[2], PriorClip(clip), corners, box_major};
+  const PriorStyle style = prior_style(settings);
+  const auto& grid = settings.grid;
+  const auto& divisors = settings.divisors;
   int64_t row = 0;
-  const double* size = sizes.data();
+  const double* size = settings.sizes.data();
   for (std::size_t k = 0; k < grid.size() / 3; ++k) {
     const PriorLevel level{
         row, grid[3 * k], grid[3 * k + 1], grid[3 * k + 2], divisors[2 * k], divisors[2 * k + 1]};

@@ -15,6 +15,8 @@
 #include <initializer_list>
 #include <limits>
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -25,6 +27,7 @@
 #include "common/cpu/stream_zeros.h"
 #include "common/cpu/zero_pages.h"
 #include "common/math/host_device.h"
+#include "common/options.h"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -38,7 +41,16 @@ namespace ssd_cuda {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-using Doubles = std::vector<double>;
+
+// Raises RuntimeError with one sentence made of the parts. STD_TORCH_CHECK would put the path of the source before it.
+template <typename... Parts>
+[[noreturn]] inline void fail(const Parts&... parts) {
+  std::ostringstream sentence;
+  ((sentence << parts), ...);
+  throw std::runtime_error(sentence.str());
+}
+#define SSD_CHECK(condition, ...) \
+  if (!(condition)) ::ssd_cuda::fail(__VA_ARGS__)
 
 // The pointer types of a dtype: what the kernels of this translation unit call half and bfloat16.
 #if defined(__CUDACC__)

@@ -16,16 +16,11 @@ struct RunOnCpu {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(ssd_cuda, m) {
-  m.def(
-      "detect(Tensor loc, Tensor conf, Tensor priors, int scores, float score_threshold, int "
-      "top_k, "
-      "float iou_threshold, bool inclusive, float iou_eps, float pixel_offset, float soft_sigma, "
-      "bool class_agnostic, int first_label, int last_label, int rows, float[] variance, float "
-      "max_log, "
-      "bool symmetric, bool xyxy, int clip, float[] clip_size, bool channels_first) "
-      "-> (Tensor boxes, Tensor scores, Tensor labels, Tensor prior_indices, Tensor counts)");
+  define_op<DetectSettings>(m, "detect", "Tensor loc, Tensor conf, Tensor priors",
+                            "(Tensor boxes, Tensor scores, Tensor labels, "
+                            "Tensor prior_indices, Tensor counts)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CPU, m) { m.impl("detect", TORCH_BOX(&detect_op<RunOnCpu>)); }
+STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CPU, m) { m.impl("detect", SSD_BOX(&detect_op<RunOnCpu>)); }
 
 }  // namespace ssd_cuda

@@ -20,8 +20,6 @@ struct CudaDetect {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CUDA, m) {
-  m.impl("detect", TORCH_BOX(&detect_op<CudaDetect>));
-}
+STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CUDA, m) { m.impl("detect", SSD_BOX(&detect_op<CudaDetect>)); }
 
 }  // namespace ssd_cuda

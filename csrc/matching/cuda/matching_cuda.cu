@@ -1,13 +1,12 @@
 // Bindings of the matching family for CUDA tensors.
-#include "common/torch/torch_api.h"
+#include "common/torch/boxing.h"
 #include "matching.cuh"
 
 namespace ssd_cuda {
 namespace {
 
-Tensor match(const Tensor& boxes, const Tensor& offsets, const Tensor& priors, double threshold,
-             bool inclusive, double eps, int64_t forced, double forced_min, bool relabel_unforced,
-             bool tie_last, double candidate_max, bool ignore_degenerate, bool xyxy) {
+Tensor match(const Tensor& boxes, const Tensor& offsets, const Tensor& priors,
+             const MatchSettings& settings) {
   const CudaScope scope(priors);
   const Tensor truth = dense(boxes), offset = dense(offsets), prior = dense(priors);
   const int64_t rows = truth.size(0), batch = offset.numel() - 1;
@@ -16,9 +15,7 @@ Tensor match(const Tensor& boxes, const Tensor& offsets, const Tensor& priors, d
   if (batch * num_priors == 0) return result;
   dispatch_real(prior.scalar_type(), "match", [&](auto zero) {
     using T = decltype(zero);
-    const auto rule =
-        make_match_rule<T>(threshold, inclusive, eps, forced, forced_min, relabel_unforced,
-                           tie_last, candidate_max, ignore_degenerate, xyxy);
+    const auto rule = match_rule<T>(settings);
     const bool per_image = prior.dim() == 3;
     const int64_t tables = per_image ? batch : 1, groups = num_groups(num_priors);
     const int64_t pair_rows = rule.forced == Forced::kBipartite ? rows : 0;
@@ -46,6 +43,6 @@ Tensor match(const Tensor& boxes, const Tensor& offsets, const Tensor& priors, d
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CUDA, m) { m.impl("match", TORCH_BOX(&match)); }
+STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CUDA, m) { m.impl("match", SSD_BOX(&match)); }
 
 }  // namespace ssd_cuda

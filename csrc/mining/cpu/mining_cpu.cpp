@@ -1,5 +1,5 @@
 // Per-row selection with a different k in every row, on the CPU; the schemas of the family.
-#include "common/torch/torch_api.h"
+#include "common/torch/boxing.h"
 #include "mining_rows.h"
 
 namespace ssd_cuda {
@@ -29,17 +29,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> top_k_threshold(const Tensor&
 
 // keys: [B, P], positive: bool [B, P], candidates: bool [B, P] or none -> bool [B, P].
 Tensor select_hard_negatives(const Tensor& keys_in, const Tensor& positive_in,
-                             const std::optional<Tensor>& candidates_in, double ratio,
-                             bool round_up, int64_t min_negatives, int64_t cap, bool zero_fill) {
+                             const std::optional<Tensor>& candidates_in,
+                             const MiningSettings& settings) {
   const Tensor keys = dense(keys_in), positives = dense(positive_in);
   const auto candidates = candidates_in ? std::optional(dense(*candidates_in)) : std::nullopt;
   const int64_t batch = keys.size(0), width = keys.size(1);
-  const MiningRule rule{static_cast<float>(ratio), round_up, min_negatives,
-                        static_cast<MiningRule::Cap>(cap), zero_fill};
   Tensor mask = empty_on(keys, {batch, width}, ScalarType::Bool);
   dispatch_floating(keys.scalar_type(), "select_hard_negatives", [&](auto zero) {
     using S = decltype(zero);
-    select_negative_rows(rule, in<S>(keys), in<bool>(positives),
+    select_negative_rows(mining_rule(settings), in<S>(keys), in<bool>(positives),
                          candidates ? in<bool>(*candidates) : nullptr, batch, width,
                          out<bool>(mask));
   });
@@ -51,16 +49,14 @@ Tensor select_hard_negatives(const Tensor& keys_in, const Tensor& positive_in,
 STABLE_TORCH_LIBRARY_FRAGMENT(ssd_cuda, m) {
   m.def(
       "top_k_threshold(Tensor keys, Tensor k) -> (Tensor threshold, Tensor tie_index, Tensor "
-      "count, "
-      "Tensor sum, Tensor mask)");
-  m.def(
-      "select_hard_negatives(Tensor keys, Tensor positive, Tensor? candidates, float ratio, "
-      "bool round_up, int min_negatives, int cap, bool zero_fill) -> Tensor");
+      "count, Tensor sum, Tensor mask)");
+  define_op<MiningSettings>(m, "select_hard_negatives",
+                            "Tensor keys, Tensor positive, Tensor? candidates", "Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CPU, m) {
-  m.impl("top_k_threshold", TORCH_BOX(&top_k_threshold));
-  m.impl("select_hard_negatives", TORCH_BOX(&select_hard_negatives));
+  m.impl("top_k_threshold", SSD_BOX(&top_k_threshold));
+  m.impl("select_hard_negatives", SSD_BOX(&select_hard_negatives));
 }
 
 }  // namespace ssd_cuda

@@ -1,5 +1,5 @@
 // Bindings of the mining family for CUDA tensors.
-#include "common/torch/torch_api.h"
+#include "common/torch/boxing.h"
 #include "mining.cuh"
 
 namespace ssd_cuda {
@@ -53,8 +53,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> top_k_threshold(const Tensor&
 }
 
 Tensor select_hard_negatives(const Tensor& keys_in, const Tensor& positive_in,
-                             const std::optional<Tensor>& candidates_in, double ratio,
-                             bool round_up, int64_t min_negatives, int64_t cap, bool zero_fill) {
+                             const std::optional<Tensor>& candidates_in,
+                             const MiningSettings& settings) {
   const CudaScope scope(keys_in);
   const Tensor keys = dense(keys_in), positive = dense(positive_in);
   const auto candidates = candidates_in ? std::optional(dense(*candidates_in)) : std::nullopt;
@@ -65,8 +65,7 @@ Tensor select_hard_negatives(const Tensor& keys_in, const Tensor& positive_in,
                               .type = key_type(keys),
                               .positive = in<bool>(positive),
                               .candidate = in<bool>(candidates),
-                              .rule = {static_cast<float>(ratio), round_up, min_negatives,
-                                       static_cast<MiningRule::Cap>(cap), zero_fill},
+                              .rule = mining_rule(settings),
                               .batch = batch,
                               .width = width,
                               .mask = out<bool>(mask)};
@@ -79,8 +78,8 @@ Tensor select_hard_negatives(const Tensor& keys_in, const Tensor& positive_in,
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CUDA, m) {
-  m.impl("top_k_threshold", TORCH_BOX(&top_k_threshold));
-  m.impl("select_hard_negatives", TORCH_BOX(&select_hard_negatives));
+  m.impl("top_k_threshold", SSD_BOX(&top_k_threshold));
+  m.impl("select_hard_negatives", SSD_BOX(&select_hard_negatives));
 }
 
 }  // namespace ssd_cuda

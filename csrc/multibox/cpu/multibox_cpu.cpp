@@ -1,5 +1,4 @@
 // The fused MultiBox loss on the CPU; the schemas of the family.
-#include "common/torch/torch_api.h"
 #include "multibox/multibox_op.h"
 #include "multibox_loss.h"
 
@@ -13,11 +12,11 @@ Logits<S> logits_of(const Tensor& t) {
 
 template <typename S>
 Batch<S> batch_of(const Tensor& loc, const Tensor& conf, const TargetTensors& targets,
-                  const Doubles& variance, bool xyxy, const Ints& rules, const Doubles& numbers) {
+                  const MultiBoxSettings& settings) {
   return {.conf = logits_of<S>(conf),
           .loc = logits_of<S>(loc),
-          .targets = targets.get<acc_t<S>>(variance, xyxy),
-          .rule = parse_rule(rules, numbers, conf.size(2)),
+          .targets = targets.get<acc_t<S>>(settings),
+          .rule = multibox_rule(settings, conf.size(2)),
           .images = conf.size(0),
           .width = conf.size(1)};
 }
@@ -28,7 +27,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
     const Tensor& loc_in, const Tensor& conf_in, const Tensor& codes, const Tensor& boxes,
     const std::optional<Tensor>& labels, const std::optional<Tensor>& offsets,
     const std::optional<Tensor>& priors, const std::optional<Tensor>& variances,
-    const Doubles& variance, bool xyxy, const Ints& rules, const Doubles& numbers) {
+    const MultiBoxSettings& settings) {
   const Tensor loc = readable(loc_in), conf = readable(conf_in);
   const TargetTensors targets(codes, boxes, labels, offsets, priors, variances);
   const int64_t images = conf.size(0), width = conf.size(1);
@@ -41,7 +40,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
   dispatch_floating(conf.scalar_type(), "multibox_loss", [&](auto zero) {
     using S = decltype(zero);
     using T = acc_t<S>;
-    const auto batch = batch_of<S>(loc, conf, targets, variance, xyxy, rules, numbers);
+    const auto batch = batch_of<S>(loc, conf, targets, settings);
     std::vector<ImageSums> sums(images);
     run_forward(batch, out<Ordered<T>>(keys), out<int64_t>(cuts), &sums);
     sum_images(batch, sums, out<T>(localization), out<T>(classification),
@@ -63,15 +62,15 @@ std::tuple<Tensor, Tensor> multibox_loss_backward(
     const Tensor& grad_loc, const Tensor& grad_conf, const Tensor& loc_in, const Tensor& conf_in,
     const Tensor& codes, const Tensor& boxes, const std::optional<Tensor>& labels,
     const std::optional<Tensor>& offsets, const std::optional<Tensor>& priors,
-    const std::optional<Tensor>& variances, const Doubles& variance, bool xyxy, const Ints& rules,
-    const Doubles& numbers, const Tensor& keys, const Tensor& cuts, const Tensor& scales) {
+    const std::optional<Tensor>& variances, const Tensor& keys, const Tensor& cuts,
+    const Tensor& scales, const MultiBoxSettings& settings) {
   const Tensor loc = readable(loc_in), conf = readable(conf_in);
   const TargetTensors targets(codes, boxes, labels, offsets, priors, variances);
   Tensor d_loc, d_conf;
   dispatch_floating(conf.scalar_type(), "multibox_loss_backward", [&](auto zero) {
     using S = decltype(zero);
     using T = acc_t<S>;
-    const auto batch = batch_of<S>(loc, conf, targets, variance, xyxy, rules, numbers);
+    const auto batch = batch_of<S>(loc, conf, targets, settings);
     d_loc = zeros_like_rows<S>(loc);
     d_conf = zeros_like_rows<S>(conf);
     run_backward(batch, in<Ordered<T>>(keys), in<int64_t>(cuts), in<T>(scales), *in<T>(grad_loc),
@@ -82,21 +81,22 @@ std::tuple<Tensor, Tensor> multibox_loss_backward(
 
 }  // namespace
 
-#define SSD_MULTIBOX_INPUTS                                                                        \
-  "Tensor loc, Tensor conf, Tensor codes, Tensor boxes, Tensor? labels, Tensor? offsets, Tensor? " \
-  "priors, Tensor? variances, float[] variance, bool xyxy, int[] rules, float[] numbers"
-
 STABLE_TORCH_LIBRARY_FRAGMENT(ssd_cuda, m) {
-  m.def("multibox_loss(" SSD_MULTIBOX_INPUTS
-        ") -> (Tensor localization, Tensor classification, Tensor num_positives, Tensor keys, "
-        "Tensor cuts, Tensor scales)");
-  m.def("multibox_loss_backward(Tensor grad_loc, Tensor grad_conf, " SSD_MULTIBOX_INPUTS
-        ", Tensor keys, Tensor cuts, Tensor scales) -> (Tensor, Tensor)");
+  const std::string batch =
+      "Tensor loc, Tensor conf, Tensor codes, Tensor boxes, Tensor? labels, Tensor? offsets, "
+      "Tensor? priors, Tensor? variances";
+  const std::string selection = "Tensor keys, Tensor cuts, Tensor scales";
+  define_op<MultiBoxSettings>(
+      m, "multibox_loss", batch,
+      "(Tensor localization, Tensor classification, Tensor num_positives, " + selection + ")");
+  define_op<MultiBoxSettings>(m, "multibox_loss_backward",
+                              "Tensor grad_loc, Tensor grad_conf, " + batch + ", " + selection,
+                              "(Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CPU, m) {
-  m.impl("multibox_loss", TORCH_BOX(&multibox_loss));
-  m.impl("multibox_loss_backward", TORCH_BOX(&multibox_loss_backward));
+  m.impl("multibox_loss", SSD_BOX(&multibox_loss));
+  m.impl("multibox_loss_backward", SSD_BOX(&multibox_loss_backward));
 }
 
 }  // namespace ssd_cuda

@@ -30,14 +30,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
     const Tensor& loc_in, const Tensor& conf_in, const Tensor& codes, const Tensor& boxes,
     const std::optional<Tensor>& labels, const std::optional<Tensor>& offsets,
     const std::optional<Tensor>& priors, const std::optional<Tensor>& variances,
-    const Doubles& variance, bool xyxy, const Ints& rules, const Doubles& numbers) {
+    const MultiBoxSettings& settings) {
   const CudaScope scope(conf_in);
   const Tensor loc = readable(loc_in), conf = readable(conf_in);
   check_size(conf, "multibox_loss");
   const TargetTensors targets(codes, boxes, labels, offsets, priors, variances);
   const int64_t images = conf.size(0), width = conf.size(1);
   const auto wide = loss_dtype(conf.scalar_type());
-  const MultiBoxRule rule = parse_rule(rules, numbers, conf.size(2));
+  const MultiBoxRule rule = multibox_rule(settings, conf.size(2));
   Tensor localization = empty_on(conf, {}, wide), classification = empty_on(conf, {}, wide);
   Tensor num_positives = empty_on(conf, {}, ScalarType::Long);
   Tensor keys = empty_on(conf, {images, width}, key_dtype(conf.scalar_type()));
@@ -53,7 +53,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
     std::optional<Tensor> positive_loss;
     if (rule.loss.positives_twice) positive_loss = empty_on(conf, {images, width}, wide);
     T* positive = positive_loss ? out<T>(*positive_loss) : nullptr;
-    const Targets<T> target = targets.get<T>(variance, xyxy);
+    const Targets<T> target = targets.get<T>(settings);
     check_cuda(launch_keys<S, T>({.loc = rows_of<S>(loc),
                                   .conf = rows_of<S>(conf),
                                   .targets = target,
@@ -99,8 +99,8 @@ std::tuple<Tensor, Tensor> multibox_loss_backward(
     const Tensor& grad_loc, const Tensor& grad_conf, const Tensor& loc_in, const Tensor& conf_in,
     const Tensor& codes, const Tensor& boxes, const std::optional<Tensor>& labels,
     const std::optional<Tensor>& offsets, const std::optional<Tensor>& priors,
-    const std::optional<Tensor>& variances, const Doubles& variance, bool xyxy, const Ints& rules,
-    const Doubles& numbers, const Tensor& keys, const Tensor& cuts, const Tensor& scales) {
+    const std::optional<Tensor>& variances, const Tensor& keys, const Tensor& cuts,
+    const Tensor& scales, const MultiBoxSettings& settings) {
   const CudaScope scope(conf_in);
   const Tensor loc = readable(loc_in), conf = readable(conf_in);
   const TargetTensors targets(codes, boxes, labels, offsets, priors, variances);
@@ -110,8 +110,8 @@ std::tuple<Tensor, Tensor> multibox_loss_backward(
     using T = acc_t<S>;
     check_cuda(launch_backward<S, T>({.loc = rows_of<S>(loc),
                                       .conf = rows_of<S>(conf),
-                                      .targets = targets.get<T>(variance, xyxy),
-                                      .rule = parse_rule(rules, numbers, conf.size(2)),
+                                      .targets = targets.get<T>(settings),
+                                      .rule = multibox_rule(settings, conf.size(2)),
                                       .images = conf.size(0),
                                       .width = conf.size(1),
                                       .keys = in<Ordered<T>>(keys),
@@ -130,8 +130,8 @@ std::tuple<Tensor, Tensor> multibox_loss_backward(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CUDA, m) {
-  m.impl("multibox_loss", TORCH_BOX(&multibox_loss));
-  m.impl("multibox_loss_backward", TORCH_BOX(&multibox_loss_backward));
+  m.impl("multibox_loss", SSD_BOX(&multibox_loss));
+  m.impl("multibox_loss_backward", SSD_BOX(&multibox_loss_backward));
 }
 
 }  // namespace ssd_cuda

@@ -1,14 +1,15 @@
 // nms and batched_nms on the CPU; the schemas of the family.
-#include "common/torch/torch_api.h"
+#include "common/torch/boxing.h"
+#include "nms/nms_rule.h"
 #include "nms_sort.h"
 #include "nms_sweep.h"
 
 namespace ssd_cuda {
 namespace {
 
+template <typename Settings>
 std::vector<int64_t> kept_indices(const Tensor& boxes, const Tensor& scores,
-                                  const std::optional<Tensor>& idxs, double iou_threshold,
-                                  bool inclusive, double iou_eps, double pixel_offset,
+                                  const std::optional<Tensor>& idxs, const Settings& settings,
                                   int64_t max_output) {
   const int64_t n = boxes.size(0);  // below 2^31 - 1: ops/nms.py
   std::vector<int64_t> keep;
@@ -23,7 +24,7 @@ std::vector<int64_t> kept_indices(const Tensor& boxes, const Tensor& scores,
   dispatch_floating(box.scalar_type(), "nms", [&](auto zero) {
     using S = decltype(zero);
     using T = acc_t<S>;
-    const auto rule = suppress_rule<T>(iou_threshold, inclusive, iou_eps, pixel_offset);
+    const auto rule = suppress_rule_of<T>(settings);
     nms::Sweep<T>(in<S>(box), in<int64_t>(idx), n, order.data(), rule).run(max_output, keep);
   });
   return keep;
@@ -31,10 +32,9 @@ std::vector<int64_t> kept_indices(const Tensor& boxes, const Tensor& scores,
 
 // -> int64 [kept]
 Tensor nms_indices(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
-                   double iou_threshold, bool inclusive, double iou_eps, double pixel_offset) {
+                   const NmsSettings& settings) {
   const std::vector<int64_t> keep =
-      kept_indices(boxes, scores, idxs, iou_threshold, inclusive, iou_eps, pixel_offset,
-                   std::numeric_limits<int64_t>::max());
+      kept_indices(boxes, scores, idxs, settings, std::numeric_limits<int64_t>::max());
   const auto count = static_cast<int64_t>(keep.size());
   Tensor result = empty_on(boxes, {count}, ScalarType::Long);
   std::copy(keep.begin(), keep.end(), out<int64_t>(result));
@@ -43,11 +43,10 @@ Tensor nms_indices(const Tensor& boxes, const Tensor& scores, const std::optiona
 
 // -> int64 [max_output] padded with -1, int64 []
 std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
-                                      const std::optional<Tensor>& idxs, double iou_threshold,
-                                      bool inclusive, double iou_eps, double pixel_offset,
-                                      int64_t max_output) {
-  const std::vector<int64_t> keep = kept_indices(boxes, scores, idxs, iou_threshold, inclusive,
-                                                 iou_eps, pixel_offset, max_output);
+                                      const std::optional<Tensor>& idxs,
+                                      const NmsPaddedSettings& settings) {
+  const int64_t max_output = settings.max_output;
+  const std::vector<int64_t> keep = kept_indices(boxes, scores, idxs, settings, max_output);
   Tensor result = empty_on(boxes, {max_output}, ScalarType::Long);
   Tensor count = empty_on(boxes, {}, ScalarType::Long);
   int64_t* end = std::copy(keep.begin(), keep.end(), out<int64_t>(result));
@@ -59,17 +58,14 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(ssd_cuda, m) {
-  m.def(
-      "nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, bool inclusive, "
-      "float iou_eps, float pixel_offset) -> Tensor");
-  m.def(
-      "nms_padded(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, bool inclusive, "
-      "float iou_eps, float pixel_offset, int max_output) -> (Tensor, Tensor)");
+  constexpr const char* kTensors = "Tensor boxes, Tensor scores, Tensor? idxs";
+  define_op<NmsSettings>(m, "nms", kTensors, "Tensor");
+  define_op<NmsPaddedSettings>(m, "nms_padded", kTensors, "(Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CPU, m) {
-  m.impl("nms", TORCH_BOX(&nms_indices));
-  m.impl("nms_padded", TORCH_BOX(&nms_padded));
+  m.impl("nms", SSD_BOX(&nms_indices));
+  m.impl("nms_padded", SSD_BOX(&nms_padded));
 }
 
 }  // namespace ssd_cuda

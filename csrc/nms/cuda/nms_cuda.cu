@@ -2,8 +2,9 @@
 #include <array>
 
 #include "common/cuda/workspace.h"
-#include "common/torch/torch_api.h"
+#include "common/torch/boxing.h"
 #include "nms.cuh"
+#include "nms/nms_rule.h"
 
 namespace ssd_cuda {
 namespace {
@@ -52,9 +53,9 @@ Decided decide(const Tensor& boxes, const Tensor& scores, const std::optional<Te
 
 // -> int64 [max_output] padded with -1, int64 []
 std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
-                                      const std::optional<Tensor>& idxs, double iou_threshold,
-                                      bool inclusive, double iou_eps, double pixel_offset,
-                                      int64_t max_output) {
+                                      const std::optional<Tensor>& idxs,
+                                      const NmsPaddedSettings& settings) {
+  const int64_t max_output = settings.max_output;
   const CudaScope scope(boxes);
   const int64_t n = boxes.size(0);  // below 2^31 - 1: ops/nms.py
   const Tensor box = dense(boxes), score = dense(scores);
@@ -66,7 +67,7 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
   if (n > 0) {
     dispatch_floating(box.scalar_type(), "nms", [&](auto zero) {
       using S = decltype(zero);
-      const auto rule = suppress_rule<acc_t<S>>(iou_threshold, inclusive, iou_eps, pixel_offset);
+      const auto rule = suppress_rule_of<acc_t<S>>(settings);
       decided = decide<S>(box, score, idx, rule, scope.stream());
     });
     output.states = decided.states;
@@ -78,9 +79,10 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
 
 // -> int64 [kept]; waits for the device to learn the size of its result.
 Tensor nms_indices(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
-                   double iou_threshold, bool inclusive, double iou_eps, double pixel_offset) {
-  const auto [keep, count] = nms_padded(boxes, scores, idxs, iou_threshold, inclusive, iou_eps,
-                                        pixel_offset, boxes.size(0));
+                   const NmsSettings& settings) {
+  const NmsPaddedSettings padded{settings.iou_threshold, settings.inclusive, settings.iou_eps,
+                                 settings.pixel_offset, boxes.size(0)};
+  const auto [keep, count] = nms_padded(boxes, scores, idxs, padded);
   const CudaScope scope(boxes);
   int64_t kept = 0;
   check_cuda(cudaMemcpyAsync(&kept, in<int64_t>(count), sizeof kept, cudaMemcpyDeviceToHost,
@@ -94,8 +96,8 @@ Tensor nms_indices(const Tensor& boxes, const Tensor& scores, const std::optiona
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CUDA, m) {
-  m.impl("nms", TORCH_BOX(&nms_indices));
-  m.impl("nms_padded", TORCH_BOX(&nms_padded));
+  m.impl("nms", SSD_BOX(&nms_indices));
+  m.impl("nms_padded", SSD_BOX(&nms_padded));
 }
 
 }  // namespace ssd_cuda

@@ -1,0 +1,28 @@
+// The options of suppression, for nms and detect.
+#pragma once
+
+#include "common/math/nms_math.h"
+#include "common/options.h"
+
+namespace ssd_cuda {
+
+#define SSD_SUPPRESS_OPTIONS(X)                         \
+  X(double, iou_threshold)                              \
+  X(bool, inclusive)      /* >= the threshold, not > */ \
+  X(double, iou_eps)      /* added to the union */      \
+  X(double, pixel_offset) /* added to the sides: 1 where x2 is in */
+
+#define SSD_NMS_PADDED_OPTIONS(X) \
+  SSD_SUPPRESS_OPTIONS(X)         \
+  X(int64_t, max_output)
+
+SSD_OPTION_STRUCT(NmsSettings, SSD_SUPPRESS_OPTIONS);
+SSD_OPTION_STRUCT(NmsPaddedSettings, SSD_NMS_PADDED_OPTIONS);
+
+template <typename T, typename Settings>
+inline SuppressRule<T> suppress_rule_of(const Settings& settings) {
+  return suppress_rule<T>(settings.iou_threshold, settings.inclusive, settings.iou_eps,
+                          settings.pixel_offset);
+}
+
+}  // namespace ssd_cuda
