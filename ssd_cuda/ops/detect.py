@@ -67,11 +67,13 @@ def detect(
     every shape follows from the shapes of the inputs and the options. There is no limit on candidates:
     when every class of every prior passes, the result is still the exact one.
 
-    Numerics: scores are fp32 for every logit dtype but float64, from an exponential and an order of
-    summation that are the same on every processor; they differ from ``torch.softmax`` by a few units in the
-    last place. A score passes when it is ``>`` the threshold rounded to the dtype of the scores. NMS
-    compares an fp32 IoU with the threshold as torchvision's CPU kernel does; an IoU that is nan
-    suppresses nothing. A row of logits with a nan or +inf has nan softmax scores, which never pass.
+    Numerics: scores are fp32 for every logit dtype but float64, with the same bits on every processor:
+    ``exp(x - max)`` over the sum of 32 partial sums, column c in sum ``c mod 32``, which are added upper half
+    to lower half; ``exp`` is that of :mod:`ssd_cuda.reference.exponential`, written out there. They differ
+    from ``torch.softmax`` by a few units in the last place, so the order of near-equal scores can. A score
+    passes when it is ``>`` the threshold rounded to the dtype of the scores. NMS compares an fp32 IoU with
+    the threshold as torchvision's CPU kernel does; an IoU that is nan suppresses nothing. A row of logits
+    with a nan or +inf has nan softmax scores, which never pass.
 
     Args:
         loc: ``[B, P, 4]`` box offsets (``[B, 4, P]`` for layout ``"bcp"``); float32, float64, float16,

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .exponential import exp
+
 
 def to_xyxy(boxes: Tensor) -> Tensor:
     """cx, cy, w, h -> x1, y1, x2, y2; [..., 4]."""
@@ -73,5 +75,5 @@ def decode(
     limit = math.inf if max_log_scale is None else max_log_scale
     log_size = scaled[..., 2:].clamp(min=-limit if symmetric_log_scale else None, max=limit)
     center = centers[..., :2] + scaled[..., :2] * centers[..., 2:]
-    size = centers[..., 2:] * log_size.exp()
+    size = centers[..., 2:] * exp(log_size)
     return to_xyxy(torch.cat([center, size], -1))

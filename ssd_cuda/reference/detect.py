@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .boxes import decode
+from .exponential import sigmoid, softmax
 from .nms import nms, order_by_score, soft_nms
 
 
@@ -15,8 +16,8 @@ def class_scores(conf: Tensor, scores: str) -> Tensor:
     """conf: [..., C] logits (probabilities when ``scores`` is ``"given"``) -> [..., C] float32 or float64."""
     conf = conf if conf.dtype == torch.float64 else conf.float()
     if scores == "softmax":
-        return torch.softmax(conf, -1)
-    return torch.sigmoid(conf) if scores == "sigmoid" else conf
+        return softmax(conf)
+    return sigmoid(conf) if scores == "sigmoid" else conf
 
 
 def clip_boxes(boxes: Tensor, size: Sequence[float]) -> Tensor:

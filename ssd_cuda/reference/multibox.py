@@ -16,18 +16,17 @@ from torch.nn import functional as F
 
 from . import matching
 from .boxes import encode
+from .exponential import exp, log, sum_in_order
 from .mining import select_hard_negatives
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """logits: [..., C], labels: [...] integer -> [...]: log-sum-exp minus the logit of the label.
 
-    Both are taken relative to the maximum of the row: equal logits of -1e4 give log(C) in float32 too. Equal
-    rows give equal bits wherever they stand, which torch's sum promises over contiguous rows only.
+    Both are taken relative to the maximum of the row: equal logits of -1e4 give log(C) in float32 too.
     """
-    logits = logits.contiguous()
     shifted = logits - logits.detach().amax(-1, keepdim=True)
-    return shifted.exp().sum(-1).log() - shifted.gather(-1, labels[..., None])[..., 0]
+    return log(sum_in_order(exp(shifted))) - shifted.gather(-1, labels[..., None])[..., 0]
 
 
 def _arithmetic(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .boxes import box_iou
+from .exponential import exp
 
 
 def exceeds(iou: Tensor, iou_threshold: float, inclusive: bool = False) -> Tensor:
@@ -103,7 +104,7 @@ def soft_nms(
         values.append(scores[current].clone())
         left = torch.cat([left[:best], left[best + 1 :]])
         iou = box_iou(boxes[current][None], boxes[left], iou_eps, pixel_offset)[0]
-        decay = torch.exp(-(iou * iou) / sigma)
+        decay = exp(-(iou * iou) / sigma)
         scores[left] = torch.where(iou.isnan(), scores[left], scores[left] * decay)
         left = left[scores[left] > score_threshold]
     if not chosen:
