@@ -1,5 +1,7 @@
 """ssd_cuda: the detection core of SSD as fused, deterministic CUDA and CPU kernels for PyTorch."""
 
+from torch import serialization
+
 from . import models, nn, ops, reference
 from ._extension import build_info, is_available, set_simd_level, simd_level
 from .compat import accelerate, restore
@@ -24,3 +26,11 @@ __all__ = [
     "set_simd_level",
     "simd_level",
 ]
+
+# torch.load(weights_only=True) takes these: plain data, whose constructors look at what they are given.
+serialization.add_safe_globals(
+    [
+        *(MatchConfig, MiningConfig, MultiBoxConfig, DetectConfig, PriorSpec),
+        *(ops.Detections, ops.GroundTruth, ops.MultiBoxLosses, ops.TopK),
+    ]
+)

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from ssd_cuda import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig
+from ssd_cuda import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig, PriorSpec
 
 
 @pytest.mark.parametrize("cls", [MultiBoxConfig, DetectConfig])
@@ -58,7 +58,47 @@ BAD = [
         r"variances must be 2 or 4 positive numbers, got \(0.1,\)",
     ),
     (MultiBoxConfig, {"variances": (0.1, 0.0)}, ValueError, "variances must be 2 or 4 positive numbers, got"),
-    (MultiBoxConfig, {"variances": 0.1}, ValueError, "variances must be 2 or 4 positive numbers, got 0.1"),
+    (MultiBoxConfig, {"variances": 0.1}, TypeError, "variances must be a tuple or a list, got float"),
+    (
+        MultiBoxConfig,
+        {"variances": (0.1, True)},
+        ValueError,
+        "variances must be 2 or 4 positive numbers, got",
+    ),
+    (MultiBoxConfig, {"variances": (0.1, math.inf)}, ValueError, "variances must be 2 or 4 positive numbers"),
+    (MultiBoxConfig, {"variances": "12"}, TypeError, "variances must be a tuple or a list, got str"),
+    (
+        MultiBoxConfig,
+        {"match": "paper"},
+        TypeError,
+        "match must be a MatchConfig or a dict of its options, got",
+    ),
+    (
+        MultiBoxConfig,
+        {"mining": MatchConfig()},
+        TypeError,
+        "mining must be a MiningConfig or .* got MatchConfig",
+    ),
+    (MultiBoxConfig, {"mining": {"ratio": -1}}, ValueError, r"ratio must lie in \[0.0, inf\], got -1"),
+    (MultiBoxConfig, {"single_class": 1}, TypeError, "single_class must be True or False, got 1"),
+    (
+        MultiBoxConfig,
+        {"clamp_normalizer": None},
+        TypeError,
+        "clamp_normalizer must be True or False, got None",
+    ),
+    (
+        MultiBoxConfig,
+        {"label_offset": 2**63},
+        ValueError,
+        "label_offset must fit in 64 bits, got 9223372036854775808",
+    ),
+    (MatchConfig, {"inclusive": "no"}, TypeError, "inclusive must be True or False, got 'no'"),
+    (MatchConfig, {"iou_threshold": True}, TypeError, "iou_threshold must be a number, got bool"),
+    (MiningConfig, {"ratio": math.inf}, ValueError, "ratio must be finite, got inf"),
+    (MiningConfig, {"ratio": 10**400}, ValueError, "ratio must be finite, got 1000"),
+    (MiningConfig, {"ratio": math.nan}, ValueError, r"ratio must lie in \[0.0, inf\], got nan"),
+    (MiningConfig, {"rounding": ["floor"]}, ValueError, r"rounding must be one of .* got \['floor'\]"),
     (MultiBoxConfig, {"beta": -1}, ValueError, "beta must lie in"),
     (MultiBoxConfig, {"loc_weight": -1}, ValueError, "loc_weight must lie in"),
     (MultiBoxConfig, {"label_offset": 1.0}, TypeError, "label_offset must be an integer, got 1.0"),
@@ -98,6 +138,11 @@ BAD = [
         ValueError,
         "scores must be one of 'softmax', 'sigmoid', 'given', got",
     ),
+    (DetectConfig, {"class_agnostic": 0}, TypeError, "class_agnostic must be True or False, got 0"),
+    (DetectConfig, {"max_log_scale": math.inf}, ValueError, "max_log_scale must be finite, got inf"),
+    (DetectConfig, {"score_threshold": None}, TypeError, "score_threshold must be a number, got NoneType"),
+    (DetectConfig, {"clip_size": 300}, TypeError, "clip_size must be a tuple or a list, got int"),
+    (DetectConfig, {"clip_size": (math.inf, 1)}, ValueError, "clip_size must be two positive numbers, got"),
     (DetectConfig, {"top_k": 0}, ValueError, "top_k must be at least 1, got 0"),
     (DetectConfig, {"top_k": 2.0}, TypeError, "top_k must be an integer, got 2.0"),
     (
@@ -117,6 +162,29 @@ BAD = [
         {"clip_size": (0, 1)},
         ValueError,
         r"clip_size must be two positive numbers, got \(0, 1\)",
+    ),
+]
+
+
+BAD += [
+    (PriorSpec, {"pixels": 1}, TypeError, "pixels must be True or False, got 1"),
+    (PriorSpec, {"sizes": "30"}, TypeError, "sizes must be a tuple or a list, got str"),
+    (PriorSpec, {"sizes": (30, "60", 1, 1, 1, 1)}, ValueError, "sizes must hold positive numbers, one or"),
+    (PriorSpec, {"sizes": (30, True, 1, 1, 1, 1)}, ValueError, "sizes must hold positive numbers, one or"),
+    (PriorSpec, {"image_size": (300, math.inf)}, ValueError, "image_size must hold one positive number or"),
+    (PriorSpec, {"image_size": None}, TypeError, "image_size must be a tuple or a list, got NoneType"),
+    (PriorSpec, {"offset": math.inf}, ValueError, "offset must be finite, got inf"),
+    (
+        PriorSpec,
+        {"variances": (0.1, 0.2)},
+        ValueError,
+        r"variances must be 4 positive numbers, got \(0.1, 0.2\)",
+    ),
+    (
+        PriorSpec,
+        {"boxes": (1, 2, 3, 4, 5, 6)},
+        ValueError,
+        r"boxes must hold \(width, height\) pairs per level",
     ),
 ]
 

@@ -83,7 +83,8 @@ class MultiBoxLoss(nn.Module):
 class Detect:
     """The post-process, ``[B, C, top_k, 5]`` of (score, x1, y1, x2, y2), zero-padded per class.
 
-    Of equal scores the highest prior comes first, as in that code's rising stable sort read from its end.
+    Of equal scores the highest prior comes first, as in that code's rising sort read from its end (a stable
+    one; the sort that torch takes by default leaves the order of equal scores open for long lists).
     A box whose IoU is NaN stays, which drops out there.
 
     Call it, or use ``forward`` or ``apply`` as the versions of that codebase do.

@@ -7,9 +7,10 @@
     loss_func = Loss(dboxes)                            # dboxes: that codebase's DefaultBoxes
     loss = loss_func(ploc, plabel, gloc, glabel)        # [B, 4, P], [B, C, P], [B, 4, P], [B, P]
 
-    # results = encoder.decode_batch(ploc, plabel, 0.50, 200)       where encoder = Encoder(dboxes)
+    # encoder = Encoder(dboxes); every encoder decodes with it from here on
     from ssd_cuda.compat.nvidia import decode_batch
-    results = decode_batch(dboxes, ploc, plabel, 0.50, 200)
+    Encoder.decode_batch = decode_batch
+    results = encoder.decode_batch(ploc, plabel, 0.50, 200)         # or decode_batch(dboxes, ploc, ...)
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ from ..config import DetectConfig, MultiBoxConfig
 from ._rules import as_compared
 
 __all__ = ["Loss", "decode_batch"]
+
+
+def _priors(dboxes: Any) -> Tensor:
+    """``[P, 4]`` cx, cy, w, h of that codebase's DefaultBoxes, or of the Encoder that holds them."""
+    return (dboxes(order="xywh") if callable(dboxes) else dboxes.dboxes_xywh[0]).float()
 
 
 def _variances(dboxes: Any) -> tuple[float, float]:
@@ -54,7 +60,7 @@ class Loss(nn.Module):
 
     def __init__(self, dboxes: Any) -> None:
         super().__init__()
-        self.register_buffer("dboxes", dboxes(order="xywh").float(), persistent=False)
+        self.register_buffer("dboxes", _priors(dboxes), persistent=False)
         self.variances = _variances(dboxes)
         self.config = MultiBoxConfig.preset("nvidia")
 
@@ -74,9 +80,12 @@ def decode_batch(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Per image (boxes ``[n, 4]``, labels ``[n]``, scores ``[n]``), the best last, as there.
 
-    Equal scores come in that code's order too, which sorts upwards, stably on the CPU, and takes the end:
-    within a class the highest prior is the first candidate; of the boxes that are kept, listed class by
-    class, the last ones stay. A box whose IoU is NaN stays, which drops out there.
+    ``dboxes`` is that codebase's DefaultBoxes, or its Encoder, whose method this can become.
+
+    Equal scores come in that code's order too, which sorts upwards and takes the end (with a stable sort;
+    the one that torch takes by default leaves their order open for long lists): within a class the highest
+    prior is the first candidate; of the boxes that are kept, listed class by class, the last ones stay. A
+    box whose IoU is NaN stays, which drops out there.
 
     Example:
         >>> class DefaultBoxes:
@@ -95,7 +104,7 @@ def decode_batch(
         variances=_variances(dboxes),
     )
     # The op prefers the lowest of equal priors: it sees them from the last to the first.
-    priors = dboxes(order="xywh").float().to(ploc.device).flip(0)
+    priors = _priors(dboxes).to(ploc.device).flip(0)
     inputs = ploc.detach().flip(2), plabel.detach().flip(2), priors
     found = ops.detect(*inputs, config)
     last = found.scores[:, max_output - 1 :]

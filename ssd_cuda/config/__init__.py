@@ -5,7 +5,15 @@ The options are plain data: the kernels, the references and the tests all read t
 for each); ``replace`` from :mod:`dataclasses` changes a field.
 """
 
-from .checks import BoxFormat, check_choice, check_integer, check_range, check_variances, to_number
+from .checks import (
+    BoxFormat,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_range,
+    check_variances,
+    to_number,
+)
 from .detect import DetectConfig
 from .multibox import MatchConfig, MiningConfig, MultiBoxConfig
 from .priors import PriorSpec
@@ -18,6 +26,7 @@ __all__ = [
     "MultiBoxConfig",
     "PriorSpec",
     "check_choice",
+    "check_flag",
     "check_integer",
     "check_range",
     "check_variances",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from typing import Any, Literal
 
 from torch import Tensor
@@ -24,28 +25,50 @@ def to_number(value: Any) -> Any:
         return value.item()
     if isinstance(value, (bool, int, float)) or not isinstance(value, numbers.Real):
         return value
-    return float(value)
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
-def check_range(argument: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Raise unless ``value`` is a number with ``low <= value <= high``."""
+def check_number(argument: str, value: Any) -> None:
+    """Raise unless ``value`` is an int or a float (and no bool)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{argument} must be a number, got {type(value).__name__}")
+
+
+def check_range(
+    argument: str, value: Any, low: float, high: float = math.inf, *, finite: bool = True
+) -> None:
+    """Raise unless ``value`` is a number with ``low <= value <= high``, and no infinite one (``finite``)."""
+    check_number(argument, value)
     if not low <= value <= high:
         raise ValueError(f"{argument} must lie in [{low}, {high}], got {value}")
+    if finite and not -sys.float_info.max <= value <= sys.float_info.max:
+        raise ValueError(f"{argument} must be finite, got {value}")
 
 
 def check_integer(argument: str, value: Any, low: float = -math.inf) -> None:
-    """Raise unless ``value`` is an integer ``>= low``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """Raise unless ``value`` is an integer ``>= low`` that fits in 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{argument} must be an integer, got {value!r}")
     if value < low:
         raise ValueError(f"{argument} must be at least {low}, got {value}")
+    if not -(2**63) <= int(value) < 2**63:
+        raise ValueError(f"{argument} must fit in 64 bits, got {value}")
 
 
-def check_variances(value: Any) -> None:
+def check_flag(argument: str, value: Any) -> None:
+    """Raise unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be True or False, got {value!r}")
+
+
+def is_positive(value: Any) -> bool:
+    """Whether ``value`` is a number above 0 and finite (and no bool)."""
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 < value <= sys.float_info.max
+
+
+def check_variances(value: Any, counts: tuple[int, ...] = (2, 4)) -> None:
     """Raise unless ``value`` is two or four positive finite numbers."""
-    numbers = list(value) if isinstance(value, (tuple, list)) else []
-    valid = all(isinstance(v, (int, float)) and 0 < v < math.inf for v in numbers)
-    if len(numbers) not in (2, 4) or not valid:
-        raise ValueError(f"variances must be 2 or 4 positive numbers, got {value!r}")
+    parts = list(value) if isinstance(value, (tuple, list)) else []
+    if len(parts) not in counts or not all(is_positive(to_number(part)) for part in parts):
+        wanted = " or ".join(str(count) for count in counts)
+        raise ValueError(f"variances must be {wanted} positive numbers, got {value!r}")

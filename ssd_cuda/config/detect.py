@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from .checks import BoxFormat, check_choice, check_integer, check_range, check_variances
-from .preset import HasPresets
+from .checks import BoxFormat, check_integer, check_range, check_variances, is_positive
+from .options import HasPresets
 
 __all__ = ["DetectConfig"]
 
@@ -67,14 +67,8 @@ class DetectConfig(HasPresets, presets="DETECT"):
     layout: Literal["bpc", "bcp"] = "bpc"
     prior_format: BoxFormat = "cxcywh"
 
-    def __post_init__(self) -> None:
-        check_choice("scores", self.scores, ("softmax", "sigmoid", "given"))
-        check_choice("background", self.background, ("first", "last", "none"))
-        check_choice("clip", self.clip, ("none", "before", "after"))
-        check_choice("layout", self.layout, ("bpc", "bcp"))
-        check_choice("prior_format", self.prior_format, ("cxcywh", "xyxy"))
-        check_choice("soft_nms", self.soft_nms, (None, "gaussian"))
-        check_range("score_threshold", self.score_threshold, -math.inf)
+    def _check(self) -> None:
+        check_range("score_threshold", self.score_threshold, -math.inf, finite=False)
         check_range("iou_threshold", self.iou_threshold, 0.0, 1.0)
         check_range("iou_eps", self.iou_eps, 0.0)
         check_range("pixel_offset", self.pixel_offset, 0.0)
@@ -85,6 +79,6 @@ class DetectConfig(HasPresets, presets="DETECT"):
                 check_integer(name, value, 1)
         if self.max_log_scale is not None:
             check_range("max_log_scale", self.max_log_scale, 0.0)
-        if len(self.clip_size) != 2 or not all(side > 0 for side in self.clip_size):
+        if len(self.clip_size) != 2 or not all(map(is_positive, self.clip_size)):
             raise ValueError(f"clip_size must be two positive numbers, got {self.clip_size}")
         check_variances(self.variances)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .checks import BoxFormat, check_choice, check_integer, check_range, check_variances
-from .preset import HasPresets
+from .checks import BoxFormat, check_integer, check_range, check_variances
+from .options import HasPresets, Options
 
 __all__ = ["MatchConfig", "MiningConfig", "MultiBoxConfig"]
 
 
 @dataclass(frozen=True)
-class MatchConfig:
+class MatchConfig(Options):
     """How ground truths and priors find each other.
 
     Attributes:
@@ -49,20 +49,16 @@ class MatchConfig:
     degenerate: Literal["keep", "ignore"] = "ignore"
     prior_format: BoxFormat = "cxcywh"
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         check_range("iou_threshold", self.iou_threshold, 0.0, 1.0)
         check_range("iou_eps", self.iou_eps, 0.0)
         check_range("forced_min_iou", self.forced_min_iou, 0.0, 1.0)
-        check_choice("forced", self.forced, ("none", "argmax", "bipartite"))
-        check_choice("tie", self.tie, ("first", "last"))
-        check_choice("degenerate", self.degenerate, ("keep", "ignore"))
-        check_choice("prior_format", self.prior_format, ("cxcywh", "xyxy"))
         if self.candidate_max_iou is not None:
             check_range("candidate_max_iou", self.candidate_max_iou, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
-class MiningConfig:
+class MiningConfig(Options):
     """Which negatives count: per image the ``k`` hardest, ``(key descending, index ascending)``.
 
     ``k = max(min_negatives, round(ratio * positives))``, cut at the number of rows that ``cap`` names.
@@ -93,13 +89,9 @@ class MiningConfig:
     positive_fill: Literal["zero", "-inf"] = "-inf"
     count_positives_twice: bool = False
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         check_range("ratio", self.ratio, 0.0)
         check_integer("min_negatives", self.min_negatives, 0)
-        check_choice("rounding", self.rounding, ("floor", "ceil"))
-        check_choice("cap", self.cap, ("all", "all_but_one", "negatives"))
-        check_choice("key", self.key, ("ce", "background"))
-        check_choice("positive_fill", self.positive_fill, ("zero", "-inf"))
 
 
 @dataclass(frozen=True)
@@ -160,25 +152,10 @@ class MultiBoxConfig(HasPresets, presets="MULTIBOX"):
     zero_label: Literal["positive", "localize", "background"] = "background"
     layout: Literal["bpc", "bcp"] = "bpc"
 
-    def __post_init__(self) -> None:
-        for name, kind in (("match", MatchConfig), ("mining", MiningConfig)):
-            if isinstance(getattr(self, name), dict):
-                object.__setattr__(self, name, kind(**getattr(self, name)))
+    def _check(self) -> None:
         check_variances(self.variances)
         check_range("beta", self.beta, 0.0)
         check_range("loc_weight", self.loc_weight, 0.0)
-        check_integer("label_offset", self.label_offset)
-        if self.ignore_label is not None:
-            check_integer("ignore_label", self.ignore_label)
-        check_choice("loc_loss", self.loc_loss, ("smooth_l1", "l1"))
-        check_choice("loc_reduction", self.loc_reduction, ("sum", "mean4"))
-        check_choice(
-            "normalizer", self.normalizer, ("batch", "per_image", "selected", "global", "batch_min_one")
-        )
-        check_choice("background", self.background, ("first", "last"))
-        check_choice("ignored_key", self.ignored_key, ("none", "zero"))
-        check_choice("zero_label", self.zero_label, ("positive", "localize", "background"))
-        check_choice("layout", self.layout, ("bpc", "bcp"))
         if self.mining.count_positives_twice and self.mining.cap == "negatives":
             raise ValueError("count_positives_twice needs cap='all' or 'all_but_one', got cap='negatives'")
         mining = self.mining

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from .checks import BoxFormat, check_choice, check_range
-from .preset import HasPresets
+from .checks import BoxFormat, check_range, check_variances, is_positive
+from .options import HasPresets
 
 __all__ = ["PriorSpec"]
 
 Pair = tuple[float, float]
 
 
-def _freeze(value: Any) -> Any:
-    """Lists become tuples all the way down, so that a spec made from lists can be a cache key."""
-    if isinstance(value, (list, tuple)):
-        return tuple(_freeze(part) for part in value)
-    return value
-
-
 def _pairs(name: str, value: Any) -> tuple[Pair, ...]:
     """One (y, x) pair per level; a number stands for both."""
     rows = tuple((row, row) if isinstance(row, (int, float)) else row for row in value)
     for row in rows:
-        if not isinstance(row, tuple) or len(row) != 2 or not all(v > 0 for v in row):
+        if not isinstance(row, tuple) or len(row) != 2 or not all(map(is_positive, row)):
             raise ValueError(f"{name} must hold one positive number or (y, x) pair per level, got {value}")
     return rows
 
@@ -34,7 +27,7 @@ def _pairs(name: str, value: Any) -> tuple[Pair, ...]:
 def _rows(name: str, value: Any) -> tuple[tuple[float, ...], ...]:
     """One tuple of positive numbers per level; a number stands for a tuple of one."""
     rows = tuple((row,) if isinstance(row, (int, float)) else row for row in value)
-    if not all(isinstance(row, tuple) and all(v > 0 for v in row) for row in rows):
+    if not all(isinstance(row, tuple) and all(map(is_positive, row)) for row in rows):
         raise ValueError(f"{name} must hold positive numbers, one or several per level, got {value}")
     return rows
 
@@ -95,14 +88,9 @@ class PriorSpec(HasPresets, presets="PRIORS"):
     arithmetic: Literal["double", "float32"] = "double"
     variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            object.__setattr__(self, field.name, _freeze(getattr(self, field.name)))
-        for name, choices in _CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
+    def _check(self) -> None:
         check_range("offset", self.offset, -math.inf)
-        if len(self.variances) != 4 or not all(v > 0 for v in self.variances):
-            raise ValueError(f"variances must be 4 positive numbers, got {self.variances}")
+        check_variances(self.variances, (4,))
         _pairs("image_size", (self.image_size,))
         if self.steps is not None:
             object.__setattr__(self, "steps", _pairs("steps", self.steps))
@@ -125,6 +113,8 @@ class PriorSpec(HasPresets, presets="PRIORS"):
         if self.boxes is not None:
             names.append("boxes")
             for row in self.boxes:
+                if not isinstance(row, tuple):
+                    raise ValueError(f"boxes must hold (width, height) pairs per level, got {self.boxes}")
                 _pairs("boxes", row)
         else:
             names += ["sizes", "larger_sizes", "ratios"]
@@ -206,14 +196,3 @@ class PriorSpec(HasPresets, presets="PRIORS"):
     def replace(self, **changes: Any) -> PriorSpec:
         """This spec with some options changed."""
         return replace(self, **changes)
-
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "units": ("pixels", "fraction"),
-    "ratio_order": ("pairs", "listed"),
-    "larger_position": ("second", "last"),
-    "layout": ("cell_major", "box_major"),
-    "clip": ("none", "cxcywh", "wh", "corners"),
-    "format": ("cxcywh", "xyxy"),
-    "arithmetic": ("double", "float32"),
-}

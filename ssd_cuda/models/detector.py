@@ -67,8 +67,8 @@ class SSD(nn.Module):
         *,
         mean: Sequence[float],
         std: Sequence[float],
-        loss_config: MultiBoxConfig,
-        detect_config: DetectConfig,
+        loss_config: MultiBoxConfig | dict | str,
+        detect_config: DetectConfig | dict | str,
     ) -> None:
         super().__init__()
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
@@ -86,8 +86,8 @@ class SSD(nn.Module):
         self.num_classes = num_classes
         self.spec = spec
         self.image_size = (int(spec.image_size[0]), int(spec.image_size[1]))
-        self.loss_config = loss_config
-        self.detect_config = detect_config
+        self.loss_config = MultiBoxConfig.of(loss_config, "loss_config")
+        self.detect_config = DetectConfig.of(detect_config, "detect_config")
         self._mean_std = tuple(map(float, mean)), tuple(map(float, std))
         for name in ("priors", "mean", "std"):
             self.register_buffer(name, None, persistent=False)

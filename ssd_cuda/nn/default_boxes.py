@@ -51,6 +51,7 @@ class DefaultBoxGenerator(nn.Module):
                 f"aspect_ratios must have one list per feature map ({levels}), got {len(self.aspect_ratios)}"
             )
         self.scales = [0.2 + (0.9 - 0.2) * k / (levels - 1) for k in range(levels)] + [1.0]
+        self.spec()  # raises here, not at the first call
 
     def spec(self) -> PriorSpec:
         """These boxes as a :class:`~ssd_cuda.PriorSpec`."""

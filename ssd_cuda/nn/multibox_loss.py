@@ -13,7 +13,8 @@ class MultiBoxLoss(nn.Module):
     """:func:`ssd_cuda.ops.multibox_loss` with its options.
 
     Args:
-        config: every option, or the name of a preset (``"torchvision"``, ``"paper"``); None: the defaults.
+        config: every option, a dict of some, or the name of a preset (``"torchvision"``, ``"paper"``); None:
+            the defaults.
         process_group: of ``normalizer="global"``.
 
     Example:
@@ -27,12 +28,12 @@ class MultiBoxLoss(nn.Module):
 
     def __init__(
         self,
-        config: MultiBoxConfig | str | None = None,
+        config: MultiBoxConfig | dict | str | None = None,
         *,
         process_group: torch.distributed.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.config = MultiBoxConfig.preset(config) if isinstance(config, str) else config or MultiBoxConfig()
+        self.config = MultiBoxConfig.of(config)
         self.process_group = process_group
 
     def forward(self, loc: Tensor, conf: Tensor, gt: ops.GroundTruth, priors: Tensor) -> ops.MultiBoxLosses:

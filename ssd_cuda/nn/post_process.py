@@ -14,7 +14,8 @@ class PostProcess(nn.Module):
     It has no parameters and no state. Gradients stop here: inputs that require one are detached.
 
     Args:
-        config: the options; None is ``DetectConfig()``, the rule of the paper.
+        config: the options, a dict of some, or the name of a preset; None is ``DetectConfig()``, the rule of
+            the paper.
 
     Example:
         >>> post_process = nn.PostProcess(ssd_cuda.DetectConfig(score_threshold=0.5))
@@ -23,9 +24,9 @@ class PostProcess(nn.Module):
         tensor([1])
     """
 
-    def __init__(self, config: DetectConfig | None = None) -> None:
+    def __init__(self, config: DetectConfig | dict | str | None = None) -> None:
         super().__init__()
-        self.config = DetectConfig() if config is None else config
+        self.config = DetectConfig.of(config)
 
     def forward(self, loc: Tensor, conf: Tensor, priors: Tensor, extra: Tensor | None = None) -> Detections:
         """The arguments of :func:`ssd_cuda.ops.detect`, in its order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .. import ops
+from ..config import check_integer, check_range
 
 
 class SSDLoss(nn.Module):
@@ -24,6 +25,8 @@ class SSDLoss(nn.Module):
 
     def __init__(self, num_classes: int, neg_pos_ratio: float = 3.0) -> None:
         super().__init__()
+        check_integer("num_classes", num_classes, 1)
+        check_range("neg_pos_ratio", neg_pos_ratio, 0.0)
         self.num_classes = num_classes
         self.neg_pos_ratio = neg_pos_ratio
 

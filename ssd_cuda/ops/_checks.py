@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..config import check_variances
 from ._box_format import check_corners
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -79,9 +80,6 @@ def check_no_tangent(name: str, value: Tensor | None) -> None:
 
 def four_variances(variances: Sequence[float]) -> list[float]:
     """The x, y, w, h variances from two (centre, size) or four numbers."""
+    check_variances(variances)
     numbers = [float(v) for v in variances]
-    if len(numbers) == 2:
-        numbers = [numbers[0], numbers[0], numbers[1], numbers[1]]
-    if len(numbers) != 4 or not all(v > 0 for v in numbers):
-        raise ValueError(f"variances must be 2 or 4 positive numbers, got {list(variances)}")
-    return numbers
+    return numbers if len(numbers) == 4 else [numbers[0], numbers[0], numbers[1], numbers[1]]

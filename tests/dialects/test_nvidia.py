@@ -91,6 +91,22 @@ def test_the_criteria_is_rounded_as_that_codebase_rounds_it():
     assert box.tolist() == [[0.0, 0.0, 20.0, 1.0]]
 
 
+def test_as_a_method_of_the_encoder():
+    loc, conf, priors, _, _ = scene()
+
+    class Encoder:
+        """What that codebase's Encoder holds of the boxes."""
+
+        scale_xy, scale_wh = 0.1, 0.2
+        dboxes_xywh = priors[None]
+        decode_batch = nvidia.decode_batch
+
+    inputs = 0.3 * loc.detach().transpose(1, 2), conf.detach().transpose(1, 2), 0.5, 50
+    results = Encoder().decode_batch(*inputs)
+    for ours, expected in zip(results, nvidia.decode_batch(DefaultBoxes(priors), *inputs), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+
+
 def test_an_image_without_detections():
     priors = torch.tensor([[0.5, 0.5, 0.2, 0.2]])
     plabel = torch.tensor([[[9.0], [0.0]]])
