@@ -175,7 +175,7 @@ BOX = torch.zeros(3, 4)
         (
             lambda: ops.encode(BOX, BOX, (0.1,)),
             ValueError,
-            r"variances must be 2 or 4 positive numbers, got \[0.1\]",
+            r"variances must be 2 or 4 positive numbers, got \(0.1,\)",
         ),
         (
             lambda: ops.decode(BOX, BOX, prior_format="ltrb"),

@@ -7,6 +7,7 @@ import numbers
 import sys
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 BoxFormat = Literal["cxcywh", "xyxy"]
@@ -68,7 +69,7 @@ def is_positive(value: Any) -> bool:
 
 def check_variances(value: Any, counts: tuple[int, ...] = (2, 4)) -> None:
     """Raise unless ``value`` is two or four positive finite numbers."""
-    parts = list(value) if isinstance(value, (tuple, list)) else []
+    parts = list(value) if isinstance(value, (tuple, list, np.ndarray)) else []
     if len(parts) not in counts or not all(is_positive(to_number(part)) for part in parts):
         wanted = " or ".join(str(count) for count in counts)
         raise ValueError(f"variances must be {wanted} positive numbers, got {value!r}")
