@@ -153,6 +153,8 @@ DAMAGED = {
     "step negative": put("step", -1),
     "step is text": put("step", "1"),
     "step immense": put("step", 10**40),
+    "steps an epoch are none": put("steps_per_epoch", 0),
+    "steps an epoch are fewer": put("step", 3),
     "step without history": put("history", []),
     "history is text": put("history", "x"),
     "history of single numbers": put("history", [1.0]),
@@ -181,6 +183,22 @@ def test_the_whole_one_is_taken(whole, tmp_path):
     torch.save(whole, tmp_path / "x.pt")
     spec, state = load_checkpoint(tmp_path / "x.pt")
     assert spec == SPEC and state["epoch"] == 1 and len(DAMAGED) >= 60
+
+
+def test_a_file_of_an_older_version_is_taken(whole, tmp_path):
+    content = copy.deepcopy(whole)
+    del content["steps_per_epoch"], content["config"]["min_negatives"]
+    torch.save(content, tmp_path / "x.pt")
+    spec, state = load_checkpoint(tmp_path / "x.pt")
+    trainer = Trainer(spec.build(), CONFIG, 1)
+    trainer.load_state(state)
+    assert trainer.epoch == 1 and trainer.state()["steps_per_epoch"] == 1
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"x\.pt must be a file"):
+        load_checkpoint(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize("name", DAMAGED)

@@ -17,11 +17,11 @@ import torch
 pytest.importorskip("torchvision")
 pytest.importorskip("PIL")
 
-from layouts import photo, write_checkpoint, write_voc, xml
+from layouts import photo, write_checkpoint, write_coco, write_voc, xml
 from PIL import Image
 
 from ssd_cuda import cli, data
-from ssd_cuda.engine import outputs
+from ssd_cuda.engine import demo, outputs
 from ssd_cuda.engine.files import image_files, picture_paths, refuse_inputs
 from ssd_cuda.engine.outputs import write_text
 
@@ -238,6 +238,18 @@ def test_allow_outside_is_an_option(capsys, tmp_path):
     status, _, err = run(capsys, *arguments)
     assert status == 1 and "--allow-outside" in err
     assert run(capsys, *arguments, "--allow-outside")[0] == 0
+
+
+def test_coco_classes_in_another_order_are_not_taken_for_the_models(capsys, tmp_path):
+    """The second split has as many classes, under other names: the numbers would be of wrong labels."""
+    root = write_coco(tmp_path)
+    path = root / "annotations/instances_val2017.json"
+    path.write_text(path.read_text().replace("bicycle", "zebra"))
+    checkpoint = write_checkpoint(tmp_path / "x.pt", ("bicycle", "brush"))
+    status, _, err = run(capsys, "eval", checkpoint, "--data", root, *RUN)
+    assert status == 1 and "classes of the checkpoint, bicycle, brush, got zebra, brush" in err
+    with pytest.raises(ValueError, match="got bicycle, brush in 'train2017' and zebra, brush in"):
+        demo.run_demo(root, tmp_path / "demo")
 
 
 def test_a_split_without_objects_is_told_before_training(capsys, tmp_path):

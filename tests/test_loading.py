@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import time
 
 import pytest
 import torch
@@ -192,6 +193,23 @@ def test_a_bad_image_surfaces_while_caching(voc):
     (voc / "JPEGImages/b.png").write_text("nothing")
     with pytest.raises(DataError, match=r"b\.png cannot be read"):
         CachedDataset(VocDataset(voc, "train"), (20, 30))
+
+
+def test_after_a_bad_image_the_rest_is_not_read_first():
+    class Slow(ShapesDataset):
+        reads = 0
+
+        def __getitem__(self, index):
+            self.reads += 1
+            if index == 0:
+                raise DataError("image 0 cannot be read")
+            time.sleep(0.05)
+            return super().__getitem__(index)
+
+    dataset = Slow("train", length=200, size=(64, 64))
+    with pytest.raises(DataError, match="image 0"):
+        CachedDataset(dataset, (64, 64))
+    assert dataset.reads < 100
 
 
 def test_collate_gives_floats_and_normalised_ragged_targets(voc, coco):

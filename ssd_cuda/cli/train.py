@@ -119,7 +119,8 @@ def _image_size(options: argparse.Namespace, device: torch.device) -> tuple[int,
     if device.type == "cuda":
         there = torch.cuda.get_device_properties(device).total_memory
     else:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        known = hasattr(os, "sysconf")  # not on Windows
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else needed
     if needed > there:
         raise UsageError(
             f"--size {height} {width} with --batch-size {options.batch_size} needs more than "

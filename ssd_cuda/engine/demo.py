@@ -61,6 +61,11 @@ def run_demo(
     train_split, test_split = data_splits(data)
     train_set = open_dataset(data, train_split, **options)
     test_set = open_dataset(data, test_split, **options)
+    if test_set.classes != train_set.classes:
+        raise ValueError(
+            f"{data} must have the same classes in both splits, got {name_list(train_set.classes)} in "
+            f"{train_split!r} and {name_list(test_set.classes)} in {test_split!r}"
+        )
     say(f"data: {data}, {len(train_set)} images of {train_split!r} to train on, "
           f"{len(test_set)} of {test_split!r} to test on; {name_list(train_set.classes)}")  # fmt: skip
 
