@@ -54,6 +54,15 @@ def test_long_rows_of_other_types(mining, width, dtype):
     assert_same_top_k(mining, key_rows("ties", 1, width, dtype), torch.tensor([width // 5]))
 
 
+@pytest.mark.parametrize("architecture, kilobytes", [(75, 64), (86, 99), (80, 163)])
+def test_rows_that_just_fit_in_shared_memory(mining, architecture, kilobytes):
+    """Keys share the card's memory with the histogram: the launcher leaves it its 10 KB, and no more."""
+    most = (kilobytes - 10) * 1024 // 4
+    for width in (most, most + 1, kilobytes * 256):
+        keys = key_rows("ties", 1, width, torch.float32)
+        assert_same_top_k(mining.with_seeds(0).on(architecture), keys, torch.tensor([width // 7]))
+
+
 @settings(max_examples=fuzz_examples(), deadline=None)
 @given(st.integers(1, 3), st.integers(0, 70), st.integers(0, 2**31), st.integers(1, 6))
 def test_fuzz_ties(batch, width, seed, values):

@@ -1,9 +1,13 @@
 // The access checker. Two accesses race when they touch the same bytes, one is a write, not both are atomic, and
-// neither a barrier, nor a __syncwarp both threads took part in, nor the end of a launch lies between them; across
-// blocks, a __threadfence after the first and an atomic before the second order them too (the last-block pattern).
+// neither a barrier, nor a __syncwarp both threads took part in, nor the end of a launch lies between them. Across
+// blocks they are ordered by  access, __threadfence, atomic  in the first and  atomic, __threadfence, access  in the
+// second, where both atomics are on one address; in each block a barrier may hand on from thread to thread.
 #include "access.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <new>
 
 namespace emulator {
 namespace {
@@ -15,13 +19,16 @@ auto& g_regions = *new std::vector<std::unique_ptr<Region>>;
 auto& g_static = *new std::vector<std::unique_ptr<Region>>;
 Region* g_recent[4] = {};
 
-// What the blocks of this launch did, for ordering across blocks.
+// What each block of this launch did that can order it with others.
+struct Event : Moment {
+  const void* address = nullptr;  // of an atomic
+};
 struct BlockLog {
-  uint64_t first_interval, last_fence;
-  bool atomic;
+  std::vector<Event> fences, atomics;
 };
 std::vector<BlockLog> g_log;
-uint64_t g_launch_first = 0;
+uint64_t g_launch = 0, g_launch_first = 0;
+uint32_t g_tick = 0;
 
 #if defined(EMULATOR_CHECKED)
 constexpr bool kChecked = true;
@@ -33,10 +40,9 @@ std::string text(const Region& region, std::ptrdiff_t offset) {
   return "byte " + std::to_string(offset) + " of " + region.name + " (" +
          std::to_string(region.bytes) + " bytes)";
 }
+bool is_read(Kind kind) { return kind == Kind::kRead || kind == Kind::kRelaxedRead; }
 const char* verb(Kind kind) {
-  return kind == Kind::kAtomic                                ? "updates"
-         : kind == Kind::kRead || kind == Kind::kVolatileRead ? "reads"
-                                                              : "writes";
+  return kind == Kind::kAtomic ? "updates" : is_read(kind) ? "reads" : "writes";
 }
 
 Region* find(std::vector<std::unique_ptr<Region>>& regions, const unsigned char* address) {
@@ -48,10 +54,10 @@ Region* find(std::vector<std::unique_ptr<Region>>& regions, const unsigned char*
 // Memory that belongs to threads, or is constant: stacks, the kernel's arguments, the module's tables.
 bool is_private(const unsigned char* address, Kind kind) {
   if (g_fibers.owns(address)) return true;
-  const bool read = kind == Kind::kRead || kind == Kind::kVolatileRead;
+  const bool read = is_read(kind);
   const auto* host = static_cast<const unsigned char*>(g_host_frame);
   const auto* at = reinterpret_cast<const Thread*>(address);  // what a meeting gave
-  if (at >= g_block.threads.data() && at < g_block.threads.data() + g_block.count) return read;
+  if (at >= g_block->threads.data() && at < g_block->threads.data() + g_block->count) return read;
   return read && ((address >= host && address < host + kHostStack) || in_module(address));
 }
 
@@ -75,7 +81,7 @@ bool is_private(const unsigned char* address, Kind kind) {
 
 // The region of an access, or null where nothing needs checking.
 Region* locate(const unsigned char* address, std::size_t bytes, Kind kind, const void* code) {
-  const Fiber& fiber = g_fibers[g_block.current];
+  const Fiber& fiber = fiber_of(g_block->current);
   if (address >= fiber.stack && address < fiber.stack + fiber.stack_bytes) return nullptr;
   // Kernels alternate between a few arrays: remember the last ones.
   for (Region*& recent : g_recent) {
@@ -93,30 +99,58 @@ Region* locate(const unsigned char* address, std::size_t bytes, Kind kind, const
   report_out_of_bounds(address, bytes, kind, code);
 }
 
+Moment now() {
+  const Thread& self = g_block->threads[g_block->current];
+  return {g_block->interval, self.warp_clock, g_tick, g_block->log,
+          static_cast<uint16_t>(g_block->current)};
+}
+
+// An event of the running thread, after all that it did before.
+Event next_event(const void* address = nullptr) {
+  ++g_tick;
+  return {now(), address};
+}
+
+// Whether a fence lies between two moments of one block.
+bool fenced(const Moment& first, const Moment& last, const BlockLog& log) {
+  return std::any_of(log.fences.begin(), log.fences.end(),
+                     [&](const Event& fence) { return first.before(fence) && fence.before(last); });
+}
+
+// Whether the running thread comes after an access of another block.
 bool ordered_across_blocks(const Access& earlier) {
-  if (earlier.interval < g_launch_first) return true;
-  auto after =
-      std::upper_bound(g_log.begin(), g_log.end(), earlier.interval,
-                       [](uint64_t i, const BlockLog& log) { return i < log.first_interval; });
-  const BlockLog& log = *--after;
-  return log.last_fence >= earlier.interval && g_log.back().atomic;
+  const BlockLog &theirs = g_log[earlier.block], &ours = g_log[g_block->log];
+  if (theirs.fences.empty() || ours.fences.empty()) return false;
+  Moment here = now();
+  ++here.tick;  // after the events of this thread
+  for (const Event& release : theirs.atomics) {
+    const auto acquires = [&](const Event& acquire) {
+      return acquire.address == release.address && release.tick < acquire.tick &&
+             fenced(acquire, here, ours);
+    };
+    if (std::any_of(ours.atomics.begin(), ours.atomics.end(), acquires) &&
+        fenced(earlier, release, theirs)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 // Whether the running thread may not touch what `earlier` touched.
 bool races(const Access& earlier, Space space) {
-  if (earlier.interval == 0) return false;
-  if (earlier.interval < g_log.back().first_interval) {
+  if (earlier.interval < g_launch_first) return false;
+  if (earlier.block != g_block->log) {
     return space == Space::kGlobal && !ordered_across_blocks(earlier);
   }
-  if (earlier.interval != g_block.interval) return false;
-  if (earlier.many_warps || earlier.thread / 32 != g_block.current / 32) return true;
-  if (earlier.thread == g_block.current && !earlier.several) return false;
-  return earlier.warp_clock >= g_block.threads[g_block.current].warp_clock;
+  if (earlier.interval != g_block->interval) return false;
+  if (earlier.many_warps || earlier.thread / 32 != g_block->current / 32) return true;
+  if (earlier.thread == g_block->current && !earlier.several) return false;
+  return earlier.warp_clock >= g_block->threads[g_block->current].warp_clock;
 }
 
 [[noreturn]] void report_race(const Region& region, std::ptrdiff_t offset, Kind kind,
                               const Access& earlier, bool earlier_wrote, const void* code) {
-  const bool other_block = earlier.interval < g_log.back().first_interval;
+  const bool other_block = earlier.block != g_block->log;
   fail(std::string("a race: ") + verb(kind) + " " + text(region, offset) + ", which thread " +
        std::to_string(earlier.thread) + (other_block ? " of another block " : " ") +
        (earlier_wrote ? "has written" : "has read") + " with nothing between (" +
@@ -124,27 +158,25 @@ bool races(const Access& earlier, Space space) {
 }
 
 void note_read(Access& read, bool atomic) {
-  const Thread& self = g_block.threads[g_block.current];
-  const auto thread = static_cast<uint16_t>(g_block.current);
-  if (read.interval != g_block.interval) {
-    read = {g_block.interval, self.warp_clock, thread, atomic, false, false};
+  const Moment self = now();
+  if (read.interval != self.interval) {
+    read = {self, atomic, false, false};
     return;
   }
   read.atomic = read.atomic && atomic;
-  read.several |= read.thread != thread;
-  read.many_warps |= read.thread / 32 != thread / 32;
-  read.thread = thread;
+  read.several |= read.thread != self.thread;
+  read.many_warps |= read.thread / 32 != self.thread / 32;
+  read.thread = self.thread;
+  read.tick = self.tick;
   read.warp_clock = std::max(read.warp_clock, self.warp_clock);
 }
 
 void check_cell(Region& region, Cell& cell, std::ptrdiff_t offset, Kind kind, const void* code) {
-  // volatile makes a flag in global memory work; in shared memory it is how lock-step code used to be written.
-  const bool is_volatile = kind == Kind::kVolatileRead || kind == Kind::kVolatileWrite;
-  const bool atomic = kind == Kind::kAtomic || (is_volatile && region.space == Space::kGlobal);
-  const bool reads = kind != Kind::kWrite && kind != Kind::kVolatileWrite;
-  const bool writes = kind != Kind::kRead && kind != Kind::kVolatileRead;
+  const bool atomic =
+      kind == Kind::kAtomic || kind == Kind::kRelaxedRead || kind == Kind::kRelaxedWrite;
+  const bool reads = is_read(kind) || kind == Kind::kAtomic, writes = !is_read(kind);
   if (reads && !region.initialized) {
-    const uint64_t since = region.space == Space::kGlobal ? 1 : g_log.back().first_interval;
+    const uint64_t since = region.space == Space::kGlobal ? 1 : g_block->first_interval;
     if (cell.write.interval < since) {
       fail("reads uninitialized memory: " + text(region, offset) + " (" + source_line(code) + ")");
     }
@@ -156,9 +188,7 @@ void check_cell(Region& region, Cell& cell, std::ptrdiff_t offset, Kind kind, co
     if (!(atomic && cell.read.atomic) && races(cell.read, region.space)) {
       report_race(region, offset, kind, cell.read, false, code);
     }
-    const Thread& self = g_block.threads[g_block.current];
-    cell.write = {g_block.interval, self.warp_clock, static_cast<uint16_t>(g_block.current),
-                  atomic,           false,           false};
+    cell.write = {now(), atomic, false, false};
   } else {
     note_read(cell.read, atomic);
   }
@@ -173,22 +203,32 @@ void check_access(const volatile void* where, std::size_t bytes, Kind kind, cons
   Region* const region_or_null = locate(address, bytes, kind, code);
   if (!region_or_null) return;
   Region& region = *region_or_null;
+  region.last_launch = g_launch;
   const std::size_t offset = static_cast<std::size_t>(address - region.begin);
   const auto [first, last] = region.cells(offset, bytes);
   for (Cell* cell = first; cell != last; ++cell) {
     check_cell(region, *cell, static_cast<std::ptrdiff_t>(offset), kind, code);
+  }
+  if (kind == Kind::kAtomic && region.space == Space::kGlobal) {
+    g_log[g_block->log].atomics.push_back(next_event(address));
   }
 }
 
 void before_atomic(const volatile void* address, std::size_t bytes, Site) {
   if (!g_in_kernel) fail("an atomic outside a kernel");
   const void* code = __builtin_return_address(0);
-  if (kChecked) {
-    check_alignment(address, bytes, code);
-    check_access(address, bytes, Kind::kAtomic, code);
-    g_log.back().atomic = true;
-  }
-  maybe_yield();
+  maybe_yield(address);  // before it is noted: notes are in the order of the updates
+  if (!kChecked) return;
+  check_alignment(address, bytes, code);
+  check_access(address, bytes, Kind::kAtomic, code);
+}
+
+void before_relaxed(const volatile void* address, std::size_t bytes, bool writes) {
+  const void* code = __builtin_return_address(0);
+  maybe_yield(address);
+  if (!kChecked) return;
+  check_alignment(address, bytes, code);
+  check_access(address, bytes, writes ? Kind::kRelaxedWrite : Kind::kRelaxedRead, code);
 }
 
 void check_alignment(const volatile void* address, std::size_t bytes, const void* code) {
@@ -198,20 +238,50 @@ void check_alignment(const volatile void* address, std::size_t bytes, const void
 }
 
 void on_fence() {
-  if (kChecked && g_in_kernel) g_log.back().last_fence = g_block.interval;
+  if (kChecked && g_in_kernel) g_log[g_block->log].fences.push_back(next_event());
   maybe_yield();
 }
 
 void checker_begin_launch() {
   g_log.clear();
-  g_launch_first = g_block.interval + 1;
+  g_tick = 0;
+  ++g_launch;
+  g_launch_first = g_interval + 1;
   if (!kChecked || !g_static.empty()) return;
   for (const SharedVariable& v : static_shared()) {
     g_static.push_back(std::make_unique<Region>(v.address, v.bytes, v.name, Space::kStaticShared));
   }
   std::sort(g_static.begin(), g_static.end(), [](auto& a, auto& b) { return a->begin < b->begin; });
 }
-void checker_begin_block() { g_log.push_back({g_block.interval, 0, false}); }
+void checker_begin_block() { g_log.emplace_back(); }
+
+std::size_t checker_static_bytes() {
+  std::size_t bytes = 0;
+  for (const auto& region : g_static) {
+    if (region->last_launch == g_launch) bytes += region->bytes;
+  }
+  return bytes;
+}
+
+void checker_exchange_static(std::size_t slot) {
+  static auto& parked = *new std::vector<std::vector<Region::Marks>>;
+  if (parked.size() <= slot) parked.resize(slot + 1);
+  std::vector<Region::Marks>& marks = parked[slot];
+  for (std::size_t i = 0; i < g_static.size(); ++i) {
+    if (marks.size() <= i) marks.emplace_back(g_static[i]->bytes);
+    g_static[i]->exchange(marks[i]);
+  }
+}
+
+Cells::Cells(std::size_t count) : count_(count) {
+  void* pages = mmap(nullptr, count * sizeof(Cell), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (pages == MAP_FAILED) throw std::bad_alloc();
+  first_ = static_cast<Cell*>(pages);
+}
+Cells::~Cells() {
+  if (first_) munmap(first_, count_ * sizeof(Cell));
+}
 
 void checker_register(void* address, std::size_t bytes, const std::string& what, bool shared) {
   if (!kChecked) return;

@@ -3,9 +3,7 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,19 +14,49 @@
 
 namespace emulator {
 
-enum class Kind { kRead, kWrite, kVolatileRead, kVolatileWrite, kAtomic };
+// Volatile accesses are plain ones: they order nothing. A relaxed one may meet another at the same time.
+enum class Kind { kRead, kWrite, kRelaxedRead, kRelaxedWrite, kAtomic };
 
-// One access: when (Block::interval), by which thread of its block, at which warp clock.
-struct Access {
-  uint64_t interval = 0;
-  uint32_t warp_clock = 0;
+// When something was done, and by whom.
+struct Moment {
+  uint64_t interval = 0;    // of the block (Block::interval)
+  uint32_t warp_clock = 0;  // of the thread
+  uint32_t tick =
+      0;  // fences and global atomics before it in this launch: the order within a thread
+  uint32_t block = 0;  // number in the launch
   uint16_t thread = 0;
-  bool atomic = false;      // atomic or volatile
+
+  // Whether it is ordered before a later moment of the same block.
+  bool before(const Moment& later) const {
+    return interval < later.interval || (thread == later.thread && tick < later.tick) ||
+           (thread / 32 == later.thread / 32 && warp_clock < later.warp_clock);
+  }
+};
+// One access. All zero: never.
+struct Access : Moment {
+  bool atomic = false;      // atomic or relaxed
   bool several = false;     // reads only: by several threads of one warp in this interval
   bool many_warps = false;  // reads only: by threads of several warps
 };
 struct Cell {
   Access write, read;
+};
+// Zeros, of which a page is taken when it is touched: a buffer may be as large as the address space.
+class Cells {
+ public:
+  explicit Cells(std::size_t count);
+  ~Cells();
+  Cells(Cells&& other) noexcept { swap(other); }
+  Cells& operator=(Cells&& other) noexcept { return swap(other), *this; }
+  Cell& operator[](std::size_t i) { return first_[i]; }
+
+ private:
+  void swap(Cells& other) {
+    std::swap(first_, other.first_);
+    std::swap(count_, other.count_);
+  }
+  Cell* first_ = nullptr;
+  std::size_t count_ = 0;
 };
 
 enum class Space { kGlobal, kDynamicShared, kStaticShared };
@@ -40,38 +68,43 @@ class Region {
         bytes(size),
         name(std::move(what)),
         space(where),
-        cells_(nullptr, &std::free) {
-    refine(4);
-  }
+        marks_(size) {}
 
   bool covers(const unsigned char* address, std::size_t count) const {
     return address >= begin && address + count <= begin + bytes;
   }
   // The cells of [offset, offset + count): a cell stands for 4 bytes until an access is smaller or misaligned.
   std::pair<Cell*, Cell*> cells(std::size_t offset, std::size_t count) {
-    if (granule_ == 4 && (offset | count) % 4 != 0) refine(1);
-    return {&cells_[offset / granule_], &cells_[(offset + count - 1) / granule_] + 1};
+    if (marks_.granule == 4 && (offset | count) % 4 != 0) refine();
+    marks_.used = true;
+    Cells& cells = marks_.cells;
+    return {&cells[offset / marks_.granule], &cells[(offset + count - 1) / marks_.granule] + 1};
   }
+
+  // What is known of the region. Static shared memory is one region, and each block in flight has marks of its own.
+  struct Marks {
+    explicit Marks(std::size_t bytes) : cells(bytes / 4 + 1) {}
+    Cells cells;
+    std::size_t granule = 4;
+    bool used = false;
+  };
+  void exchange(Marks& other) { std::swap(marks_, other); }
 
   unsigned char* const begin;
   const std::size_t bytes;
   const std::string name;
   const Space space;
   bool initialized = false;
+  uint64_t last_launch = 0;  // that touched it
 
  private:
-  void refine(std::size_t granule) {
-    // All zero is "never touched", and calloc takes a page only when it is.
-    const std::size_t count = bytes / granule + 1;
-    std::unique_ptr<Cell[], decltype(&std::free)> fine(
-        static_cast<Cell*>(std::calloc(count, sizeof(Cell))), &std::free);
-    if (!fine) throw std::bad_alloc();
-    for (std::size_t i = 0; cells_ && i < count; ++i) fine[i] = cells_[i * granule / granule_];
-    cells_ = std::move(fine);
-    granule_ = granule;
+  void refine() {
+    Cells fine(bytes + 1);
+    for (std::size_t i = 0; marks_.used && i < bytes; ++i) fine[i] = marks_.cells[i / 4];
+    marks_.cells = std::move(fine);
+    marks_.granule = 1;
   }
-  std::size_t granule_ = 4;
-  std::unique_ptr<Cell[], decltype(&std::free)> cells_;
+  Marks marks_;
 };
 
 // "file:line" of an address in this module's code.

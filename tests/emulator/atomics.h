@@ -63,6 +63,22 @@ EMULATOR_CAS(unsigned)
 EMULATOR_CAS(unsigned long long)
 #undef EMULATOR_CAS
 
+namespace emulator {
+
+// The value that was stored last: the device may give an older one, so nothing may depend on it.
+template <typename T>
+__attribute__((noinline, no_sanitize("thread"))) T load_relaxed(const T* address) {
+  before_relaxed(address, sizeof(T), false);
+  return *address;
+}
+template <typename T>
+__attribute__((noinline, no_sanitize("thread"))) void store_relaxed(T* address, T value) {
+  before_relaxed(address, sizeof(T), true);
+  *address = value;
+}
+
+}  // namespace emulator
+
 // Cache hints change no value.
 #define EMULATOR_LOAD(name)         \
   template <typename T>             \

@@ -85,23 +85,6 @@ __global__ void atomic_kernel(unsigned long long* best, unsigned* count, int* le
   atomicCAS(wrapped + 1, 0u, 77u);
 }
 
-// Every block leaves a partial sum; the last to arrive adds them up. Right with the fence only.
-__global__ void last_block_kernel(const int* input, int* partial, unsigned* arrived, int* sum,
-                                  bool fence) {
-  __shared__ bool last;
-  const int value = __reduce_add_sync(kAll, input[blockIdx.x * 32 + threadIdx.x]);
-  if (threadIdx.x == 0) {
-    partial[blockIdx.x] = value;
-    if (fence) __threadfence();
-    last = atomicAdd(arrived, 1u) == gridDim.x - 1;
-  }
-  __syncthreads();
-  if (!last || threadIdx.x != 0) return;
-  int total = 0;
-  for (unsigned i = 0; i < gridDim.x; ++i) total += partial[i];
-  *sum = total;
-}
-
 // One row of output per intrinsic on bits and conversions.
 __global__ void numbers_kernel(const float* input, unsigned* output, unsigned count) {
   const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -278,14 +261,6 @@ void define_right(py::module_& m) {
     Array<unsigned> output({11, py::ssize_t(count)});
     run(numbers_kernel, (count + 63) / 64, 64, 0, input.data(), output.data(), count);
     return output;
-  });
-  m.def("last_block_sum", [](Array<int> input, bool fence) {
-    const auto blocks = static_cast<unsigned>(input.size() / 32);
-    Array<int> partial({py::ssize_t(blocks)}), sum({1});
-    Array<unsigned> arrived({1}, 0u);
-    run(last_block_kernel, blocks, 32, 0, input.data(), partial.data(), arrived.data(), sum.data(),
-        fence);
-    return sum;
   });
   m.def("launch_empty", [](unsigned x, unsigned y, unsigned block, std::size_t shared) {
     return static_cast<int>(

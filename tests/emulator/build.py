@@ -25,7 +25,7 @@ from types import ModuleType
 HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent
 ROOT = TESTS.parent
-RUNTIME = ("fiber", "scheduler", "meetings", "memory", "module", "access", "hooks", "undefined")
+RUNTIME = ("fiber", "scheduler", "meetings", "memory", "module", "access", "hooks", "undefined", "device")
 
 COMMON = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-g1"]
 # Unique symbols would be shared by every module of the process: its shared memory, its state.
@@ -36,7 +36,6 @@ SANITIZERS += ["-fno-sanitize=null,vptr,object-size"]  # ASan sees these; they d
 # g++ puts a call before every access, and where a result would be undefined; hooks.cpp and undefined.cpp
 # answer them. Neither libtsan nor libubsan is linked.
 TRACED = ["-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
-TRACED += ["--param=tsan-distinguish-volatile=1"]
 TRACED += ["-fsanitize=bounds,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow"]
 # For each variant: the flags of the kernels, of the runtime, of the linker.
 VARIANTS = {

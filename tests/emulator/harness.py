@@ -24,11 +24,23 @@ class Kernels:
     def __init__(self, family: str, seeds: Sequence[int] = SEEDS, variant: str | None = None):
         self.module = load(family, variant)
         self.seeds = tuple(seeds)
+        self.architecture, self.last_blocks = 90, 0
+
+    def _changed(self, **changes: Any) -> Kernels:
+        other = object.__new__(Kernels)
+        other.__dict__.update(self.__dict__ | changes)
+        return other
 
     def with_seeds(self, *seeds: int) -> Kernels:
-        other = object.__new__(Kernels)
-        other.module, other.seeds = self.module, seeds
-        return other
+        return self._changed(seeds=seeds)
+
+    def on(self, architecture: int) -> Kernels:
+        """The same on a card of this compute capability: 75, 80, 86, 87, 89, 90, 100 or 120."""
+        return self._changed(architecture=architecture)
+
+    def with_last_blocks(self, count: int) -> Kernels:
+        """Only the last blocks of each grid run: what the others would write keeps its poison."""
+        return self._changed(last_blocks=count)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function = getattr(self.module, name)
@@ -38,6 +50,8 @@ class Kernels:
             arrays = [to_numpy(a) for a in args]
             named = {key: to_numpy(value) for key, value in options.items()}
             first = None
+            self.module.set_architecture(self.architecture)
+            self.module.set_last_blocks(self.last_blocks)
             for seed in self.seeds:
                 self.module.set_seed(seed)
                 result = function(*arrays, **named)

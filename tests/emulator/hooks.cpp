@@ -13,12 +13,10 @@
   extern "C" __attribute__((visibility("hidden"))) void __tsan_##name(void* p) { \
     ::emulator::check_access(p, bytes, ::emulator::Kind::kind, EMULATOR_CODE);   \
   }
-#define EMULATOR_HOOKS(bytes)                                 \
-  EMULATOR_HOOK(read##bytes, bytes, kRead)                    \
-  EMULATOR_HOOK(write##bytes, bytes, kWrite)                  \
-  EMULATOR_HOOK(volatile_read##bytes, bytes, kVolatileRead)   \
-  EMULATOR_HOOK(volatile_write##bytes, bytes, kVolatileWrite) \
-  EMULATOR_LOOSE_HOOK(unaligned_read##bytes, bytes, kRead)    \
+#define EMULATOR_HOOKS(bytes)                              \
+  EMULATOR_HOOK(read##bytes, bytes, kRead)                 \
+  EMULATOR_HOOK(write##bytes, bytes, kWrite)               \
+  EMULATOR_LOOSE_HOOK(unaligned_read##bytes, bytes, kRead) \
   EMULATOR_LOOSE_HOOK(unaligned_write##bytes, bytes, kWrite)
 EMULATOR_HOOKS(1)
 EMULATOR_HOOKS(2)

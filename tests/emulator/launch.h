@@ -1,10 +1,11 @@
 // The kernel launch and the few functions of the CUDA runtime that a launcher calls.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
-#include "runtime.h"
+#include "device.h"
 
 namespace emulator {
 
@@ -14,14 +15,9 @@ cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t
                    cudaStream_t, const std::type_identity_t<Params>&... args) {
   auto body = [&] { kernel(args...); };
   return run_grid(
-      grid, block, shared_bytes,
+      reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
       [](void* argument) { (*static_cast<decltype(body)*>(argument))(); }, &body);
 }
-
-// The figures of an H100, from which launchers choose grids.
-constexpr int kMultiprocessors = 132;
-constexpr int kMaxThreadsPerMultiprocessor = 2048;
-constexpr std::size_t kMaxSharedBytes = 227 * 1024;
 
 }  // namespace emulator
 
@@ -52,27 +48,41 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
   return cudaSuccess;
 }
 
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) {
+  return *device = emulator::device_index(), cudaSuccess;
+}
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
   cudaDevAttrMaxThreadsPerMultiProcessor = 39,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::kMultiprocessors
+  const emulator::Device& device = emulator::device();
+  *value = attribute == cudaDevAttrMultiProcessorCount ? device.multiprocessors
            : attribute == cudaDevAttrMaxThreadsPerMultiProcessor
-               ? emulator::kMaxThreadsPerMultiprocessor
-               : int(emulator::kMaxSharedBytes);
+               ? device.threads_per_multiprocessor
+               : static_cast<int>(device.shared_per_block);
+  return cudaSuccess;
+}
+struct cudaFuncAttributes {
+  std::size_t sharedSizeBytes;
+};
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
+  *attributes = {emulator::static_shared_of(kernel)};
   return cudaSuccess;
 }
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-template <typename Kernel>
-inline cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
-  return cudaSuccess;
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
+  return emulator::allow_shared(kernel, bytes);
 }
 template <typename Kernel>
-inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel*, int threads,
-                                                                 std::size_t) {
-  *blocks = threads > 0 ? emulator::kMaxThreadsPerMultiprocessor / threads : 0;
+inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel* kernel,
+                                                                 int threads, std::size_t dynamic) {
+  const emulator::Device& device = emulator::device();
+  const std::size_t shared = dynamic + emulator::kSharedReserved +
+                             emulator::static_shared_of(reinterpret_cast<const void*>(kernel));
+  const int by_shared = static_cast<int>(device.shared_per_multiprocessor / shared);
+  *blocks = threads > 0 ? device.threads_per_multiprocessor / threads : 0;
+  *blocks = std::min({*blocks, by_shared, device.blocks_per_multiprocessor});
   return cudaSuccess;
 }

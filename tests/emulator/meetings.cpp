@@ -23,8 +23,8 @@ std::string hex(unsigned mask) {
 void check_lanes_exist(unsigned first, unsigned mask, Meeting meeting, Site site) {
   for (unsigned i = 0; i < 32; ++i) {
     if (!(mask >> i & 1)) continue;
-    const bool launched = first + i < g_block.count;
-    if (launched && g_block.threads[first + i].status != Status::kDone) continue;
+    const bool launched = first + i < g_block->count;
+    if (launched && g_block->threads[first + i].status != Status::kDone) continue;
     fail(std::string(name(meeting)) + " with mask " + hex(mask) + " names lane " +
              std::to_string(i) + ", which " + (launched ? "has finished" : "does not exist"),
          site);
@@ -33,8 +33,8 @@ void check_lanes_exist(unsigned first, unsigned mask, Meeting meeting, Site site
 
 // Lanes already waiting with a mask that overlaps this one but is not the same, or for something else.
 void check_agreement(unsigned first, const Thread& self) {
-  for (unsigned i = 0; i < 32 && first + i < g_block.count; ++i) {
-    const Thread& other = g_block.threads[first + i];
+  for (unsigned i = 0; i < 32 && first + i < g_block->count; ++i) {
+    const Thread& other = g_block->threads[first + i];
     if (other.status != Status::kAtWarp || !(self.mask >> i & 1)) continue;
     if (other.mask == self.mask && other.meeting == self.meeting) continue;
     fail(std::string(name(self.meeting)) + " with mask " + hex(self.mask) + " meets lane " +
@@ -70,11 +70,11 @@ const char* name(Meeting meeting) {
   return "?";
 }
 
-unsigned lane() { return g_block.current % 32; }
+unsigned lane() { return g_block->current % 32; }
 
 const uint64_t* meet_warp(Meeting meeting, unsigned mask, uint64_t value, Site site) {
-  const unsigned number = g_block.current, first = number - number % 32;
-  Thread& self = g_block.threads[number];
+  const unsigned number = g_block->current, first = number - number % 32;
+  Thread& self = g_block->threads[number];
   if (!(mask >> (number % 32) & 1)) {
     fail(std::string(name(meeting)) + " with mask " + hex(mask) + " is called by lane " +
              std::to_string(number % 32) + ", which the mask does not name",
@@ -90,7 +90,7 @@ const uint64_t* meet_warp(Meeting meeting, unsigned mask, uint64_t value, Site s
 
   uint32_t clock = 0;
   for (unsigned rest = mask; rest; rest &= rest - 1) {
-    const Thread& other = g_block.threads[first + static_cast<unsigned>(__builtin_ctz(rest))];
+    const Thread& other = g_block->threads[first + static_cast<unsigned>(__builtin_ctz(rest))];
     if (other.status != Status::kAtWarp) {
       suspend();
       return self.gathered;
@@ -100,12 +100,12 @@ const uint64_t* meet_warp(Meeting meeting, unsigned mask, uint64_t value, Site s
   uint64_t values[32] = {};
   for (unsigned rest = mask; rest; rest &= rest - 1) {
     const int i = __builtin_ctz(rest);
-    values[i] = g_block.threads[first + static_cast<unsigned>(i)].value;
+    values[i] = g_block->threads[first + static_cast<unsigned>(i)].value;
   }
   std::vector<unsigned> met;
   for (unsigned rest = mask; rest; rest &= rest - 1) {
     const unsigned i = first + static_cast<unsigned>(__builtin_ctz(rest));
-    Thread& other = g_block.threads[i];
+    Thread& other = g_block->threads[i];
     std::memcpy(other.gathered, values, sizeof(values));
     other.status = Status::kReady;
     if (meeting == Meeting::kSync) other.warp_clock = clock;  // a shuffle orders no memory
@@ -117,17 +117,17 @@ const uint64_t* meet_warp(Meeting meeting, unsigned mask, uint64_t value, Site s
 }
 
 int meet_block(Meeting meeting, int predicate, Site site) {
-  Thread& self = g_block.threads[g_block.current];
+  Thread& self = g_block->threads[g_block->current];
   self.meeting = meeting;
   self.predicate = predicate;
   self.site = site;
   self.status = Status::kAtBlock;
-  if (++g_block.at_barrier == g_block.count) {
-    std::vector<unsigned> all(g_block.count);
+  if (++g_block->at_barrier == g_block->count) {
+    std::vector<unsigned> all(g_block->count);
     int count = 0;
-    for (unsigned i = 0; i < g_block.count; ++i) {
+    for (unsigned i = 0; i < g_block->count; ++i) {
       all[i] = i;
-      const Thread& other = g_block.threads[i];
+      const Thread& other = g_block->threads[i];
       count += other.predicate != 0;
       if (other.meeting != meeting || other.site.line != site.line ||
           std::strcmp(other.site.file, site.file) != 0) {
@@ -137,12 +137,12 @@ int meet_block(Meeting meeting, int predicate, Site site) {
              site);
       }
     }
-    for (Thread* t = g_block.threads.data(); t != g_block.threads.data() + g_block.count; ++t) {
+    for (Thread* t = g_block->threads.data(); t != g_block->threads.data() + g_block->count; ++t) {
       t->count = count;
       t->status = Status::kReady;
     }
-    g_block.at_barrier = 0;
-    ++g_block.interval;
+    g_block->at_barrier = 0;
+    g_block->interval = ++g_interval;
     make_ready(all);
   }
   suspend();
@@ -152,8 +152,8 @@ int meet_block(Meeting meeting, int predicate, Site site) {
 std::string explain_deadlock() {
   // Group the waiting threads by what they wait for.
   std::map<std::string, std::size_t> waiting;
-  for (std::size_t i = 0; i < g_block.count; ++i) {
-    const Thread& thread = g_block.threads[i];
+  for (std::size_t i = 0; i < g_block->count; ++i) {
+    const Thread& thread = g_block->threads[i];
     if (thread.status == Status::kDone) continue;
     std::string what = std::string(name(thread.meeting)) + " (" + text(thread.site) + ")";
     if (thread.status == Status::kAtWarp) what += " with mask " + hex(thread.mask);
@@ -163,7 +163,7 @@ std::string explain_deadlock() {
   for (const auto& [what, threads] : waiting) {
     message += std::to_string(threads) + " threads wait at " + what + ", ";
   }
-  return message + std::to_string(g_block.done) + " of " + std::to_string(g_block.count) +
+  return message + std::to_string(g_block->done) + " of " + std::to_string(g_block->count) +
          " have finished";
 }
 

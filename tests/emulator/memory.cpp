@@ -1,4 +1,6 @@
 // Guarded buffers.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -16,6 +18,9 @@ namespace {
 
 constexpr std::size_t kGuard = 1024, kAlignment = 256;
 constexpr unsigned char kGuardByte = 0xc5;
+// From here on a buffer is of pages that exist when they are touched, zero and not poison, so that indices beyond 2^31
+// can be met without the memory.
+constexpr std::size_t kHuge = std::size_t{1} << 26;
 
 std::vector<const GuardedBuffer*>& live_buffers() {
   static auto& buffers = *new std::vector<const GuardedBuffer*>;  // outlives every buffer
@@ -31,10 +36,15 @@ void check_buffers() {
 GuardedBuffer::GuardedBuffer(std::size_t bytes, std::string what, bool shared, std::size_t misalign)
     : bytes_(bytes), what_(std::move(what)) {
   allocated_ = kGuard + (misalign + bytes + kAlignment - 1) / kAlignment * kAlignment + kGuard;
-  allocation_ = static_cast<unsigned char*>(std::aligned_alloc(kAlignment, allocated_));
-  if (!allocation_) throw std::bad_alloc();
+  void* memory = bytes >= kHuge ? mmap(nullptr, allocated_, PROT_READ | PROT_WRITE,
+                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+                                : std::aligned_alloc(kAlignment, allocated_);
+  if (!memory || memory == MAP_FAILED) throw std::bad_alloc();
+  allocation_ = static_cast<unsigned char*>(memory);
   payload_ = allocation_ + kGuard + misalign;
-  std::memset(allocation_, kGuardByte, allocated_);
+  unsigned char* const end = payload_ + bytes;
+  std::fill(allocation_, payload_, kGuardByte);
+  std::fill(end, allocation_ + allocated_, kGuardByte);
   live_buffers().push_back(this);
   checker_register(payload_, bytes_, what_, shared);
   fill(poison());
@@ -47,10 +57,16 @@ GuardedBuffer::~GuardedBuffer() {
   std::erase(live_buffers(), this);
   checker_forget(payload_);
   ASAN_UNPOISON_MEMORY_REGION(allocation_, allocated_);
-  std::free(allocation_);
+  if (bytes_ >= kHuge) {
+    munmap(allocation_, allocated_);
+  } else {
+    std::free(allocation_);
+  }
 }
 
-void GuardedBuffer::fill(unsigned char byte) { std::memset(payload_, byte, bytes_); }
+void GuardedBuffer::fill(unsigned char byte) {
+  if (bytes_ < kHuge) std::memset(payload_, byte, bytes_);
+}
 
 #if defined(__SANITIZE_ADDRESS__)
 void GuardedBuffer::check() const {}  // the guards are poisoned: the access itself was reported

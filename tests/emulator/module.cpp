@@ -8,8 +8,10 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <map>
 
 #include "access.h"
+#include "device.h"
 
 namespace emulator {
 namespace {
@@ -61,15 +63,21 @@ T read_at(const std::string& file, std::size_t offset) {
   return value;
 }
 
-// __shared__ variables are the thread-local statics of functions: TLS symbols whose mangled name starts with _ZZ.
-std::vector<SharedVariable> find_static_shared() {
+// What the symbol table says. __shared__ variables are the thread-local statics of functions: TLS symbols whose
+// mangled name is _ZZ, the rest of the function's, E, and their own.
+struct Symbols {
+  std::vector<SharedVariable> variables;
+  std::vector<std::string> mangled;              // of the variables
+  std::map<const void*, std::string> functions;  // mangled
+};
+Symbols read_symbols() {
   std::ifstream stream(this_module().path, std::ios::binary);
   const std::string file((std::istreambuf_iterator<char>(stream)), {});
   const auto header = read_at<ElfW(Ehdr)>(file, 0);
   auto section_at = [&](std::size_t i) {
     return read_at<ElfW(Shdr)>(file, header.e_shoff + i * sizeof(ElfW(Shdr)));
   };
-  std::vector<SharedVariable> variables;
+  Symbols found;
   bool found_table = false;
   for (std::size_t s = 0; s < header.e_shnum; ++s) {
     const auto section = section_at(s);
@@ -79,23 +87,41 @@ std::vector<SharedVariable> find_static_shared() {
     for (std::size_t i = 0; i < section.sh_size / sizeof(ElfW(Sym)); ++i) {
       const auto symbol = read_at<ElfW(Sym)>(file, section.sh_offset + i * sizeof(ElfW(Sym)));
       const char* mangled = names + symbol.st_name;
+      if (ELF64_ST_TYPE(symbol.st_info) == STT_FUNC && symbol.st_value != 0) {
+        found.functions[reinterpret_cast<const void*>(this_module().base + symbol.st_value)] =
+            mangled;
+      }
       const bool ours = std::strncmp(mangled, "_ZZ", 3) == 0 && !std::strstr(mangled, "pybind11");
       if (ELF64_ST_TYPE(symbol.st_info) != STT_TLS || !ours) continue;
       char* readable = abi::__cxa_demangle(mangled, nullptr, nullptr, nullptr);
-      variables.push_back(
+      found.mangled.push_back(mangled);
+      found.variables.push_back(
           {this_module().tls + symbol.st_value, symbol.st_size, readable ? readable : mangled});
       std::free(readable);
     }
   }
   if (!found_table) fail("the module is stripped: its shared variables cannot be found");
-  return variables;
+  return found;
+}
+
+const Symbols& symbols() {
+  static const Symbols& found = *new Symbols(read_symbols());
+  return found;
 }
 
 }  // namespace
 
-const std::vector<SharedVariable>& static_shared() {
-  static const std::vector<SharedVariable> variables = find_static_shared();
-  return variables;
+const std::vector<SharedVariable>& static_shared() { return symbols().variables; }
+
+std::size_t static_shared_of(const void* kernel) {
+  const auto function = symbols().functions.find(kernel);
+  if (function == symbols().functions.end()) fail("a kernel without a symbol");
+  const std::string prefix = "_ZZ" + function->second.substr(2) + "E";
+  std::size_t bytes = 0;
+  for (std::size_t i = 0; i < symbols().mangled.size(); ++i) {
+    if (symbols().mangled[i].starts_with(prefix)) bytes += symbols().variables[i].bytes;
+  }
+  return bytes;
 }
 
 void poison_static_shared(unsigned char byte) {

@@ -30,9 +30,13 @@ struct Site {
   int line;
 };
 
-// Order of threads, warps and blocks, and the poison byte, follow from the seed alone. Seed 0: ascending order.
+// Order of threads, warps and blocks, and the poison byte, follow from the seed alone. Seed 0: ascending order, 1:
+// descending, a block after the other; from 2 on several blocks are in flight at once.
 void set_seed(uint64_t seed);
 uint64_t seed();
+
+// Of every grid only the last blocks are run, those with the largest indices; 0: all.
+void set_last_blocks(uint64_t count);
 
 // Reports a defect: never returns, in a kernel nor on the host.
 [[noreturn]] void fail(const std::string& message);
@@ -41,8 +45,8 @@ uint64_t seed();
 void fail_in_kernel(const std::string& message, Site site);
 
 // Runs body(argument) once per thread of the grid. Errors a GPU would return are returned.
-cudaError_t run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, void (*body)(void*),
-                     void* argument);
+cudaError_t run_grid(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
+                     void (*body)(void*), void* argument);
 
 void* dynamic_shared_memory();
 
@@ -58,12 +62,15 @@ unsigned lane();
 // Waits for every thread of the block; the number of threads whose predicate is not zero.
 int meet_block(Meeting meeting, int predicate, Site site);
 
-// Lets another thread go first, when the seed says so: what may happen between any two instructions.
-void maybe_yield();
+// Lets another thread go first, when the seed says so: what may happen between any two instructions. Where the thread
+// is about to touch `global` memory that others wait for, perhaps one of another block.
+void maybe_yield(const volatile void* global = nullptr);
 
 // Called before every atomic on [address, address + bytes).
 void before_atomic(const volatile void* address, std::size_t bytes, Site site);
 void on_fence();
+// Called before a load or a store that may meet others of its kind at the same bytes.
+void before_relaxed(const volatile void* address, std::size_t bytes, bool writes);
 
 // The byte that fills shared memory between blocks and outputs before a launch; it depends on the seed.
 unsigned char poison();

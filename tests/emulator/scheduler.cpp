@@ -1,9 +1,11 @@
-// Runs a grid: blocks one after the other, the threads of a block as fibres that change places where they meet.
+// Runs a grid: a few blocks at a time, the threads of a block as fibres that change places where they meet.
 #include "scheduler.h"
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <numeric>
+#include <utility>
 
 #include "launch.h"
 
@@ -12,7 +14,7 @@ dim3 blockDim, gridDim;
 
 namespace emulator {
 
-Block g_block;
+uint64_t g_interval = 0;
 bool g_in_kernel = false;
 FiberPool g_fibers;
 const void* g_host_frame = nullptr;
@@ -25,26 +27,35 @@ bool g_failed = false;
 uint64_t g_seed = 0;
 Random g_random(0);
 Order g_order = Order::kAscending;
-std::unique_ptr<GuardedBuffer> g_dynamic;
+uint64_t g_last_blocks = 0;
+bool g_switch = false;  // another block shall go on
 
-Thread& current() { return g_block.threads[g_block.current]; }
+// Blocks in flight: two of 1024 threads, four of up to 512.
+constexpr std::size_t kMostInFlight = 4, kMostFibers = 2048;
+Block g_in_flight[kMostInFlight];
+
+// What the threads of the grid run.
+void (*g_body)(void*) = nullptr;
+void* g_argument = nullptr;
+
+Thread& current() { return g_block->threads[g_block->current]; }
 
 [[noreturn]] void leave() {
   g_in_kernel = false;
-  switch_fiber(g_fibers[g_block.current], g_host, true);
+  switch_fiber(fiber_of(g_block->current), g_host, true);
   __builtin_unreachable();
 }
 
 void thread_main() {
   arrived();
-  g_block.body(g_block.argument);
+  g_body(g_argument);
   current().status = Status::kDone;
-  ++g_block.done;
+  ++g_block->done;
   leave();
 }
 
 unsigned take_ready() {
-  std::vector<unsigned>& ready = g_block.ready;
+  std::vector<unsigned>& ready = g_block->ready;
   if (g_order == Order::kAnyThread) std::swap(ready[g_random.below(ready.size())], ready.back());
   const unsigned next = ready.back();
   ready.pop_back();
@@ -52,57 +63,138 @@ unsigned take_ready() {
 }
 
 void resume(unsigned number) {
-  Thread& thread = g_block.threads[number];
+  Thread& thread = g_block->threads[number];
   if (!thread.started) {
     thread.started = true;
-    g_fibers.prepare(number, thread_main);
+    g_fibers.prepare(g_block->slot * g_block->count + number, thread_main);
   }
-  g_block.current = number;
+  g_block->current = number;
   threadIdx = thread.index;
   g_in_kernel = true;
-  switch_fiber(g_host, g_fibers[number]);
+  switch_fiber(g_host, fiber_of(number));
 }
 
-void begin_block(uint3 index, dim3 block) {
-  blockIdx = index;
-  g_block.done = g_block.at_barrier = 0;
-  ++g_block.number;
-  ++g_block.interval;
-  std::vector<unsigned> all(g_block.count);
-  for (unsigned i = 0; i < g_block.count; ++i) {
+// Static shared memory is there once: it is copied when another block goes on.
+void go_on_with(Block& block) {
+  if (g_block != &block) {
+    std::vector<unsigned char>& parked = g_block->parked;
+    parked.clear();
+    for (const SharedVariable& v : static_shared()) {
+      parked.insert(parked.end(), v.address, v.address + v.bytes);
+    }
+    checker_exchange_static(g_block->slot);
+    g_block = &block;
+    const unsigned char* from = block.parked.data();
+    for (const SharedVariable& v : static_shared()) {
+      if (block.parked.empty()) break;  // it has not run yet
+      std::memcpy(v.address, from, v.bytes);
+      from += v.bytes;
+    }
+    checker_exchange_static(block.slot);
+  }
+  blockIdx = block.index;
+}
+
+void begin_block(Block& slot, uint3 index, uint32_t log, std::size_t shared_bytes) {
+  slot.parked.clear();
+  slot.index = index;
+  slot.log = log;
+  slot.count = static_cast<std::size_t>(blockDim.x) * blockDim.y * blockDim.z;
+  slot.done = slot.at_barrier = 0;
+  slot.interval = slot.first_interval = ++g_interval;
+  slot.dynamic = std::make_unique<GuardedBuffer>(shared_bytes, "the dynamic shared memory", true);
+  if (slot.threads.size() < slot.count) slot.threads.resize(slot.count);
+  go_on_with(slot);
+  std::vector<unsigned> all(slot.count);
+  for (unsigned i = 0; i < slot.count; ++i) {
     all[i] = i;
-    Thread& thread = g_block.threads[i];
+    Thread& thread = slot.threads[i];
     thread.status = Status::kReady;
     thread.started = false;
-    thread.index = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
+    thread.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
     thread.warp_clock = 0;
   }
-  g_block.ready.clear();
+  slot.ready.clear();
   make_ready(all);
   poison_static_shared(poison());
-  g_dynamic->fill(poison());
   checker_begin_block();
 }
 
-void run_block() {
-  while (g_block.done < g_block.count) {
-    if (g_block.ready.empty()) fail(explain_deadlock());
+bool is_shared(const volatile void* address) {
+  const auto* at = static_cast<const volatile unsigned char*>(address);
+  const auto* dynamic = static_cast<const unsigned char*>(g_block->dynamic->data());
+  if (at >= dynamic && at < dynamic + g_block->dynamic->size()) return true;
+  const auto& all = static_shared();
+  return std::any_of(all.begin(), all.end(), [&](const SharedVariable& v) {
+    return at >= v.address && at < v.address + v.bytes;
+  });
+}
+
+// Runs threads of the block until it has finished (true) or another one shall go on: often where a thread meets those
+// of other blocks, else seldom where there is much shared memory to copy.
+bool run_block(bool alone, std::size_t seldom) {
+  while (true) {
+    if (g_block->ready.empty()) fail(explain_deadlock());
     resume(take_ready());
     if (g_failed) {
       g_failed = false;
       throw Error(g_failure);
     }
+    if (g_block->done == g_block->count) return true;
+    const bool now = std::exchange(g_switch, false) || g_random.below(seldom) == 0;
+    if (now && !alone) return false;
   }
 }
 
-bool launchable(dim3 grid, dim3 block, std::size_t shared_bytes) {
+// The numbers of the blocks to run, in the order in which they start.
+std::vector<uint64_t> block_order(dim3 grid) {
+  const uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
+  const uint64_t count = g_last_blocks > 0 ? std::min(g_last_blocks, blocks) : blocks;
+  std::vector<uint64_t> order(count);
+  std::iota(order.begin(), order.end(), blocks - count);
+  if (g_order == Order::kDescending) std::reverse(order.begin(), order.end());
+  if (g_seed > 1) g_random.shuffle(order.begin(), order.end());
+  return order;
+}
+
+void run_blocks(dim3 grid, std::size_t shared_bytes) {
+  const std::vector<uint64_t> order = block_order(grid);
+  const std::size_t threads = static_cast<std::size_t>(blockDim.x) * blockDim.y * blockDim.z;
+  const std::size_t most = g_seed > 1 ? std::min(kMostInFlight, kMostFibers / threads) : 1;
+  std::size_t copied = 0;
+  for (const SharedVariable& v : static_shared()) copied += v.bytes;
+  std::vector<Block*> open, free;
+  for (std::size_t slot = most; slot-- > 0;) {
+    g_in_flight[slot].slot = slot;
+    free.push_back(&g_in_flight[slot]);
+  }
+  for (std::size_t next = 0; next < order.size() || !open.empty();) {
+    for (; next < order.size() && !free.empty(); ++next) {
+      const uint64_t i = order[next];
+      const uint3 index{static_cast<unsigned>(i % grid.x),
+                        static_cast<unsigned>(i / grid.x % grid.y),
+                        static_cast<unsigned>(i / grid.x / grid.y)};
+      open.push_back(free.back());
+      free.pop_back();
+      begin_block(*open.back(), index, static_cast<uint32_t>(next), shared_bytes);
+    }
+    const std::size_t chosen = open.size() > 1 ? g_random.below(open.size()) : 0;
+    go_on_with(*open[chosen]);
+    if (!run_block(open.size() == 1, 16 + copied / 128)) continue;
+    free.push_back(open[chosen]);
+    open.erase(open.begin() + static_cast<std::ptrdiff_t>(chosen));
+  }
+}
+
+bool launchable(dim3 grid, dim3 block) {
   const uint64_t threads = static_cast<uint64_t>(block.x) * block.y * block.z;
   return threads > 0 && threads <= 1024 && block.z <= 64 && grid.x > 0 && grid.x <= 0x7fffffffu &&
-         grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535 &&
-         shared_bytes <= kMaxSharedBytes;
+         grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535;
 }
 
 }  // namespace
+
+Block* g_block = &g_in_flight[0];
 
 void set_seed(uint64_t seed) {
   g_seed = seed;
@@ -113,6 +205,7 @@ void set_seed(uint64_t seed) {
                         : Order::kAnyThread;
 }
 uint64_t seed() { return g_seed; }
+void set_last_blocks(uint64_t count) { g_last_blocks = count; }
 
 unsigned char poison() {
   constexpr unsigned char kBytes[] = {0xff, 0x00, 0x3c, 0x80, 0x7f};
@@ -138,14 +231,14 @@ std::string describe(uint3 v) {
 }
 
 void make_ready(const std::vector<unsigned>& threads) {
-  std::vector<unsigned>& ready = g_block.ready;
+  std::vector<unsigned>& ready = g_block->ready;
   const std::size_t before = ready.size();
   ready.insert(ready.end(), threads.begin(), threads.end());
   const auto begin = ready.begin() + static_cast<std::ptrdiff_t>(before);
   if (g_order == Order::kAscending) std::reverse(begin, ready.end());  // the back runs first
   if (g_order == Order::kWarpAtATime) {
     g_random.shuffle(begin, ready.end());
-    std::vector<unsigned> rank(g_block.count / 32 + 1);
+    std::vector<unsigned> rank(g_block->count / 32 + 1);
     std::iota(rank.begin(), rank.end(), 0);
     g_random.shuffle(rank.begin(), rank.end());
     std::stable_sort(begin, ready.end(),
@@ -154,48 +247,43 @@ void make_ready(const std::vector<unsigned>& threads) {
 }
 
 void suspend() {
-  const unsigned number = g_block.current;
+  const unsigned number = g_block->current;
   g_in_kernel = false;
-  switch_fiber(g_fibers[number], g_host);
+  switch_fiber(fiber_of(number), g_host);
 }
 
-void maybe_yield() {
-  if (!g_in_kernel || g_order != Order::kAnyThread || g_random.below(4) != 0) return;
-  g_block.ready.push_back(g_block.current);
+void maybe_yield(const volatile void* global) {
+  const bool meets_blocks = global != nullptr && g_seed > 1 && !is_shared(global);
+  if (!g_in_kernel || (g_order != Order::kAnyThread && !meets_blocks)) return;
+  if (g_random.below(4) != 0) return;
+  g_switch = meets_blocks;
+  g_block->ready.push_back(g_block->current);
   suspend();
 }
 
 void* dynamic_shared_memory() {
   if (!g_in_kernel) fail("dynamic shared memory exists inside a kernel only");
-  return g_dynamic->data();
+  return g_block->dynamic->data();
 }
 
-cudaError_t run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, void (*body)(void*),
-                     void* argument) {
+cudaError_t run_grid(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
+                     void (*body)(void*), void* argument) {
   if (g_in_kernel) fail("a kernel launches a kernel");
-  if (!launchable(grid, block, shared_bytes)) {
-    return cudaErrorInvalidConfiguration;
-  }
+  if (!launchable(grid, block)) return cudaErrorInvalidConfiguration;
+  if (!may_have_shared(kernel, shared_bytes)) return cudaErrorInvalidValue;
   g_host_frame = __builtin_frame_address(0);
   gridDim = grid;
   blockDim = block;
-  g_block.count = static_cast<std::size_t>(block.x) * block.y * block.z;
-  if (g_block.threads.size() < g_block.count) g_block.threads.resize(g_block.count);
-  g_block.body = body;
-  g_block.argument = argument;
-  g_dynamic = std::make_unique<GuardedBuffer>(shared_bytes, "the dynamic shared memory", true);
+  g_body = body;
+  g_argument = argument;
   checker_begin_launch();
-
-  const uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
-  std::vector<uint64_t> order(blocks);
-  std::iota(order.begin(), order.end(), uint64_t{0});
-  if (g_order == Order::kDescending) std::reverse(order.begin(), order.end());
-  if (g_seed > 1) g_random.shuffle(order.begin(), order.end());
-  for (const uint64_t i : order) {
-    begin_block({static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
-                 static_cast<unsigned>(i / grid.x / grid.y)},
-                block);
-    run_block();
+  run_blocks(grid, shared_bytes);
+  const std::size_t used = checker_static_bytes();
+  if (used > kUnaskedShared || used + shared_bytes > device().shared_per_block) {
+    fail("a kernel has " + std::to_string(used) + " bytes of static and " +
+         std::to_string(shared_bytes) + " of dynamic shared memory; a block of sm_" +
+         std::to_string(device().architecture) + " may have " +
+         std::to_string(device().shared_per_block));
   }
   check_buffers();
   return cudaSuccess;

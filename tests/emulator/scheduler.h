@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -63,18 +64,24 @@ struct Block {
   std::size_t done = 0;
   std::size_t at_barrier = 0;
   unsigned current = 0;
-  uint64_t number = 0;  // blocks run so far, over all launches
-  uint64_t interval =
-      0;  // grows at each block and each barrier: equal means unordered by a barrier
-  void (*body)(void*) = nullptr;
-  void* argument = nullptr;
+  uint3 index{};
+  uint32_t log = 0;  // number of the block in its launch
+  // A new one at the start and at each barrier, different from any other block's: equal means unordered by a barrier.
+  uint64_t interval = 0, first_interval = 0;
+  std::size_t slot = 0;  // among the blocks in flight: which fibres are its threads
+  std::unique_ptr<GuardedBuffer> dynamic;
+  std::vector<unsigned char> parked;  // its static shared memory while another block runs
 };
 
-extern Block g_block;
-extern bool g_in_kernel;  // a fibre is running, not the host
+extern Block* g_block;       // the one that runs
+extern uint64_t g_interval;  // the last that a block has taken
+extern bool g_in_kernel;     // a fibre is running, not the host
 extern FiberPool g_fibers;
 extern const void*
     g_host_frame;  // where the host's stack stood at the launch: kernel arguments lie above
+inline Fiber& fiber_of(unsigned thread) {
+  return g_fibers[g_block->slot * g_block->count + thread];
+}
 
 // Parks the running thread and runs others until somebody makes it ready again.
 void suspend();
@@ -101,6 +108,10 @@ bool in_module(const void* address);
 // The access checker (access.cpp); does nothing unless EMULATOR_CHECKED is defined.
 void checker_begin_launch();
 void checker_begin_block();
+// What is known of static shared memory changes places with what was known for another block in flight.
+void checker_exchange_static(std::size_t slot);
+// The bytes of the static shared variables that this launch has touched.
+std::size_t checker_static_bytes();
 void checker_register(void* address, std::size_t bytes, const std::string& what, bool shared);
 void checker_forget(void* address);
 void check_alignment(const volatile void* address, std::size_t bytes, const void* code);

@@ -13,7 +13,7 @@
 //
 // Reads B P C logits once, 32 B for a decoded candidate; writes 40 B a row. Workspace: kSliceCapacity keys of 8 B (16 B in
 // fp64) for each of at most kMaxSlices slices of an image: 8.4 MB at B = 32, whatever P and C; and 24 B a row where
-// more than kSharedRows are wanted, 4 B a class where top_k can bind.
+// more are wanted than shared memory has room for, 4 B a class where top_k can bind.
 #pragma once
 
 #include <cstddef>
@@ -35,6 +35,22 @@ static_assert(kSliceCapacity <= SortScratch<kScanThreads>::kCapacity &&
               kImageCapacity <= SortScratch<kImageThreads>::kCapacity);
 static_assert(kImageThreads % kChunk == 0, "a candidate of a chunk has whole parts of the block");
 
+// Dynamic shared memory of image_kernel: the keys, a chunk, and the kept rows where they fit.
+template <typename T>
+constexpr std::size_t kImageBytes =
+    kImageCapacity * sizeof(CandidateKey<T>) + sizeof(ChunkState<T>);
+template <typename T>
+constexpr std::size_t kKeptBytes = sizeof(Vec4<T>) + sizeof(T) + sizeof(unsigned);  // a row
+
+// Rows that the current device can keep in shared memory: kSharedRows but for float64 on sm_75.
+template <typename T>
+inline int64_t shared_rows() {
+  const std::size_t room = dynamic_shared_room(sizeof(PoolState<T>));
+  if (room < kImageBytes<T>) return 0;
+  const auto rows = static_cast<int64_t>((room - kImageBytes<T>) / kKeptBytes<T>);
+  return rows < kSharedRows ? rows : kSharedRows;
+}
+
 // Where everything is in the workspace. With a null workspace it only counts the bytes.
 template <typename T>
 struct DetectWorkspace {
@@ -42,8 +58,9 @@ struct DetectWorkspace {
   CandidateKey<T>* slice_keys;   // [B, slices, kSliceCapacity]
   CandidateKey<T>* slice_worst;  // [B, slices] ~0: the slice kept everything
   unsigned* slice_counts;        // [B, slices]
-  KeptList<T> kept;              // [B, rows], when rows > kSharedRows
-  unsigned* seen;                // [B, lists], or null
+  KeptList<T> kept;              // [B, rows], unless kept_in_shared
+  bool kept_in_shared;
+  unsigned* seen;  // [B, lists], or null
   SoftScratch<T> soft;
   std::size_t bytes = 0;
 
@@ -67,10 +84,11 @@ struct DetectWorkspace {
     slice_keys = take<CandidateKey<T>>(images * slices * kSliceCapacity);
     slice_worst = take<CandidateKey<T>>(images * slices);
     slice_counts = take<unsigned>(images * slices);
-    const bool shared = options.rows <= kSharedRows;
-    kept.boxes = take<Vec4<T>>(shared ? 0 : images * options.rows);
-    kept.areas = take<T>(shared ? 0 : images * options.rows);
-    kept.lists = take<unsigned>(shared ? 0 : images * options.rows);
+    kept_in_shared = options.rows <= shared_rows<T>();
+    const int64_t kept_rows = kept_in_shared ? 0 : images * options.rows;
+    kept.boxes = take<Vec4<T>>(kept_rows);
+    kept.areas = take<T>(kept_rows);
+    kept.lists = take<unsigned>(kept_rows);
     seen = seen_lists > 0 ? take<unsigned>(seen_lists) : nullptr;
   }
 
@@ -166,13 +184,6 @@ __device__ __forceinline__ void fill_from_slices(const DetectWorkspace<T>& works
   });
 }
 
-template <typename T>
-constexpr std::size_t image_shared_bytes(int64_t rows) {
-  const std::size_t kept =
-      rows <= kSharedRows ? rows * (sizeof(Vec4<T>) + sizeof(T) + sizeof(unsigned)) : 0;
-  return kImageCapacity * sizeof(CandidateKey<T>) + sizeof(ChunkState<T>) + kept;
-}
-
 // Candidates of the next chunk: no more than about twice the rows still wanted, as the work of a chunk is quadratic.
 __device__ __forceinline__ int chunk_size(int64_t wanted) {
   return wanted >= kChunk / 2 ? kChunk : static_cast<int>(ceil_div<int64_t>(wanted, 32)) * 64;
@@ -190,7 +201,7 @@ __global__ void __launch_bounds__(kImageThreads, 1)
   auto* chunk = reinterpret_cast<ChunkState<T>*>(keys + kImageCapacity);
   KeptList<T> kept{workspace.kept.boxes + image * rows, workspace.kept.areas + image * rows,
                    workspace.kept.lists + image * rows};
-  if (rows <= kSharedRows) {
+  if (workspace.kept_in_shared) {
     kept.boxes = reinterpret_cast<Vec4<T>*>(chunk + 1);
     kept.areas = reinterpret_cast<T*>(kept.boxes + rows);
     kept.lists = reinterpret_cast<unsigned*>(kept.areas + rows);
@@ -275,8 +286,10 @@ inline cudaError_t launch_detect(const DetectOptions<T>& options, const DetectIn
                                    blocks(inputs.images * workspace.slices), dim3(kScanThreads), 0,
                                    stream, options, inputs, workspace, tile);
   if (error != cudaSuccess) return error;
+  const int64_t kept_rows = workspace.kept_in_shared ? options.rows : 0;
   return launch(image_kernel<T, S>, blocks(inputs.images), dim3(kImageThreads),
-                image_shared_bytes<T>(options.rows), stream, options, inputs, outputs, workspace);
+                kImageBytes<T> + static_cast<std::size_t>(kept_rows) * kKeptBytes<T>, stream,
+                options, inputs, outputs, workspace);
 }
 
 }  // namespace ssd_cuda

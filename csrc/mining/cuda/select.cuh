@@ -218,19 +218,6 @@ __device__ RowCut<U> select_row(const Keys& keys, int64_t k, SelectShared& share
   return {bucket.value, static_cast<int64_t>(last - tie.value)};
 }
 
-// Dynamic shared memory that a block may ask for on the current device, beside kSelectStatic; 0 if it does not say.
-inline std::size_t select_room() {
-  int device = 0, bytes = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-          cudaSuccess) {
-    cudaGetLastError();  // nobody else's failure
-    return 0;
-  }
-  const auto room = static_cast<std::size_t>(bytes);
-  return room > kSelectStatic ? room - kSelectStatic : 0;
-}
-
 // Launches kernel_of(std::integral_constant<int, kPerThread>), one block a row: rows of up to 9 K and 12 K float
 // keys stay in registers (8732 is 9 a thread); longer ones, and double keys, which would not fit, in shared memory.
 template <typename T, typename Args, typename KernelOf>
@@ -245,7 +232,9 @@ inline cudaError_t launch_rows(int64_t width, int64_t batch, const Args& args, c
     if (width <= 12 * kSelectBlock) return launch_held(std::integral_constant<int, 12>{}, 0);
   }
   const std::size_t bytes = static_cast<std::size_t>(width) * sizeof(T);
-  if (bytes <= select_room()) return launch_held(std::integral_constant<int, kInShared>{}, bytes);
+  if (bytes <= dynamic_shared_room(kSelectStatic)) {
+    return launch_held(std::integral_constant<int, kInShared>{}, bytes);
+  }
   return launch_held(std::integral_constant<int, kReload>{}, 0);
 }
 

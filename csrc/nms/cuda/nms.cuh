@@ -65,8 +65,8 @@ __global__ void __launch_bounds__(kNmsBlock) nms_gather_kernel(NmsInput<S> input
   const int level = args.grid.shape(box).level + nms::kLevels / 2;
   uint32_t* word = args.levels() + level / 32;
   const uint32_t bit = 1u << (level % 32);
-  // Nearly every box finds its bit set.
-  if (!(*static_cast<const volatile uint32_t*>(word) & bit)) atomicOr(word, bit);
+  // Nearly every box finds its bit set; one that is seen too late costs an update.
+  if (!(load_relaxed(word) & bit)) atomicOr(word, bit);
 }
 
 // The rank of this thread's box: kNmsLanes threads each, from begin on.
