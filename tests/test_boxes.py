@@ -95,6 +95,18 @@ def test_decode_clamps(device, symmetric):
     assert (box[3] - box[1]).item() == pytest.approx(0.25 if symmetric else 0.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_gradient_at_the_clamp(device, symmetric):
+    """A size at the limit is not cut yet; one that is not a number has no gradient that is one."""
+    sizes = torch.tensor([0.25, 0.26, -0.25, -0.26, math.nan], device=device)
+    loc = torch.stack([0 * sizes, 0 * sizes, sizes, sizes], 1).requires_grad_()
+    options = dict(max_log_scale=0.25, symmetric_log_scale=symmetric)
+    boxes = ops.decode(loc, random_priors(5).to(device), (1.0, 1.0), **options)
+    (grad,) = torch.autograd.grad(boxes[:, 2:].sum(), loc)
+    assert grad[:4, 2].ne(0).tolist() == [True, False, True, not symmetric]
+    assert grad[4, 2:].isnan().all()
+
+
 @pytest.mark.parametrize("per_prior", [False, True])
 @pytest.mark.parametrize("batched", [False, True])
 def test_gradients(device, per_prior, batched):
@@ -172,6 +184,16 @@ BOX = torch.zeros(3, 4)
             "boxes1 must not require a gradient",
         ),
         (lambda: ops.encode(BOX, BOX[:2]), ValueError, r"priors must have shape \[..., 3, 4\], got \[2, 4\]"),
+        (  # priors of fewer images do not start again
+            lambda: ops.encode(BOX.expand(4, 3, 4), BOX.expand(2, 3, 4)),
+            ValueError,
+            r"priors must have shape \[P, 4\] or \[4, 3, 4\], got \[2, 3, 4\]",
+        ),
+        (
+            lambda: ops.decode(BOX.expand(2, 3, 4), BOX[None]),
+            ValueError,
+            r"priors must have shape \[P, 4\] or \[2, 3, 4\], got \[1, 3, 4\]",
+        ),
         (
             lambda: ops.encode(BOX, BOX, (0.1,)),
             ValueError,

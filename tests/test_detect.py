@@ -125,6 +125,37 @@ def test_a_window_that_does_not_fill_the_rows_is_continued(device):
         assert found.counts.tolist() == [20, 20]
 
 
+@pytest.mark.parametrize("candidates", [0, 1, 1024, 1025, 2047, 2049])
+@pytest.mark.parametrize("apart", [False, True])
+def test_candidates_about_a_window(device, candidates, apart):
+    """The CPU kernel keeps 1,024 candidates of an image at a time, the CUDA kernel 512 of a slice. Boxes that
+    suppress all others of their class, or none."""
+    num_priors, classes = 1000, 4
+    conf = torch.zeros(1, num_priors, classes)
+    scores = torch.zeros(3 * num_priors)
+    scores[torch.randperm(3 * num_priors)[:candidates]] = 0.5 + 0.5 * torch.rand(candidates)
+    conf[0, :, 1:] = scores.reshape(num_priors, 3)
+    x = torch.arange(num_priors) * (2.0 if apart else 0.0)
+    priors = torch.stack([x, 0 * x, 0 * x + 1, 0 * x + 1], 1)
+    config = DetectConfig(scores="given", top_k=None, score_threshold=0.25, detections_per_image=200)
+    check(torch.zeros(1, num_priors, 4, device=device), conf.to(device), priors.to(device), config)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+def test_scores_one_unit_above_the_threshold(device, dtype, scores):
+    """A candidate's score is above the threshold, exactly: no screen before the test may drop it."""
+    conf = 4 * torch.randn(150, 1, 3, dtype=dtype)
+    loc, priors = torch.zeros(1, 1, 4, dtype=dtype, device=device), random_priors(1, dtype=dtype).to(device)
+    config = DetectConfig(scores=scores, score_threshold=0.0)
+    for row in conf.to(device):
+        score = ops.detect(loc, row[None], priors, config).scores[0, 0]
+        below = torch.nextafter(score, torch.zeros_like(score)).item()
+        for threshold, count in ((below, 1), (score.item(), 0)):
+            found = ops.detect(loc, row[None], priors, dataclasses.replace(config, score_threshold=threshold))
+            assert min(found.counts.item(), 1) == count
+
+
 @pytest.mark.parametrize("scores", ["sigmoid", "given"])
 def test_ties(device, scores):
     """Scores from a handful of values: they tie within and across classes."""

@@ -67,6 +67,10 @@ def test_priors_repeat_over_the_batch(boxes):
     priors, loc = random_priors(5), torch.randn(15, 4)
     expected = reference.boxes.decode(loc.reshape(3, 5, 4), priors, NUMBERS)
     torch.testing.assert_close(coder(boxes, "decode", loc, priors), expected.reshape(15, 4))
+    variances = 0.1 + torch.rand(5, 4)  # they repeat as their priors do
+    expected = reference.boxes.decode(loc.reshape(3, 5, 4), priors, variances)
+    result = coder(boxes, "decode", loc, priors, variances=variances)
+    torch.testing.assert_close(result, expected.reshape(15, 4))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -84,6 +88,17 @@ def test_backward(boxes, dtype, clamp):
         (expected,) = torch.autograd.grad(forward(leaf), leaf, grad)
         result = coder(boxes, name, value, priors, grad=grad, **options)
         torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_gradient_at_the_clamp(boxes, symmetric):
+    """A size at the limit is not cut yet; one that is not a number has no gradient that is one."""
+    loc = torch.tensor([0.0, 0, 1, 1]) * torch.tensor([[0.25], [0.26], [-0.25], [-0.26], [math.nan]])
+    ones = torch.ones(5, 4)
+    options = dict(numbers=(1.0, 1, 1, 1), max_log=0.25, symmetric=symmetric)
+    result = coder(boxes, "decode_backward", loc, random_priors(5), grad=ones.cumsum(1), **options)
+    assert result[:4, 2].ne(0).tolist() == [True, False, True, not symmetric]
+    assert result[4, 2:].isnan().all()
 
 
 numbers = st.floats(-4, 4, width=32)

@@ -23,14 +23,14 @@ def head(batch, num_priors, classes, *, scale=3.0, background=4.0, dtype=torch.f
     return loc.to(dtype), conf.to(dtype), random_priors(num_priors, generator=generator)
 
 
-def check(loc, conf, priors, config, seeds=(0, 3)):
+def check(loc, conf, priors, config, seeds=(0, 3), architecture=90):
     num_priors, num_classes = conf.shape[1:]
     if config.layout == "bcp":
         loc, conf = loc.transpose(1, 2).contiguous(), conf.transpose(1, 2).contiguous()
     options = op_options(config, num_priors, num_classes)
     wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
     tensors = (loc, conf, priors.to(wide))
-    found = kernels("detect").with_seeds(*seeds).detect(*tensors, options)
+    found = kernels("detect").with_seeds(*seeds).on(architecture).detect(*tensors, options)
     found = [t.float() if t.dtype == torch.bfloat16 else t for t in found]
     expected = reference.detect.detect(loc, conf, priors, **dataclasses.asdict(config))
     names = ("boxes", "scores", "labels", "prior_indices", "counts")
@@ -114,6 +114,20 @@ def test_slices_that_overflow_stay_exact():
         assert found[4].item() == 40
 
 
+def test_more_slices_than_warps_merge_them():
+    check(*head(1, 2200, 2), DetectConfig(), seeds=(0,))
+
+
+@pytest.mark.parametrize("architecture", [75, 80, 86, 90])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [299, 301, 512, 513])
+def test_kept_rows_stay_where_the_card_has_room(architecture, dtype, rows):
+    """float64 on a T4 has shared memory for some 300 rows, every other pair for 512."""
+    loc, conf, priors = head(1, 130, 9, background=0, dtype=dtype)
+    config = DetectConfig(detections_per_image=rows, score_threshold=0.02, iou_threshold=0.9, top_k=None)
+    check(loc, conf, priors.to(dtype), config, seeds=(0,), architecture=architecture)
+
+
 def test_no_foreground_and_no_rows():
     loc, conf, priors = head(2, 40, 1)
     for soft in (None, "gaussian"):
@@ -143,6 +157,16 @@ def test_scores_that_crowd_are_sorted_too():
     assert check(loc, conf, priors, config)[4].item() > 20
 
 
+def test_the_last_bucket_of_the_sort_has_an_end():
+    """Scores up to 2047 units in the last place apart: one a bucket, from the first to the last."""
+    one_half = torch.tensor(0.5).view(torch.int32)
+    bits = one_half + torch.randint(0, 2047, (1, 40, 2), dtype=torch.int32)
+    bits[0, 20:25, 1] = one_half
+    bits[0, :5, 1] = one_half + 2047
+    config = DetectConfig(scores="given", iou_threshold=1.0)
+    check(torch.zeros(1, 40, 4), bits.view(torch.float32), random_priors(40), config, seeds=(0,))
+
+
 @pytest.mark.parametrize("threshold", [0.0, 1e-30, 0.5, 0.999, 1 - 1e-5, 1 - 2.0**-23, 1 - 2.0**-24, 1.0])
 def test_sigmoid_near_every_threshold(threshold):
     """Scores around the threshold, where a row may and may not be skipped."""
@@ -154,7 +178,9 @@ def test_sigmoid_near_every_threshold(threshold):
 
 def test_equal_logits():
     loc, conf, priors = torch.zeros(1, 100, 4), torch.zeros(1, 100, 33), random_priors(100)
-    check(loc, conf, priors, DetectConfig(detections_per_image=300))
+    for soft in (None, "gaussian"):  # every score is a tie: the lower prior comes first
+        config = DetectConfig(detections_per_image=300, soft_nms=soft, top_k=30)
+        check(loc, conf[..., : 33 if soft is None else 3], priors, config)
 
 
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid", "given"])

@@ -150,6 +150,34 @@ def test_images_that_start_anywhere(multibox, dtype, classes, width):
     assert_is_reference(multibox, *case, config)
 
 
+def test_more_images_than_threads(multibox):
+    """The last block adds up images in strides of its 1,024 threads."""
+    config = MultiBoxConfig(normalizer="per_image")
+    counts = (*[0] * 1024, 1)  # without a positive nothing is selected, which is quick
+    assert_is_reference(multibox.with_seeds(0), *batch_of(config, counts, width=1), config)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_gradients_are_the_float_ones_rounded_once(multibox, dtype):
+    config = MultiBoxConfig()
+    loc, conf, gt, priors = batch_of(config, (3, 2), width=70, classes=21, dtype=dtype)
+    found = emulated(multibox, loc, conf, gt, priors, config)
+    wide = emulated(multibox, loc.float(), conf.float(), gt, priors, config)
+    for half, full in zip(found[4:], wide[4:], strict=True):
+        assert torch.equal(half, full.to(dtype))
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_a_location_on_its_target_costs_nothing(multibox, beta):
+    """At difference 0 the L1 loss is 0, and so is its gradient: no 0 / 0."""
+    config = MultiBoxConfig(beta=beta)
+    loc_target, conf = torch.randn(2, 70, 4), torch.randn(2, 70, 5)
+    target = torch.randint(0, 5, (2, 70))
+    inputs = (loc_target, conf, False, loc_target, target, None, None, None, None)
+    result = multibox.loss(*inputs, op_options(config), 1.0, 1.0)
+    assert result[0].item() == 0 and not result[4].any() and result[5].any()
+
+
 @settings(max_examples=fuzz_examples(15), deadline=None)
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=3),

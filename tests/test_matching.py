@@ -341,6 +341,14 @@ def test_opcheck_and_compile(device):
     assert torch.equal(result, ops.match(gt, priors) + 1)
 
 
+def test_priors_that_differ_below_float32(device):
+    """float64 priors are compared in float64, whatever the boxes: the second lies nearer by 1e-9."""
+    priors = torch.tensor([[0.0, 0, 1, 1 - 2e-9], [0, 0, 1, 1 - 1e-9]], dtype=torch.float64, device=device)
+    gt = ground_truth([SQUARE], device=device)
+    config = MatchConfig(iou_threshold=1.0, prior_format="xyxy")
+    assert ops.match(gt, priors, config=config).tolist() == [[BACKGROUND, 0]]
+
+
 GT = ragged([2, 1])
 PRIORS = priors_of(5)
 
