@@ -117,7 +117,7 @@ struct DetectWorkspace {
 
 // rows_of_tile: of tile_rows(), or 0 for rows of any stride.
 template <typename T, typename S, bool kTiles>
-__global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 2 : 3)
+__global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 1 : 3)
     scan_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, DetectWorkspace<T> workspace,
                 int64_t rows_of_tile) {
   __shared__ CandidateKey<T> keys[kSliceCapacity];

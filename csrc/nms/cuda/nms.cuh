@@ -76,7 +76,7 @@ static __device__ __forceinline__ int64_t nms_rank(int64_t begin) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kNmsBlock)
+__global__ void __launch_bounds__(kNmsBlock, 3)
     nms_clear_kernel(NmsArgs<T> args, int64_t begin, int64_t end) {
   const int64_t p = nms_rank(begin);
   if (p >= end || args.state(p) == NmsState::kKept) return;  // inert
