@@ -180,14 +180,11 @@ class CachedDataset(DetectionDataset):
             self.images[index] = image
             return target
 
-        pool = ThreadPoolExecutor(threads)
-        try:
+        with ThreadPoolExecutor(threads) as pool:  # map cancels the rest after a bad image or Ctrl-C
             results = pool.map(read, range(len(dataset)))
             if progress is not None:
                 results = progress(results, total=len(dataset))
             self.targets.extend(results)
-        finally:  # after a bad image or Ctrl-C the rest is not read first
-            pool.shutdown(cancel_futures=True)
 
     def __len__(self) -> int:
         return len(self.targets)
