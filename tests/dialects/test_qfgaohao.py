@@ -44,3 +44,17 @@ def test_by_hand_a_prior_matches_at_one_half():
     config = MultiBoxConfig.preset("qfgaohao").match
     assert ops.match(gt, priors, config=config).tolist() == [[0, -1]]
     assert ops.match(gt, priors, config=config, iou_threshold=0.45).tolist() == [[0, 0]]
+
+
+def test_a_gradient_in_half_is_rounded_once():
+    """Logits 0 and 11: p - 1 = -1.67e-5. That code in half rounds log p, -1.67e-5, and exp of it: p is 1 and
+    its gradient 0, so it shows a zero more or less than ours; ours is the float64 gradient, rounded."""
+    conf = torch.tensor([[[0.0, 11.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])
+    labels, loc = torch.tensor([[1, 0, 0, 0]]), torch.zeros(1, 4, 4)
+    gradients = []
+    for dtype in (torch.float16, torch.float64):
+        logits = conf.to(dtype).requires_grad_()
+        losses = qfgaohao.MultiboxLoss(None)(logits, loc.to(dtype), labels, loc.to(dtype))
+        gradients.append(torch.autograd.grad(losses[1], logits)[0])
+    half, double = gradients
+    assert (half != 0).all() and torch.equal(half, double.half())
