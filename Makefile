@@ -14,7 +14,7 @@ OPTIONS = torch $(shell $(PYTHON) -c 'from importlib.metadata import version; pr
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help env build wheel test demo lint format fuzz bench measure results docs pictures emulator-coverage \
-  emulator-asan gpu-check clean
+  emulator-asan gpu-check selftest compilers clean
 
 help:
 	@sed -n 1,2p Makefile
@@ -103,6 +103,22 @@ emulator-coverage: build
 # The emulated suite once more, with AddressSanitizer and UndefinedBehaviorSanitizer in the kernels.
 emulator-asan: build
 	$(PYTHON) tests/emulator/asan.py
+
+# Every CPU kernel, without torch: the same bits from g++ 11, g++ 12, clang, and for Arm under qemu. Compilers that are not
+# there are passed over with a word, unless CI is set.
+selftest:
+	python3 tests/selftest/run.py
+
+# The CPU sources with each of them, warnings as errors; the ops' suite on a build of clang's.
+CLANG ?= clang++-14
+OPS_TESTS = $(foreach family,boxes priors matching mining multibox nms detect,tests/test_$(family).py)
+compilers: build/env selftest
+	$(PYTHON) tests/selftest/run.py --sources
+	@if which $(CLANG) > /dev/null; then set -e; \
+	  rm -rf build/clang && mkdir -p build/clang && cp -r csrc ssd_cuda tests build_support setup.py pyproject.toml README.md build/clang; \
+	  cd build/clang && rm -f ssd_cuda/*.so && CXX=$(CLANG) SSD_CUDA_CPU_ONLY=1 $(PYTHON) setup.py build_ext --inplace; \
+	  OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:cacheprovider $(OPS_TESTS) -n $(JOBS); \
+	else test -z "$(CI)" && echo "skipped: no $(CLANG)"; fi
 
 bench: build
 	$(PYTHON) -m benchmarks

@@ -88,6 +88,7 @@ def extension() -> Extension:
     defines = [f"-DTORCH_TARGET_VERSION={STABLE_ABI}", f'-DSSD_BUILD_TORCH="{torch.__version__}"']
     host = ["-O3", "-std=c++20", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-g0"]
     host += ["-Wall", "-Wno-maybe-uninitialized", "-Wno-psabi", "-Wno-unknown-pragmas"]
+    host += ["-Wno-unknown-warning-option"]  # clang's, of g++'s -Wno-maybe-uninitialized
     nvcc_flags, libraries, library_dirs, built = [], [], [], "none (CPU only)"
     if cuda:
         kit, chosen = cuda

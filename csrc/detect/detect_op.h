@@ -22,7 +22,10 @@ DetectResults detect_op(const Tensor& loc, const Tensor& conf, const Tensor& pri
                         empty_on(conf, {images, settings.rows}, ScalarType::Long),
                         empty_on(conf, {images, settings.rows}, ScalarType::Long),
                         empty_on(conf, {images}, ScalarType::Long)};
-  auto& [boxes, kept_scores, labels, prior_indices, counts] = results;
+  // By name: clang captures structured bindings from version 16 on.
+  Tensor &boxes = std::get<0>(results), &kept_scores = std::get<1>(results);
+  Tensor &labels = std::get<2>(results), &prior_indices = std::get<3>(results);
+  Tensor& counts = std::get<4>(results);
   dispatch_floating(conf.scalar_type(), "detect", [&](auto zero) {
     using S = decltype(zero);
     using T = acc_t<S>;

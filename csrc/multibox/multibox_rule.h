@@ -236,9 +236,9 @@ SSD_HOST_DEVICE double image_scale(const LossRule& rule, const Denominator& batc
   return 1.0 / static_cast<double>(clamp && n < 1 ? 1 : n);
 }
 
-// An image's share of a loss.
+// An image's share of a loss. The sum over the images adds it: rounded on its own, a card does not fuse the two.
 SSD_HOST_DEVICE double image_share(double sum, double scale) {
-  return scale == 0 ? 0.0 : sum * scale;
+  return scale == 0 ? 0.0 : mul_rn(sum, scale);
 }
 
 }  // namespace ssd_cuda

@@ -24,7 +24,7 @@ SSD_SIMD_BODY inline V load_floats(const S* p) {
     using H = Pack<uint16_t, kLanes>;
     using U = Pack<uint32_t, kLanes>;
     const H half = load_pack<H>(reinterpret_cast<const uint16_t*>(p));
-    const U h = __builtin_convertvector(half, U);
+    const U h = widen<U>(half);
     U bits;
     if (is_bfloat16<S>()) {
       bits = h << 16;

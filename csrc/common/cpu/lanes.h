@@ -44,10 +44,7 @@ struct LaneBytes {
   static constexpr int kLanes = sizeof(M) / sizeof(std::declval<M>()[0]);
   uint64_t words[(kLanes + 7) / 8] = {};
 
-  SSD_SIMD_BODY explicit LaneBytes(M mask) {
-    const auto bytes = __builtin_convertvector(mask, Pack<int8_t, kLanes>);
-    std::memcpy(words, &bytes, sizeof bytes);
-  }
+  SSD_SIMD_BODY explicit LaneBytes(M mask) { mask_bytes(mask, words); }
   // fn(lane) for every lane that is set, in order.
   template <typename Fn>
   SSD_SIMD_BODY void for_each(const Fn& fn) const {

@@ -232,6 +232,34 @@ SSD_SIMD_BODY inline V halves_to_floats(Pack<uint16_t, kLanesOf<V>> half) {
 #endif
 }
 
+// 16-bit numbers as 32-bit ones.
+template <typename U>
+SSD_SIMD_BODY inline U widen(Pack<uint16_t, kLanesOf<U>> half) {
+#if defined(__aarch64__)
+  return U(vmovl_u16(half));  // g++ 12 converts lane by lane
+#else
+  return __builtin_convertvector(half, U);
+#endif
+}
+
+// Bytes 0x00 or 0xff from a mask (lanes 0 or -1), lane by lane, in the low bytes of words.
+template <typename M>
+SSD_SIMD_BODY inline void mask_bytes(M mask, uint64_t* words) {
+#if defined(__aarch64__)
+  if constexpr (sizeof(M) == 16) {  // as above
+    const uint32x2_t two = vmovn_u64(uint64x2_t(mask));
+    uint16x4_t four = vmovn_u32(vcombine_u32(two, two));
+    if constexpr (kLanesOf<M> == 4) four = vmovn_u32(uint32x4_t(mask));
+    const uint64_t bytes =
+        vget_lane_u64(vreinterpret_u64_u8(vmovn_u16(vcombine_u16(four, four))), 0);
+    words[0] = bytes & ((uint64_t{1} << (8 * kLanesOf<M>)) - 1);
+    return;
+  }
+#endif
+  const auto bytes = __builtin_convertvector(mask, Pack<int8_t, kLanesOf<M>>);
+  std::memcpy(words, &bytes, sizeof bytes);
+}
+
 // max_of of floats where a is a constant: there g++ 12 takes a comparison and a blend instead of one maximum.
 template <typename V>
 SSD_SIMD_BODY inline V max_of_constant(V a, V b) {

@@ -47,7 +47,7 @@ namespace detail {
 
 // exp(x) = 2^n * e^r with n = round(x log2 e), r = x - n ln 2 and |r| <= ln 2 / 2, for x in [kExpLowest, kExpHighest]
 // or NaN. ln 2 is split in two so that n * kHigh is exact; e^r is 1 + r + r^2 * a minimax polynomial, 3e-9 from it.
-// At most 1 unit in the last place. `shifted` returns n in its low mantissa bits.
+// Less than 2 units in the last place. `shifted` returns n in its low mantissa bits.
 template <typename Ops, typename V>
 SSD_HOST_DEVICE V exp_reduced(V x, V& shifted) {
   const auto all = [](float value) { return V{} + value; };
