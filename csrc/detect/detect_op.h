@@ -2,17 +2,46 @@
 #pragma once
 
 #include "common/torch/boxing.h"
+#include "common/torch/checks.h"
 #include "detect_rule.h"
 
 namespace ssd_cuda {
 
 using DetectResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
+inline void check_detect(const Tensor& loc, const Tensor& conf, const Tensor& priors,
+                         const DetectSettings& settings) {
+  check_floating("conf", conf);
+  check_size("conf", conf, {kAnySize, kAnySize, kAnySize});
+  const bool first = settings.channels_first;
+  const int64_t images = conf.size(0), width = conf.size(first ? 2 : 1);
+  const int64_t classes = conf.size(first ? 1 : 2);
+  check_kind("loc", loc, conf.scalar_type(), conf);
+  if (first) {
+    check_size("loc", loc, {images, 4, width});
+  } else {
+    check_size("loc", loc, {images, width, 4});
+  }
+  check_priors("priors", priors, wide_dtype(conf.scalar_type()), images, width, conf);
+  constexpr int64_t kMostScores = int64_t{1} << 32;
+  SSD_CHECK(classes == 0 || width < (kMostScores + classes - 1) / classes,
+            "conf must have fewer than 2^32 scores an image, got ", width, " x ", classes);
+  SSD_CHECK(0 <= settings.first_label && settings.first_label <= settings.last_label,
+            "first_label must lie in [0, last_label], got ", settings.first_label, " and ",
+            settings.last_label);
+  SSD_CHECK(
+      settings.last_label <= (classes > settings.first_label ? classes : settings.first_label),
+      "last_label must be at most the number of classes, ", classes, ", got ", settings.last_label);
+  SSD_CHECK(settings.top_k >= 1, "top_k must be at least 1, got ", settings.top_k);
+  SSD_CHECK(settings.rows >= 0, "rows must be at least 0, got ", settings.rows);
+}
+
 // loc: [B, P, 4], conf: [B, P, C] ([B, 4, P], [B, C, P] when channels_first), priors: [P, 4] or [B, P, 4].
 // Run::run<T, S>(options, inputs, outputs, conf) computes.
 template <typename Run>
 DetectResults detect_op(const Tensor& loc, const Tensor& conf, const Tensor& priors,
                         const DetectSettings& settings) {
+  check_detect(loc, conf, priors, settings);
   const int64_t images = conf.size(0), p = settings.channels_first ? 2 : 1, c = 3 - p;
   const Tensor prior = dense(priors);
   const ScalarType wide =

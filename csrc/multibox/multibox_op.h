@@ -2,9 +2,65 @@
 #pragma once
 
 #include "common/torch/boxing.h"
+#include "common/torch/checks.h"
 #include "multibox_rule.h"
 
 namespace ssd_cuda {
+
+// [B, P, K] whose last or middle dimension is dense is read where it lies; anything else is copied.
+inline Tensor readable(const Tensor& t) {
+  return t.stride(2) == 1 || t.stride(1) == 1 ? t : packed(t);
+}
+// Whether the memory of [B, P, K] is [B, K, P]: the gradient is laid out the same way.
+inline bool is_channels_first(const Tensor& t) { return t.stride(2) != 1 && t.stride(1) == 1; }
+
+// Keys are stored as the signed integer of their width.
+inline ScalarType key_dtype(ScalarType logits) {
+  return logits == ScalarType::Double ? ScalarType::Long : ScalarType::Int;
+}
+
+// What both ops demand of the batch. Without labels the targets are ready ones: codes [B, P] int64 classes, boxes [B, P, 4].
+inline void check_batch(const Tensor& loc, const Tensor& conf, const Tensor& codes,
+                        const Tensor& boxes, const std::optional<Tensor>& labels,
+                        const std::optional<Tensor>& offsets, const std::optional<Tensor>& priors,
+                        const std::optional<Tensor>& variances) {
+  check_floating("conf", conf);
+  check_size("conf", conf, {kAnySize, kAnySize, kAnySize});
+  const int64_t images = conf.size(0), width = conf.size(1);
+  SSD_CHECK(conf.size(2) >= 1, "conf must have at least one class, got none");
+  check_tensor("loc", loc, conf.scalar_type(), {images, width, 4}, conf);
+  const ScalarType wide = wide_dtype(conf.scalar_type());
+  if (!labels) {
+    SSD_CHECK(!offsets && !priors && !variances,
+              "offsets, priors and variances must be None without labels");
+    check_tensor("codes", codes, ScalarType::Long, {images, width}, conf);
+    check_tensor("boxes", boxes, wide, {images, width, 4}, conf);
+    return;
+  }
+  SSD_CHECK(offsets && priors, "offsets and priors must be given with labels, got None");
+  check_tensor("codes", codes, ScalarType::Int, {images, width}, conf);
+  check_tensor("boxes", boxes, wide, {kAnySize, 4}, conf);
+  check_tensor("labels", labels, ScalarType::Long, {boxes.size(0)}, conf);
+  check_tensor("offsets", offsets, ScalarType::Int, {images + 1}, conf);
+  check_priors("priors", *priors, wide, images, width, conf);
+  if (variances) {
+    check_priors("variances", *variances, wide, images, width, conf);
+    SSD_CHECK(variances->dim() == priors->dim(), "variances must have the shape of priors, ",
+              size_text(priors->sizes()), ", got ", size_text(variances->sizes()));
+  }
+}
+
+// What the backward demands beside it.
+inline void check_selection(const Tensor& conf, const Tensor& grad_loc, const Tensor& grad_conf,
+                            const Tensor& keys, const Tensor& cuts, const Tensor& scales) {
+  const ScalarType dtype = conf.scalar_type(), wide = wide_dtype(dtype);
+  const int64_t images = conf.size(0), width = conf.size(1);
+  check_tensor("grad_loc", grad_loc, wide, {}, conf);
+  check_tensor("grad_conf", grad_conf, wide, {}, conf);
+  check_tensor("keys", keys, key_dtype(dtype), {images, width}, conf);
+  check_tensor("cuts", cuts, ScalarType::Long, {images, 2}, conf);
+  check_tensor("scales", scales, wide, {images}, conf);
+}
 
 // The target tensors, dense, with the types the kernels read.
 class TargetTensors {
@@ -43,20 +99,5 @@ class TargetTensors {
   Tensor codes_, boxes_;
   std::optional<Tensor> labels_, offsets_, priors_, variances_;
 };
-
-// [B, P, K] whose last or middle dimension is dense is read where it lies; anything else is copied.
-inline Tensor readable(const Tensor& t) {
-  return t.stride(2) == 1 || t.stride(1) == 1 ? t : packed(t);
-}
-// Whether the memory of [B, P, K] is [B, K, P]: the gradient is laid out the same way.
-inline bool is_channels_first(const Tensor& t) { return t.stride(2) != 1 && t.stride(1) == 1; }
-
-// Keys are stored as the signed integer of their width.
-inline ScalarType key_dtype(ScalarType logits) {
-  return logits == ScalarType::Double ? ScalarType::Long : ScalarType::Int;
-}
-inline ScalarType loss_dtype(ScalarType logits) {
-  return logits == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
 
 }  // namespace ssd_cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/torch/boxing.h"
+#include "common/torch/checks.h"
 #include "priors_rule.h"
 
 namespace ssd_cuda {
@@ -10,30 +11,40 @@ namespace ssd_cuda {
 template <typename Fn>
 inline void for_each_level(const PriorSettings& settings, int64_t output_rows, const Fn& fn) {
   const auto& [grid, divisors, sizes] = std::tie(settings.grid, settings.divisors, settings.sizes);
-  int64_t row = 0;
-  std::size_t box = 0;
-  for (std::size_t k = 0; k < grid.size() / 3; ++k) {
+  const std::size_t levels = grid.size() / 3;
+  SSD_CHECK(grid.size() == 3 * levels && divisors.size() == 2 * levels,
+            "grid must hold 3 numbers a level and divisors 2, got ", grid.size(), " and ",
+            divisors.size());
+  int64_t row = 0, box = 0;
+  const int64_t num_sizes = static_cast<int64_t>(sizes.size());
+  for (std::size_t k = 0; k < levels; ++k) {
     const PriorLevel level{.first_row = row,
                            .rows = grid[3 * k],
                            .columns = grid[3 * k + 1],
                            .boxes = grid[3 * k + 2],
-                           .divisor_x = divisors.at(2 * k),
-                           .divisor_y = divisors.at(2 * k + 1)};
-    row += level.rows * level.columns * level.boxes;
-    STD_TORCH_CHECK(level.rows >= 0 && level.columns >= 0 && level.boxes >= 0 &&
-                        row <= output_rows && 2 * (box + level.boxes) <= sizes.size(),
-                    "fill_priors: the levels do not fit the output or the sizes");
+                           .divisor_x = divisors[2 * k],
+                           .divisor_y = divisors[2 * k + 1]};
+    int64_t cells = 0, count = 0;
+    const bool fits = level.rows >= 0 && level.columns >= 0 && level.boxes >= 0 &&
+                      !__builtin_mul_overflow(level.rows, level.columns, &cells) &&
+                      !__builtin_mul_overflow(cells, level.boxes, &count) &&
+                      count <= output_rows - row && level.boxes <= num_sizes / 2 - box;
+    SSD_CHECK(fits, "grid must fit ", output_rows, " output rows and ", num_sizes,
+              " sizes, got a level of ", level.rows, " x ", level.columns, " cells with ",
+              level.boxes, " boxes after ", row, " rows");
+    row += count;
     fn(level, sizes.data() + 2 * box);
-    box += static_cast<std::size_t>(level.boxes);
+    box += level.boxes;
   }
-  STD_TORCH_CHECK(row == output_rows, "fill_priors: the output must have ", row, " rows, got ",
-                  output_rows);
+  SSD_CHECK(row == output_rows, "output must have ", row, " rows, got ", output_rows);
 }
 
 // fn(R{}, Out{}): arithmetic and output type.
 template <typename Fn>
 inline void dispatch_priors(const Tensor& output, bool single, const Fn& fn) {
-  STD_TORCH_CHECK(output.is_contiguous(), "fill_priors: the output must be contiguous");
+  check_real("output", output);
+  check_size("output", output, {kAnySize, 4});
+  SSD_CHECK(output.is_contiguous(), "output must be contiguous, got other strides");
   dispatch_real(output.scalar_type(), "fill_priors", [&](auto zero) {
     using Out = decltype(zero);
     if (single) return fn(float{}, Out{});

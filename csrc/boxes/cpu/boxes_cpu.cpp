@@ -1,7 +1,6 @@
 // Pairwise IoU, encode and decode on the CPU; the schemas of the family.
 #include "box_coder.h"
-#include "boxes/boxes_rule.h"
-#include "common/torch/boxing.h"
+#include "boxes/boxes_op.h"
 #include "iou_matrix.h"
 
 namespace ssd_cuda {
@@ -35,6 +34,7 @@ class CoderTensors {
 
 Tensor box_encode(const Tensor& boxes, const Tensor& priors, const std::optional<Tensor>& variances,
                   const EncodeSettings& settings) {
+  check_coder(boxes, std::nullopt, priors, variances);
   const CoderTensors coder(priors, variances, settings);
   const Tensor source = dense(boxes);
   Tensor result = torch::stable::empty_like(source);
@@ -48,6 +48,7 @@ Tensor box_encode(const Tensor& boxes, const Tensor& priors, const std::optional
 
 Tensor box_encode_backward(const Tensor& grad, const Tensor& boxes, const Tensor& priors,
                            const std::optional<Tensor>& variances, const EncodeSettings& settings) {
+  check_coder(boxes, grad, priors, variances);
   const CoderTensors coder(priors, variances, settings);
   const Tensor upstream = dense(grad), source = dense(boxes);
   Tensor result = torch::stable::empty_like(source);
@@ -61,6 +62,7 @@ Tensor box_encode_backward(const Tensor& grad, const Tensor& boxes, const Tensor
 
 Tensor box_decode(const Tensor& loc, const Tensor& priors, const std::optional<Tensor>& variances,
                   const DecodeSettings& settings) {
+  check_coder(loc, std::nullopt, priors, variances);
   const CoderTensors coder(priors, variances, settings);
   const Tensor source = dense(loc);
   Tensor result = torch::stable::empty_like(source);
@@ -74,6 +76,7 @@ Tensor box_decode(const Tensor& loc, const Tensor& priors, const std::optional<T
 
 Tensor box_decode_backward(const Tensor& grad, const Tensor& loc, const Tensor& priors,
                            const std::optional<Tensor>& variances, const DecodeSettings& settings) {
+  check_coder(loc, grad, priors, variances);
   const CoderTensors coder(priors, variances, settings);
   const Tensor upstream = dense(grad), source = dense(loc);
   Tensor result = torch::stable::empty_like(source);
@@ -86,6 +89,7 @@ Tensor box_decode_backward(const Tensor& grad, const Tensor& loc, const Tensor& 
 }
 
 Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2, const IouSettings& settings) {
+  check_iou(boxes1, boxes2);
   const Tensor first = dense(boxes1), second = dense(boxes2);
   const int64_t n = first.size(0), m = second.size(0);
   Tensor result = empty_on(first, {n, m}, first.scalar_type());

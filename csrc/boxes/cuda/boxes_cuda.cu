@@ -1,7 +1,6 @@
 // Bindings of the boxes family for CUDA tensors.
 #include "boxes.cuh"
-#include "boxes/boxes_rule.h"
-#include "common/torch/boxing.h"
+#include "boxes/boxes_op.h"
 
 namespace ssd_cuda {
 namespace {
@@ -11,6 +10,7 @@ template <CoderOp kOp, typename Settings>
 Tensor run_coder(const char* op, const Tensor& input, const std::optional<Tensor>& grad,
                  const Tensor& priors, const std::optional<Tensor>& variances,
                  const Settings& settings) {
+  check_coder(input, grad, priors, variances);
   const CudaScope scope(input);
   const Tensor source = dense(input), prior = dense(priors);
   const auto var = variances ? std::optional(dense(*variances)) : std::nullopt;
@@ -56,6 +56,7 @@ Tensor box_decode_backward(const Tensor& grad, const Tensor& loc, const Tensor& 
 }
 
 Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2, const IouSettings& settings) {
+  check_iou(boxes1, boxes2);
   const CudaScope scope(boxes1);
   const Tensor first = dense(boxes1), second = dense(boxes2);
   const int64_t n = first.size(0), m = second.size(0);

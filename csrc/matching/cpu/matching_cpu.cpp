@@ -1,12 +1,13 @@
 // Matching on the CPU; the schema of the family.
-#include "common/torch/boxing.h"
 #include "match_call.h"
+#include "matching/matching_op.h"
 
 namespace ssd_cuda {
 namespace {
 
 Tensor match(const Tensor& boxes, const Tensor& offsets, const Tensor& priors,
              const MatchSettings& settings) {
+  check_match(boxes, offsets, priors);
   const Tensor truth = dense(boxes), offset = dense(offsets), prior = dense(priors);
   const int64_t batch = offset.numel() - 1, num_priors = prior.size(prior.dim() - 2);
   Tensor result = empty_on(prior, {batch, num_priors}, ScalarType::Int);

@@ -1,12 +1,13 @@
 // Bindings of the matching family for CUDA tensors.
-#include "common/torch/boxing.h"
 #include "matching.cuh"
+#include "matching/matching_op.h"
 
 namespace ssd_cuda {
 namespace {
 
 Tensor match(const Tensor& boxes, const Tensor& offsets, const Tensor& priors,
              const MatchSettings& settings) {
+  check_match(boxes, offsets, priors);
   const CudaScope scope(priors);
   const Tensor truth = dense(boxes), offset = dense(offsets), prior = dense(priors);
   const int64_t rows = truth.size(0), batch = offset.numel() - 1;

@@ -1,5 +1,5 @@
 // Per-row selection with a different k in every row, on the CPU; the schemas of the family.
-#include "common/torch/boxing.h"
+#include "mining/mining_op.h"
 #include "mining_rows.h"
 
 namespace ssd_cuda {
@@ -8,6 +8,7 @@ namespace {
 // keys: [B, P], k: int64 [B] -> threshold [B], tie index int64 [B], count int64 [B], sum [B], mask bool [B, P].
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> top_k_threshold(const Tensor& keys_in,
                                                                    const Tensor& k_in) {
+  check_top_k(keys_in, k_in);
   const Tensor keys = dense(keys_in), ks = dense(k_in);
   const int64_t batch = keys.size(0), width = keys.size(1);
   const auto wide =
@@ -31,6 +32,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> top_k_threshold(const Tensor&
 Tensor select_hard_negatives(const Tensor& keys_in, const Tensor& positive_in,
                              const std::optional<Tensor>& candidates_in,
                              const MiningSettings& settings) {
+  check_hard_negatives(keys_in, positive_in, candidates_in);
   const Tensor keys = dense(keys_in), positives = dense(positive_in);
   const auto candidates = candidates_in ? std::optional(dense(*candidates_in)) : std::nullopt;
   const int64_t batch = keys.size(0), width = keys.size(1);

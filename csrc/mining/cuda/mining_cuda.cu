@@ -1,6 +1,6 @@
 // Bindings of the mining family for CUDA tensors.
-#include "common/torch/boxing.h"
 #include "mining.cuh"
+#include "mining/mining_op.h"
 
 namespace ssd_cuda {
 namespace {
@@ -18,17 +18,12 @@ KeyType key_type(const Tensor& keys) {
   }
 }
 
-void check_width(const Tensor& keys, const char* op) {
-  STD_TORCH_CHECK(keys.size(1) < (int64_t{1} << 31), op,
-                  ": expected less than 2^31 keys a row, got ", keys.size(1));
-}
-
 // See mining_cpu.cpp for the shapes.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> top_k_threshold(const Tensor& keys_in,
                                                                    const Tensor& k_in) {
+  check_top_k(keys_in, k_in);
   const CudaScope scope(keys_in);
   const Tensor keys = dense(keys_in), k = dense(k_in);
-  check_width(keys, "top_k_threshold");
   const int64_t batch = keys.size(0), width = keys.size(1);
   const bool wide = keys.scalar_type() == ScalarType::Double;
   Tensor threshold = empty_on(keys, {batch}, keys.scalar_type());
@@ -55,10 +50,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> top_k_threshold(const Tensor&
 Tensor select_hard_negatives(const Tensor& keys_in, const Tensor& positive_in,
                              const std::optional<Tensor>& candidates_in,
                              const MiningSettings& settings) {
+  check_hard_negatives(keys_in, positive_in, candidates_in);
   const CudaScope scope(keys_in);
   const Tensor keys = dense(keys_in), positive = dense(positive_in);
   const auto candidates = candidates_in ? std::optional(dense(*candidates_in)) : std::nullopt;
-  check_width(keys, "select_hard_negatives");
   const int64_t batch = keys.size(0), width = keys.size(1);
   Tensor mask = empty_on(keys, {batch, width}, ScalarType::Bool);
   const HardNegativeArgs args{.keys = keys.const_data_ptr(),

@@ -28,10 +28,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
     const std::optional<Tensor>& labels, const std::optional<Tensor>& offsets,
     const std::optional<Tensor>& priors, const std::optional<Tensor>& variances,
     const MultiBoxSettings& settings) {
+  check_batch(loc_in, conf_in, codes, boxes, labels, offsets, priors, variances);
   const Tensor loc = readable(loc_in), conf = readable(conf_in);
   const TargetTensors targets(codes, boxes, labels, offsets, priors, variances);
   const int64_t images = conf.size(0), width = conf.size(1);
-  const auto wide = loss_dtype(conf.scalar_type());
+  const auto wide = wide_dtype(conf.scalar_type());
   Tensor localization = empty_on(conf, {}, wide), classification = empty_on(conf, {}, wide);
   Tensor num_positives = empty_on(conf, {}, ScalarType::Long);
   Tensor keys = empty_on(conf, {images, width}, key_dtype(conf.scalar_type()));
@@ -62,9 +63,12 @@ std::tuple<Tensor, Tensor> multibox_loss_backward(
     const Tensor& grad_loc, const Tensor& grad_conf, const Tensor& loc_in, const Tensor& conf_in,
     const Tensor& codes, const Tensor& boxes, const std::optional<Tensor>& labels,
     const std::optional<Tensor>& offsets, const std::optional<Tensor>& priors,
-    const std::optional<Tensor>& variances, const Tensor& keys, const Tensor& cuts,
-    const Tensor& scales, const MultiBoxSettings& settings) {
+    const std::optional<Tensor>& variances, const Tensor& keys_in, const Tensor& cuts_in,
+    const Tensor& scales_in, const MultiBoxSettings& settings) {
+  check_batch(loc_in, conf_in, codes, boxes, labels, offsets, priors, variances);
+  check_selection(conf_in, grad_loc, grad_conf, keys_in, cuts_in, scales_in);
   const Tensor loc = readable(loc_in), conf = readable(conf_in);
+  const Tensor keys = dense(keys_in), cuts = dense(cuts_in), scales = dense(scales_in);
   const TargetTensors targets(codes, boxes, labels, offsets, priors, variances);
   Tensor d_loc, d_conf;
   dispatch_floating(conf.scalar_type(), "multibox_loss_backward", [&](auto zero) {

@@ -20,7 +20,7 @@ Tensor workspace(const Tensor& like, int64_t count) {
   return empty_on(like, {count * static_cast<int64_t>(sizeof(Struct))}, ScalarType::Byte);
 }
 
-void check_size(const Tensor& conf, const char* op) {
+void check_batch_size(const Tensor& conf, const char* op) {
   STD_TORCH_CHECK(conf.size(0) * conf.size(1) < (int64_t{1} << 31) && conf.size(2) < (1 << 24), op,
                   ": expected less than 2^31 priors in the batch and 2^24 classes");
 }
@@ -31,12 +31,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
     const std::optional<Tensor>& labels, const std::optional<Tensor>& offsets,
     const std::optional<Tensor>& priors, const std::optional<Tensor>& variances,
     const MultiBoxSettings& settings) {
+  check_batch(loc_in, conf_in, codes, boxes, labels, offsets, priors, variances);
   const CudaScope scope(conf_in);
   const Tensor loc = readable(loc_in), conf = readable(conf_in);
-  check_size(conf, "multibox_loss");
+  check_batch_size(conf, "multibox_loss");
   const TargetTensors targets(codes, boxes, labels, offsets, priors, variances);
   const int64_t images = conf.size(0), width = conf.size(1);
-  const auto wide = loss_dtype(conf.scalar_type());
+  const auto wide = wide_dtype(conf.scalar_type());
   const MultiBoxRule rule = multibox_rule(settings, conf.size(2));
   Tensor localization = empty_on(conf, {}, wide), classification = empty_on(conf, {}, wide);
   Tensor num_positives = empty_on(conf, {}, ScalarType::Long);
@@ -99,10 +100,13 @@ std::tuple<Tensor, Tensor> multibox_loss_backward(
     const Tensor& grad_loc, const Tensor& grad_conf, const Tensor& loc_in, const Tensor& conf_in,
     const Tensor& codes, const Tensor& boxes, const std::optional<Tensor>& labels,
     const std::optional<Tensor>& offsets, const std::optional<Tensor>& priors,
-    const std::optional<Tensor>& variances, const Tensor& keys, const Tensor& cuts,
-    const Tensor& scales, const MultiBoxSettings& settings) {
+    const std::optional<Tensor>& variances, const Tensor& keys_in, const Tensor& cuts_in,
+    const Tensor& scales_in, const MultiBoxSettings& settings) {
+  check_batch(loc_in, conf_in, codes, boxes, labels, offsets, priors, variances);
+  check_selection(conf_in, grad_loc, grad_conf, keys_in, cuts_in, scales_in);
   const CudaScope scope(conf_in);
   const Tensor loc = readable(loc_in), conf = readable(conf_in);
+  const Tensor keys = dense(keys_in), cuts = dense(cuts_in), scales = dense(scales_in);
   const TargetTensors targets(codes, boxes, labels, offsets, priors, variances);
   const Tensor d_loc = empty_like_rows(loc), d_conf = empty_like_rows(conf);
   dispatch_floating(conf.scalar_type(), "multibox_loss_backward", [&](auto zero) {

@@ -1,6 +1,5 @@
 // nms and batched_nms on the CPU; the schemas of the family.
-#include "common/torch/boxing.h"
-#include "nms/nms_rule.h"
+#include "nms/nms_op.h"
 #include "nms_sort.h"
 #include "nms_sweep.h"
 
@@ -11,7 +10,8 @@ template <typename Settings>
 std::vector<int64_t> kept_indices(const Tensor& boxes, const Tensor& scores,
                                   const std::optional<Tensor>& idxs, const Settings& settings,
                                   int64_t max_output) {
-  const int64_t n = boxes.size(0);  // below 2^31 - 1: ops/nms.py
+  check_nms(boxes, scores, idxs, max_output);
+  const int64_t n = boxes.size(0);
   std::vector<int64_t> keep;
   if (n == 0) return keep;
   const Tensor box = dense(boxes, 1), score = dense(scores, 1);

@@ -2,9 +2,8 @@
 #include <array>
 
 #include "common/cuda/workspace.h"
-#include "common/torch/boxing.h"
 #include "nms.cuh"
-#include "nms/nms_rule.h"
+#include "nms/nms_op.h"
 
 namespace ssd_cuda {
 namespace {
@@ -56,8 +55,9 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
                                       const std::optional<Tensor>& idxs,
                                       const NmsPaddedSettings& settings) {
   const int64_t max_output = settings.max_output;
+  check_nms(boxes, scores, idxs, max_output);
   const CudaScope scope(boxes);
-  const int64_t n = boxes.size(0);  // below 2^31 - 1: ops/nms.py
+  const int64_t n = boxes.size(0);
   const Tensor box = dense(boxes), score = dense(scores);
   const auto idx = idxs ? std::optional(dense(*idxs)) : std::nullopt;
   Tensor keep = empty_on(box, {max_output}, ScalarType::Long);
@@ -80,6 +80,7 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
 // -> int64 [kept]; waits for the device to learn the size of its result.
 Tensor nms_indices(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
                    const NmsSettings& settings) {
+  check_nms(boxes, scores, idxs, 0);
   const NmsPaddedSettings padded{settings.iou_threshold, settings.inclusive, settings.iou_eps,
                                  settings.pixel_offset, boxes.size(0)};
   const auto [keep, count] = nms_padded(boxes, scores, idxs, padded);
