@@ -177,7 +177,8 @@ def _accelerated_core(
     def ours() -> Any:
         priors = compat._pixel_priors(fused, images, features)
         if not training:
-            return ops.detect(*leaves, priors, compat.detect_config(fused, size)).to_list()
+            sizes = compat._clip_sizes(images.image_sizes, priors)
+            return ops.detect(*leaves, priors, compat.detect_config(fused), clip_sizes=sizes).to_list()
         losses = compat._losses(fused, outputs, targets, priors)
         torch.autograd.grad(losses["bbox_regression"] + losses["classification"], leaves)
         return losses["bbox_regression"], losses["classification"]

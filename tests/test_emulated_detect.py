@@ -23,16 +23,19 @@ def head(batch, num_priors, classes, *, scale=3.0, background=4.0, dtype=torch.f
     return loc.to(dtype), conf.to(dtype), random_priors(num_priors, generator=generator)
 
 
-def check(loc, conf, priors, config, seeds=(0, 3), architecture=90):
+def check(loc, conf, priors, config, seeds=(0, 3), architecture=90, clip_sizes=None):
     num_priors, num_classes = conf.shape[1:]
     if config.layout == "bcp":
         loc, conf = loc.transpose(1, 2).contiguous(), conf.transpose(1, 2).contiguous()
     options = op_options(config, num_priors, num_classes)
     wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
-    tensors = (loc, conf, priors.to(wide))
+    tensors = (loc, conf, priors.to(wide), clip_sizes if clip_sizes is None else clip_sizes.to(wide))
     found = kernels("detect").with_seeds(*seeds).on(architecture).detect(*tensors, options)
     found = [t.float() if t.dtype == torch.bfloat16 else t for t in found]
-    expected = reference.detect.detect(loc, conf, priors, **dataclasses.asdict(config))
+    fields = dataclasses.asdict(config)
+    if clip_sizes is not None:
+        fields["clip_size"] = clip_sizes
+    expected = reference.detect.detect(loc, conf, priors, **fields)
     names = ("boxes", "scores", "labels", "prior_indices", "counts")
     boxes, scores, labels, prior_indices, counts = found
     assert torch.equal(counts, expected[4])
@@ -79,6 +82,16 @@ def test_options(options):
     check(*head(1, 40, 8 if config.soft_nms else 40, scale=0.5, background=0), config)
 
 
+@pytest.mark.parametrize("clip", ["before", "after"])
+@pytest.mark.parametrize("options", [{}, {"soft_nms": "gaussian"}], ids=str)
+def test_clip_sizes(clip, options):
+    sizes = torch.tensor([[0.8, 0.6], [0.3, 1.0], [0.5, 0.2]])
+    loc, conf, priors = head(3, 70, 5)
+    found = check(loc, conf, priors, DetectConfig(clip=clip, **options), clip_sizes=sizes)
+    for boxes, (width, height) in zip(found[0], sizes.tolist(), strict=True):
+        assert boxes[:, 2].max() == torch.tensor(width) and boxes[:, 3].max() == torch.tensor(height)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("options", [{}, {"soft_nms": "gaussian", "top_k": 20}], ids=str)
 def test_dtypes(dtype, options):
@@ -88,7 +101,9 @@ def test_dtypes(dtype, options):
     if dtype != torch.float64:
         check(loc, conf, priors, config)
         return
-    found = kernels("detect").with_seeds(0).detect(loc, conf, priors.double(), op_options(config, 90, 7))
+    found = (
+        kernels("detect").with_seeds(0).detect(loc, conf, priors.double(), None, op_options(config, 90, 7))
+    )
     expected = reference.detect.detect(loc, conf, priors.double(), **dataclasses.asdict(config))
     assert torch.equal(found[3], expected[3]) and torch.equal(found[4], expected[4])
     torch.testing.assert_close(found[1], expected[1])

@@ -10,7 +10,7 @@ namespace ssd_cuda {
 using DetectResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 inline void check_detect(const Tensor& loc, const Tensor& conf, const Tensor& priors,
-                         const DetectSettings& settings) {
+                         const std::optional<Tensor>& clip_sizes, const DetectSettings& settings) {
   check_floating("conf", conf);
   check_size("conf", conf, {kAnySize, kAnySize, kAnySize});
   const bool first = settings.channels_first;
@@ -23,6 +23,10 @@ inline void check_detect(const Tensor& loc, const Tensor& conf, const Tensor& pr
     check_size("loc", loc, {images, width, 4});
   }
   check_priors("priors", priors, wide_dtype(conf.scalar_type()), images, width, conf);
+  if (clip_sizes) {
+    check_kind("clip_sizes", *clip_sizes, wide_dtype(conf.scalar_type()), conf);
+    check_size("clip_sizes", *clip_sizes, {images, 2});
+  }
   constexpr int64_t kMostScores = int64_t{1} << 32;
   SSD_CHECK(classes == 0 || width < (kMostScores + classes - 1) / classes,
             "conf must have fewer than 2^32 scores an image, got ", width, " x ", classes);
@@ -36,14 +40,16 @@ inline void check_detect(const Tensor& loc, const Tensor& conf, const Tensor& pr
   SSD_CHECK(settings.rows >= 0, "rows must be at least 0, got ", settings.rows);
 }
 
-// loc: [B, P, 4], conf: [B, P, C] ([B, 4, P], [B, C, P] when channels_first), priors: [P, 4] or [B, P, 4].
+// loc: [B, P, 4], conf: [B, P, C] ([B, 4, P], [B, C, P] when channels_first), priors: [P, 4] or [B, P, 4],
+// clip_sizes: [B, 2] or none.
 // Run::run<T, S>(options, inputs, outputs, conf) computes.
 template <typename Run>
 DetectResults detect_op(const Tensor& loc, const Tensor& conf, const Tensor& priors,
-                        const DetectSettings& settings) {
-  check_detect(loc, conf, priors, settings);
+                        const std::optional<Tensor>& clip_sizes, const DetectSettings& settings) {
+  check_detect(loc, conf, priors, clip_sizes, settings);
   const int64_t images = conf.size(0), p = settings.channels_first ? 2 : 1, c = 3 - p;
   const Tensor prior = dense(priors);
+  const auto clip_rows = clip_sizes ? std::optional(dense(*clip_sizes)) : std::nullopt;
   const ScalarType wide =
       conf.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   DetectResults results{empty_on(conf, {images, settings.rows, 4}, wide),
@@ -64,6 +70,7 @@ DetectResults detect_op(const Tensor& loc, const Tensor& conf, const Tensor& pri
         .conf = {in<S>(conf), conf.stride(0), conf.stride(p), conf.stride(c)},
         .priors = in<Vec4<T>>(prior),
         .prior_image_rows = prior.dim() == 3 ? prior.size(1) : 0,
+        .clip_sizes = in<T>(clip_rows),
         .images = images,
         .num_priors = conf.size(p),
         .num_classes = conf.size(c)};

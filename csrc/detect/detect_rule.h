@@ -120,6 +120,8 @@ struct DetectInputs {
   RowView<S> conf;        // [B, P, C]
   const Vec4<T>* priors;  // [P, 4], or [B, P, 4] when prior_image_rows = P
   int64_t prior_image_rows;
+  const T*
+      clip_sizes;  // [B, 2] width, height of the clip window of each image; null: that of the options
   int64_t images, num_priors, num_classes;
 };
 
@@ -157,6 +159,14 @@ SSD_HOST_DEVICE double candidate_score(unsigned __int128 key) {
   return key_value<double>(~static_cast<uint64_t>(key >> 32));
 }
 
+template <typename T, typename S>
+SSD_HOST_DEVICE Vec4<T> clip_to_image(const DetectOptions<T>& options,
+                                      const DetectInputs<T, S>& inputs, int64_t image,
+                                      Vec4<T> box) {
+  if (inputs.clip_sizes == nullptr) return clip_box(box, options.clip_width, options.clip_height);
+  return clip_box(box, inputs.clip_sizes[2 * image], inputs.clip_sizes[2 * image + 1]);
+}
+
 // The box that NMS sees.
 template <typename T, typename S>
 SSD_HOST_DEVICE Vec4<T> candidate_box(const DetectOptions<T>& options,
@@ -169,15 +179,14 @@ SSD_HOST_DEVICE Vec4<T> candidate_box(const DetectOptions<T>& options,
   const Vec4<T> center =
       prior_center(inputs.priors[image * inputs.prior_image_rows + prior], options.format);
   const Vec4<T> box = decode_box(code, center, options.variance, options.clamp);
-  return options.clip == ClipKind::kBefore ? clip_box(box, options.clip_width, options.clip_height)
-                                           : box;
+  return options.clip == ClipKind::kBefore ? clip_to_image(options, inputs, image, box) : box;
 }
 
 // The box that the caller sees.
-template <typename T>
-SSD_HOST_DEVICE Vec4<T> output_box(const DetectOptions<T>& options, Vec4<T> box) {
-  return options.clip == ClipKind::kAfter ? clip_box(box, options.clip_width, options.clip_height)
-                                          : box;
+template <typename T, typename S>
+SSD_HOST_DEVICE Vec4<T> output_box(const DetectOptions<T>& options,
+                                   const DetectInputs<T, S>& inputs, int64_t image, Vec4<T> box) {
+  return options.clip == ClipKind::kAfter ? clip_to_image(options, inputs, image, box) : box;
 }
 
 // Row k of an image's output.
@@ -187,7 +196,7 @@ SSD_HOST_DEVICE void write_row(const DetectOptions<T>& options, const DetectInpu
                                CandidateKey<T> key, Vec4<T> box) {
   const int64_t row = image * options.rows + k;
   const uint32_t index = candidate_index(key), priors = static_cast<uint32_t>(inputs.num_priors);
-  outputs.boxes[row] = output_box(options, box);
+  outputs.boxes[row] = output_box(options, inputs, image, box);
   outputs.scores[row] = candidate_score(key);
   outputs.labels[row] = index / priors;
   outputs.prior_indices[row] = index % priors;

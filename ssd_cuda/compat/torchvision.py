@@ -191,8 +191,8 @@ def loss_config(model: Any) -> MultiBoxConfig:
     return replace(_LOSS, match=match, mining=mining, variances=_variances(model))
 
 
-def detect_config(model: Any, size: tuple[int, int]) -> DetectConfig:
-    """The post-process of a torchvision SSD for images of ``size`` (height, width)."""
+def detect_config(model: Any) -> DetectConfig:
+    """The post-process of a torchvision SSD, but for the sizes of the images, which it clips boxes to."""
     limit = float(model.box_coder.bbox_xform_clip)
     return replace(
         _DETECT,
@@ -202,8 +202,15 @@ def detect_config(model: Any, size: tuple[int, int]) -> DetectConfig:
         detections_per_image=int(model.detections_per_img),
         variances=_variances(model),
         max_log_scale=limit if math.isfinite(limit) else None,
-        clip_size=(float(size[1]), float(size[0])),
     )
+
+
+def _clip_sizes(image_sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """``[B, 2]`` width, height of each image of a batch, on the device of ``like``, without a wait for it."""
+    sizes = torch.tensor([[width, height] for height, width in image_sizes], dtype=torch.float32)
+    if like.is_cuda and not torch.compiler.is_compiling():
+        sizes = sizes.pin_memory()
+    return sizes.to(like.device, non_blocking=True)
 
 
 class _FusedForward(nn.Module):
@@ -227,9 +234,9 @@ class _FusedForward(nn.Module):
         priors = _pixel_priors(self, images, features)
         if self.training:
             return _losses(self, outputs, targets, priors)
-        config = detect_config(self, images.image_sizes[0])
+        config, clip_sizes = detect_config(self), _clip_sizes(images.image_sizes, priors)
         loc, conf = outputs["bbox_regression"].detach(), outputs["cls_logits"].detach()
-        found = ops.detect(loc, conf, priors, config)
+        found = ops.detect(loc, conf, priors, config, clip_sizes=clip_sizes)
         return self.transform.postprocess(found.to_list(), images.image_sizes, original_sizes)
 
     def __prepare_scriptable__(self):

@@ -15,6 +15,7 @@ from ._box_format import check_corners
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 REAL = (torch.float32, torch.float64)
 Config = TypeVar("Config")
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def check_tensor(name: str, value: object, shape: Sequence[int | str], dtypes: Sequence[torch.dtype]) -> None:
@@ -42,6 +43,15 @@ def check_tensor(name: str, value: object, shape: Sequence[int | str], dtypes: S
     if value.dtype not in dtypes:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(f"{name} must be {names}, got {str(value.dtype).removeprefix('torch.')}")
+
+
+def finite(value: float | None) -> float:
+    """The bound as a finite number, None (no bound) and infinities as the largest of float32.
+
+    It stands for all that lie above: exp of it is infinite. A program that AOTInductor packages cannot be
+    loaded with an infinity among its constants.
+    """
+    return _LARGEST if value is None else min(max(float(value), -_LARGEST), _LARGEST)
 
 
 def config_or(default: Config, config: Config | None) -> Config:

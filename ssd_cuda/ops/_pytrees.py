@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from torch.serialization import add_safe_globals
 from torch.utils import _pytree as pytree
 
 T = TypeVar("T")
@@ -18,6 +19,7 @@ def _public_name(cls: type) -> str:
 def register_named_tuple(cls: type[T]) -> type[T]:
     """Decorator: a named tuple is a pytree anyhow, but only with a name can a program with it be saved."""
     pytree._register_namedtuple(cls, serialized_type_name=_public_name(cls))
+    add_safe_globals([cls])  # torch.load(weights_only=True), as of a saved program's example inputs
     return cls
 
 
@@ -48,4 +50,5 @@ def register_record(cls: type[T]) -> type[T]:
         serialized_type_name=_public_name(cls),
         flatten_with_keys_fn=flatten_with_keys,
     )
+    add_safe_globals([cls])
     return cls

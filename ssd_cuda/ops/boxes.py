@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from .._extension import register_autograd, register_fake, require
 from ..config import BoxFormat, check_choice, check_range
-from ._checks import FLOATING, check_no_grad, check_no_tangent, check_tensor, four_variances
+from ._checks import FLOATING, check_no_grad, check_no_tangent, check_tensor, finite, four_variances
 
 Variances = Sequence[float] | Tensor
 
@@ -138,7 +137,7 @@ def decode(
     rows, prior, per_prior, options = _coder_inputs("loc", loc, priors, variances, prior_format)
     if max_log_scale is not None:
         check_range("max_log_scale", max_log_scale, 0.0)
-    limit = math.inf if max_log_scale is None else float(max_log_scale)
+    limit = finite(max_log_scale)
     require("decode", rows, prior, per_prior)
     return torch.ops.ssd_cuda.box_decode(
         rows, prior, per_prior, **options, max_log=limit, symmetric=symmetric_log_scale

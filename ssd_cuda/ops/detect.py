@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from .._extension import register_fake, require
 from ..config import DetectConfig
-from ._checks import FLOATING, check_no_grad, check_tensor, config_or, four_variances
+from ._checks import FLOATING, check_no_grad, check_tensor, config_or, finite, four_variances
 from ._pytrees import register_named_tuple
 
 _DEFAULT = DetectConfig()
@@ -60,6 +59,7 @@ def detect(
     config: DetectConfig | None = None,
     *,
     extra: Tensor | None = None,
+    clip_sizes: Tensor | None = None,
 ) -> Detections:
     """Scores, threshold, top-k, decoding, clipping, NMS and the best rows of each image, in one call.
 
@@ -81,6 +81,8 @@ def detect(
         conf: ``[B, P, C]`` logits, or probabilities for ``scores="given"`` (``[B, C, P]``).
         priors: ``[P, 4]``, or ``[B, P, 4]`` for priors that differ by image.
         config: every option, see :class:`ssd_cuda.DetectConfig`; None is ``DetectConfig()``.
+        clip_sizes: ``[B, 2]`` (width, height) of the clip window of each image, any floating dtype, on the
+            device of ``conf``; instead of ``config.clip_size``, where images of a batch differ in size.
         extra: ``[B, P, E]`` columns that travel with their prior (landmarks), any dtype.
 
     Returns:
@@ -101,10 +103,12 @@ def detect(
     """
     config = config_or(_DEFAULT, config)
     loc, conf, priors = _check(loc, conf, priors, config, extra)
-    require("detect", loc, conf, priors, extra)
+    if clip_sizes is not None:
+        clip_sizes = _checked_clip_sizes(clip_sizes, config, loc, priors.dtype)
+    require("detect", loc, conf, priors, extra, clip_sizes)
     class_dim = 1 if config.layout == "bcp" else 2
     options = op_options(config, conf.shape[3 - class_dim], conf.shape[class_dim])
-    found = Detections(*torch.ops.ssd_cuda.detect(loc, conf, priors, **options))
+    found = Detections(*torch.ops.ssd_cuda.detect(loc, conf, priors, clip_sizes, **options))
     return found if extra is None else found._replace(extra=_carry(extra, found.prior_indices))
 
 
@@ -126,7 +130,7 @@ def _check(
         if not isinstance(extra, Tensor):
             raise TypeError(f"extra must be a tensor, got {type(extra).__name__}")
         check_tensor("extra", extra, (batch, num_priors, "E"), (extra.dtype,))
-    if num_priors * num_classes >= 2**32:
+    if not torch.compiler.is_compiling() and num_priors * num_classes >= 2**32:
         raise ValueError(
             f"conf must have fewer than 2**32 scores an image, got P * C = {num_priors * num_classes}"
         )
@@ -138,6 +142,14 @@ def _check(
     if loc.dtype != conf.dtype:
         loc, conf = loc.to(wide), conf.to(wide)
     return loc, conf, priors.to(wide)
+
+
+def _checked_clip_sizes(sizes: Tensor, config: DetectConfig, loc: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sizes in the dtype of the arithmetic. Their values are not looked at: 0 leaves nothing of a box."""
+    check_tensor("clip_sizes", sizes, (loc.shape[0], 2), FLOATING)
+    if config.clip == "none":
+        raise ValueError("clip_sizes needs clip='before' or 'after', got clip='none'")
+    return sizes.detach().to(dtype)
 
 
 def _check_soft_list(config: DetectConfig, num_priors: int, num_classes: int) -> None:
@@ -158,7 +170,7 @@ def op_options(config: DetectConfig, num_priors: int, num_classes: int) -> dict[
     last = max(first, num_classes - int(config.background == "last"))
     return {
         "scores": config.scores,
-        "score_threshold": config.score_threshold,
+        "score_threshold": finite(config.score_threshold),
         "top_k": _NO_LIMIT if config.top_k is None else config.top_k,
         "iou_threshold": config.iou_threshold,
         "inclusive": config.inclusive,
@@ -170,7 +182,7 @@ def op_options(config: DetectConfig, num_priors: int, num_classes: int) -> dict[
         "last_label": last,
         "rows": _output_rows(config, num_priors, last - first),
         "variance": four_variances(config.variances),
-        "max_log": math.inf if config.max_log_scale is None else float(config.max_log_scale),
+        "max_log": finite(config.max_log_scale),
         "symmetric": config.symmetric_log_scale,
         "xyxy": config.prior_format == "xyxy",
         "clip": config.clip,
@@ -198,7 +210,7 @@ def _carry(extra: Tensor, prior_indices: Tensor) -> Tensor:
 
 
 @register_fake("detect")
-def _(loc, conf, priors, *, rows, **_):
+def _(loc, conf, priors, clip_sizes=None, *, rows, **_):
     batch = conf.shape[0]
     long = torch.int64
     return (

@@ -20,10 +20,10 @@ def class_scores(conf: Tensor, scores: str) -> Tensor:
     return sigmoid(conf) if scores == "sigmoid" else conf
 
 
-def clip_boxes(boxes: Tensor, size: Sequence[float]) -> Tensor:
-    """[..., 4] -> the same, cut to 0 <= x <= width, 0 <= y <= height."""
-    limit = boxes.new_tensor([size[0], size[1], size[0], size[1]])
-    return torch.minimum(boxes.clamp(min=0), limit)
+def clip_boxes(boxes: Tensor, size: Sequence[float] | Tensor) -> Tensor:
+    """[B, P, 4] -> the same, cut to 0 <= x <= width, 0 <= y <= height; size: two numbers, or [B, 2]."""
+    sizes = size.to(boxes) if isinstance(size, Tensor) else boxes.new_tensor([size])
+    return torch.minimum(boxes.clamp(min=0), torch.cat([sizes, sizes], 1)[:, None])
 
 
 def _candidates(scores: Tensor, labels: Sequence[int], threshold: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,7 +58,7 @@ def detect(
     max_log_scale: float | None = None,
     symmetric_log_scale: bool = False,
     clip: str = "none",
-    clip_size: Sequence[float] = (1.0, 1.0),
+    clip_size: Sequence[float] | Tensor = (1.0, 1.0),
     soft_nms: str | None = None,
     soft_nms_sigma: float = 0.5,
     layout: str = "bpc",

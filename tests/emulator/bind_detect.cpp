@@ -9,10 +9,12 @@ using emulator::Array;
 namespace py = pybind11;
 using namespace ssd_cuda;
 
-// loc: [B, P, 4], conf: [B, P, C] ([B, 4, P], [B, C, P] when channels_first), priors: [P, 4] or [B, P, 4]
+// loc: [B, P, 4], conf: [B, P, C] ([B, 4, P], [B, C, P] when channels_first), priors: [P, 4] or [B, P, 4],
+// clip_sizes: [B, 2] or None
 template <typename T, typename S>
 std::tuple<Array<T>, Array<T>, Array<int64_t>, Array<int64_t>, Array<int64_t>> detect(
-    Array<S> loc, Array<S> conf, Array<T> priors, const DetectSettings& settings) {
+    Array<S> loc, Array<S> conf, Array<T> priors, std::optional<Array<T>> clip_sizes,
+    const DetectSettings& settings) {
   const bool channels_first = settings.channels_first;
   const int64_t rows = settings.rows;
   const int64_t images = conf.shape(0), num_priors = conf.shape(channels_first ? 2 : 1);
@@ -28,6 +30,7 @@ std::tuple<Array<T>, Array<T>, Array<int64_t>, Array<int64_t>, Array<int64_t>> d
       .priors = reinterpret_cast<const Vec4<T>*>(priors.data()),
       .prior_image_rows =
           static_cast<int64_t>(priors.size()) == 4 * images * num_priors ? num_priors : 0,
+      .clip_sizes = clip_sizes ? clip_sizes->data() : nullptr,
       .images = images,
       .num_priors = num_priors,
       .num_classes = num_classes};

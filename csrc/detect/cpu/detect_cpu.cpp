@@ -16,7 +16,8 @@ struct RunOnCpu {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(ssd_cuda, m) {
-  define_op<DetectSettings>(m, "detect", "Tensor loc, Tensor conf, Tensor priors",
+  define_op<DetectSettings>(m, "detect",
+                            "Tensor loc, Tensor conf, Tensor priors, Tensor? clip_sizes=None",
                             "(Tensor boxes, Tensor scores, Tensor labels, "
                             "Tensor prior_indices, Tensor counts)");
 }
