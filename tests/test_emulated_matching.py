@@ -27,12 +27,13 @@ def expect(matching, boxes, counts, priors, first=0, **options):
     """The kernels against the reference; the first image begins at row first."""
     config = MatchConfig(**{"prior_format": "xyxy", **options})
     offsets = torch.tensor([*itertools.accumulate(counts, initial=first)], dtype=torch.int32)
+    wide = torch.promote_types(boxes.dtype, priors.dtype)
     result = matching.match(
-        boxes,
+        boxes.to(wide),
         offsets,
-        priors,
+        priors.to(wide),
         priors.dim(),
-        op_options(config),
+        op_options(config, boxes.dtype, priors.dtype),
     )
     fields = {name: getattr(config, name) for name in MatchConfig.__dataclass_fields__}
     expected = reference.matching.match(boxes, offsets, priors, **fields)
@@ -44,6 +45,22 @@ def snapped(n, grid=8, dtype=torch.float32):
     boxes = (random_boxes(n, dtype=dtype) * grid).round() / grid
     boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2] + 1 / grid)
     return boxes
+
+
+@pytest.mark.parametrize("forced", FORCED)
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float64), (torch.float64, torch.float32)], ids=str)
+@pytest.mark.parametrize("prior_format", ["cxcywh", "xyxy"])
+def test_boxes_and_priors_of_other_dtypes(matching, forced, dtypes, prior_format):
+    """Areas are rounded before they meet wider ones; 0 where float32 cannot hold them."""
+    priors = random_boxes(140, dtype=torch.float64) + 0.3
+    priors[::9] *= 1e-24
+    if prior_format == "cxcywh":
+        priors = reference.boxes.to_cxcywh(priors)
+    boxes = torch.cat(
+        [random_boxes(9, dtype=torch.float64) + 0.3, priors[:2] if prior_format == "xyxy" else priors[:0]]
+    )
+    boxes, priors = boxes.to(dtypes[0]), priors.to(dtypes[1])
+    expect(matching, boxes, [3, 0, len(boxes) - 3], priors, forced=forced, prior_format=prior_format)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -17,17 +17,19 @@ struct Choice<Forced> {
   static constexpr std::array<const char*, 3> kWords{"none", "argmax", "bipartite"};
 };
 
-#define SSD_MATCH_OPTIONS(X)                            \
-  X(double, threshold)                                  \
-  X(bool, inclusive)                                    \
-  X(double, eps)                                        \
-  X(Forced, forced)                                     \
-  X(double, forced_min)                                 \
-  X(bool, relabel_unforced)                             \
-  X(bool, tie_last)                                     \
-  X(double, candidate_max) /* negative: no such rule */ \
-  X(bool, ignore_degenerate)                            \
-  X(bool, xyxy) /* priors: x1, y1, x2, y2; else cx, cy, w, h */
+#define SSD_MATCH_OPTIONS(X)                                                      \
+  X(double, threshold)                                                            \
+  X(bool, inclusive)                                                              \
+  X(double, eps)                                                                  \
+  X(Forced, forced)                                                               \
+  X(double, forced_min)                                                           \
+  X(bool, relabel_unforced)                                                       \
+  X(bool, tie_last)                                                               \
+  X(double, candidate_max) /* negative: no such rule */                           \
+  X(bool, ignore_degenerate)                                                      \
+  X(bool, xyxy)          /* priors: x1, y1, x2, y2; else cx, cy, w, h */          \
+  X(bool, narrow_truths) /* the boxes were float before they met double priors */ \
+  X(bool, narrow_priors)
 
 SSD_OPTION_STRUCT(MatchSettings, SSD_MATCH_OPTIONS);
 
@@ -43,6 +45,24 @@ struct MatchRule {
   bool tie_last;
   bool ignore_degenerate;
   BoxFormat format;
+  bool narrow_truths, narrow_priors;  // T is double, but these came in float
+
+  // As in torch, which promotes where two tensors meet: what is computed of the priors or truths alone, corners
+  // and areas, is rounded in their own dtype.
+  SSD_HOST_DEVICE Vec4<T> corners(Vec4<T> prior) const {
+    if constexpr (sizeof(T) == 8) {
+      if (narrow_priors) return vec4_as<T>(prior_corners(vec4_as<float>(prior), format));
+    }
+    return prior_corners(prior, format);
+  }
+  SSD_HOST_DEVICE T prior_area(Vec4<T> corners) const { return area(corners, narrow_priors); }
+  SSD_HOST_DEVICE T truth_area(Vec4<T> truth) const { return area(truth, narrow_truths); }
+  SSD_HOST_DEVICE static T area(Vec4<T> box, bool narrow) {
+    if constexpr (sizeof(T) == 8) {
+      if (narrow) return static_cast<T>(box_area(vec4_as<float>(box)));
+    }
+    return box_area(box);
+  }
 
   SSD_HOST_DEVICE bool takes_part(Vec4<T> truth) const {
     return !ignore_degenerate || is_valid_box(truth);
@@ -97,7 +117,9 @@ inline MatchRule<T> match_rule(const MatchSettings& settings) {
           .relabel_unforced = settings.relabel_unforced,
           .tie_last = settings.tie_last,
           .ignore_degenerate = settings.ignore_degenerate,
-          .format = box_format(settings.xyxy)};
+          .format = box_format(settings.xyxy),
+          .narrow_truths = settings.narrow_truths,
+          .narrow_priors = settings.narrow_priors};
 }
 
 // An index as wide as T: structures of both have no padding, and vector masks of T select it.

@@ -22,9 +22,11 @@ struct PriorGroup {
     const T inf = T(INFINITY);
     return {{inf, inf, -inf, -inf}, inf, -inf};
   }
-  static SSD_HOST_DEVICE PriorGroup of(Vec4<T> prior) {
-    const T area = box_area(prior);
-    return {prior, area >= T(0) ? area : T(NAN), area};
+  // The area may be rounded in float, to 0 as well: then nothing is known either.
+  static SSD_HOST_DEVICE PriorGroup of(Vec4<T> prior, T area) {
+    const T wide = box_area(prior);
+    const bool known = area >= T(0) && (area > T(0) || !(wide > T(0)));
+    return {prior, known ? area : T(NAN), max_of(area, wide)};
   }
   SSD_HOST_DEVICE void merge(PriorGroup other) {
     box = {min_of(box.x, other.box.x), min_of(box.y, other.box.y), max_of(box.z, other.box.z),

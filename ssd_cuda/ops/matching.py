@@ -32,9 +32,10 @@ def match(
 ) -> Tensor:
     """Which ground truth each prior of each image belongs to. Nothing is read on the host.
 
-    The options are those of :class:`~ssd_cuda.MatchConfig`; IoU is computed in float32 (float64 if
-    boxes or priors are float64) with separately rounded operations, so CPU, CUDA and torch agree on every
-    tie. A NaN IoU counts as larger than every number, as in ``torch.max``, unless
+    The options are those of :class:`~ssd_cuda.MatchConfig`; IoU is computed in float32 with
+    separately rounded operations, so CPU, CUDA and torch agree on every tie; in float64 if boxes or priors
+    are, with the areas, and the corners of priors, in their own dtype before they meet, as torch promotes.
+    A NaN IoU counts as larger than every number, as in ``torch.max``, unless
     ``degenerate="ignore"``.
 
     Args:
@@ -72,7 +73,7 @@ def match(
     else:
         check_tensor("priors", priors, ("P", 4), FLOATING)
     check_no_grad("priors", priors, "matching is not differentiable")
-    if priors.shape[-2] > _MAX_PRIORS:
+    if not torch.compiler.is_compiling() and priors.shape[-2] > _MAX_PRIORS:
         raise ValueError(f"priors must have at most {_MAX_PRIORS} rows, got {priors.shape[-2]}")
     require("match", gt.boxes, gt.offsets, priors)
     wide = torch.float64 if torch.float64 in (gt.boxes.dtype, priors.dtype) else torch.float32
@@ -83,7 +84,7 @@ def match(
         gt.boxes.detach().to(wide),
         gt.offsets,
         priors.to(wide),
-        **op_options(rule),
+        **op_options(rule, gt.boxes.dtype, priors.dtype),
     )
     if look and not _warned_of_units and codes.numel() and len(gt.boxes) and codes.amax() < 0:
         _warn_of_units(gt, priors.detach(), rule.prior_format)
@@ -110,8 +111,11 @@ def _warn_of_units(gt: GroundTruth, priors: Tensor, prior_format: str) -> None:
         )
 
 
-def op_options(config: MatchConfig) -> dict[str, Any]:
+def op_options(
+    config: MatchConfig, boxes: torch.dtype = torch.float32, priors: torch.dtype = torch.float32
+) -> dict[str, Any]:
     """The options of ``torch.ops.ssd_cuda.match``: the table of csrc/matching/matching_rule.h."""
+    wide = torch.float64 in (boxes, priors)
     return {
         "threshold": config.iou_threshold,
         "inclusive": config.inclusive,
@@ -123,6 +127,8 @@ def op_options(config: MatchConfig) -> dict[str, Any]:
         "candidate_max": -1.0 if config.candidate_max_iou is None else config.candidate_max_iou,
         "ignore_degenerate": config.degenerate == "ignore",
         "xyxy": config.prior_format == "xyxy",
+        "narrow_truths": wide and boxes != torch.float64,
+        "narrow_priors": wide and priors != torch.float64,
     }
 
 

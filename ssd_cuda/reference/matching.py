@@ -3,7 +3,8 @@
 The rules, once, for every implementation:
 
 * IoU in the dtype of the boxes (float32 or float64), torchvision's order of operations, no contraction;
-  thresholds are rounded to that dtype first, as torch compares a tensor with a Python number. A NaN IoU
+  where boxes and priors differ torch promotes: areas and corners are in the dtype of each, what comes
+  after is float64. Thresholds are rounded to the dtype of the IoU, as torch compares with a number. A NaN IoU
   is larger than every number and equal to another NaN, as in ``torch.max``.
 * A prior takes its best ground truth (ties: lowest index) if that IoU reaches ``iou_threshold``:
   ``not iou < threshold`` when inclusive, ``iou > threshold`` when not. So a NaN IoU matches an

@@ -47,7 +47,10 @@ Array<T> overlap_bound(Array<T> boxes, Array<T> priors, double eps) {
     return reinterpret_cast<const Vec4<T>*>(table.data());
   };
   PriorGroup<T> group = PriorGroup<T>::none();
-  for (py::ssize_t p = 0; p < priors.shape(0); ++p) group.merge(PriorGroup<T>::of(rows(priors)[p]));
+  for (py::ssize_t p = 0; p < priors.shape(0); ++p) {
+    const Vec4<T> prior = rows(priors)[p];
+    group.merge(PriorGroup<T>::of(prior, box_area(prior)));
+  }
   Array<T> bounds({boxes.shape(0)}, T(0));
   for (py::ssize_t g = 0; g < boxes.shape(0); ++g) {
     const Vec4<T> truth = rows(boxes)[g];

@@ -13,6 +13,11 @@ struct alignas(4 * sizeof(T)) Vec4 {
   T x, y, z, w;
 };
 
+template <typename To, typename From>
+SSD_HOST_DEVICE Vec4<To> vec4_as(Vec4<From> v) {
+  return {static_cast<To>(v.x), static_cast<To>(v.y), static_cast<To>(v.z), static_cast<To>(v.w)};
+}
+
 // How the four numbers of a prior are written.
 enum class BoxFormat : int { kCxcywh = 0, kXyxy = 1 };
 

@@ -107,7 +107,7 @@ struct MatchCall {
 
   void fill(PriorTable<T>& table, int64_t image, int64_t t, int64_t tile) const {
     const int64_t first = t * tile / kGroup<T>;
-    table.fill(priors + image * num_priors, num_priors, rule.format, first,
+    table.fill(priors + image * num_priors, num_priors, rule, first,
                std::min(first + tile / kGroup<T>, table.groups));
   }
 

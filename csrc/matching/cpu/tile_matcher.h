@@ -39,15 +39,16 @@ struct PriorTable {
   Vec4<T> corners(int64_t p) const { return {x1[p], y1[p], x2[p], y2[p]}; }
 
   // Groups [first, last) of priors [priors, 4]; rows past the end become empty boxes that touch nothing.
-  void fill(const Vec4<T>* rows, int64_t priors, BoxFormat format, int64_t first, int64_t last) {
+  void fill(const Vec4<T>* rows, int64_t priors, const MatchRule<T>& rule, int64_t first,
+            int64_t last) {
     constexpr T kInf = std::numeric_limits<T>::infinity();
     for (int64_t g = first; g < last; ++g) {
       Vec4<T> bound{kInf, kInf, -kInf, -kInf};
       bool safe = true;
       for (int64_t p = g * kGroup<T>; p < (g + 1) * kGroup<T>; ++p) {
         const bool real = p < priors;
-        const Vec4<T> c = real ? prior_corners(rows[p], format) : Vec4<T>{0, 0, 0, 0};
-        const T a = box_area(c);
+        const Vec4<T> c = real ? rule.corners(rows[p]) : Vec4<T>{0, 0, 0, 0};
+        const T a = rule.prior_area(c);
         x1[p] = c.x, y1[p] = c.y, x2[p] = c.z, y2[p] = c.w, area[p] = a;
         if (!real) continue;
         safe = safe && a >= T(0);  // also: no NaN
@@ -76,7 +77,7 @@ bool gather_truths(const Vec4<T>* boxes, TruthRange range, const MatchRule<T>& r
   for (int64_t i = 0; i < range.count; ++i) {
     const Vec4<T> box = boxes[range.begin + i];
     if (!rule.takes_part(box)) continue;
-    const T area = box_area(box);
+    const T area = rule.truth_area(box);
     safe = safe && is_bounded_truth(box, area);
     truths.push_back({box, area, static_cast<int32_t>(i)});
   }

@@ -37,7 +37,7 @@ struct MatchArgs {
   }
   __device__ __forceinline__ Vec4<T> prior(int64_t b, int64_t p) const {
     const Vec4<T>* table = reinterpret_cast<const Vec4<T>*>(priors);
-    return prior_corners(table[(per_image ? b * num_priors : 0) + p], rule.format);
+    return rule.corners(table[(per_image ? b * num_priors : 0) + p]);
   }
   __device__ __forceinline__ PriorGroup<T>* image_groups(int64_t b) const {
     return groups + (per_image ? b * num_groups(num_priors) : 0);

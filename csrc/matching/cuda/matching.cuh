@@ -43,8 +43,12 @@ __global__ void __launch_bounds__(kMatchBlock) group_kernel(const MatchArgs<T> a
     if (args.rule.relabels()) args.renames[at.b * args.num_priors + at.p] = kBackground;
   }
   if (at.b > 0 && !args.per_image) return;
-  const PriorGroup<T> group =
-      warp_group(at.real ? PriorGroup<T>::of(args.prior(at.b, at.p)) : PriorGroup<T>::none());
+  PriorGroup<T> own = PriorGroup<T>::none();
+  if (at.real) {
+    const Vec4<T> prior = args.prior(at.b, at.p);
+    own = PriorGroup<T>::of(prior, args.rule.prior_area(prior));
+  }
+  const PriorGroup<T> group = warp_group(own);
   if (at.real && lane_index() == 0) args.image_groups(at.b)[at.p / kGroupPriors] = group;
 }
 
@@ -52,7 +56,7 @@ __global__ void __launch_bounds__(kMatchBlock) group_kernel(const MatchArgs<T> a
 template <typename T>
 __device__ __forceinline__ int32_t code_by_threshold(const MatchArgs<T>& args, PriorThread<T> at) {
   const Vec4<T> prior = at.real ? args.prior(at.b, at.p) : Vec4<T>{T(0), T(0), T(0), T(0)};
-  const T area = box_area(prior), least = args.rule.least_overlap();
+  const T area = args.rule.prior_area(prior), least = args.rule.least_overlap();
   const int64_t group_index = at.p / kGroupPriors;
   const PriorGroup<T> group = group_index < num_groups(args.num_priors)
                                   ? args.image_groups(at.b)[group_index]
@@ -66,7 +70,7 @@ __device__ __forceinline__ int32_t code_by_threshold(const MatchArgs<T>& args, P
     bool matters = false;
     if (mine < count) {
       const Vec4<T> truth = args.truth(range.begin + mine);
-      const T truth_area = box_area(truth);
+      const T truth_area = args.rule.truth_area(truth);
       matters = is_bounded_truth(truth, truth_area)
                     ? !(group.overlap_bound(truth, truth_area, args.rule.eps) < least)
                     : args.rule.takes_part(truth);
@@ -74,7 +78,7 @@ __device__ __forceinline__ int32_t code_by_threshold(const MatchArgs<T>& args, P
     for (unsigned left = __ballot_sync(kFullWarp, matters); left != 0; left &= left - 1) {
       const int32_t i = base + __ffs(static_cast<int>(left)) - 1;
       const Vec4<T> truth = args.truth(range.begin + i);
-      const T overlap = args.rule.overlap(truth, box_area(truth), prior, area);
+      const T overlap = args.rule.overlap(truth, args.rule.truth_area(truth), prior, area);
       if (owner < 0 || args.rule.replaces(overlap, best)) {
         best = overlap;
         owner = i;

@@ -20,7 +20,7 @@ class PriorSearch {
       : args_(args),
         b_(b),
         truth_(truth),
-        area_(box_area(truth)),
+        area_(args.rule.truth_area(truth)),
         bounded_(is_bounded_truth(truth, area_)),
         reached_(reached),
         counts_(counts),
@@ -87,7 +87,7 @@ class PriorSearch {
     T seen = reached_;
     if (p < args_.num_priors) {
       const Vec4<T> prior = args_.prior(b_, p);
-      const T overlap = args_.rule.overlap(truth_, area_, prior, box_area(prior));
+      const T overlap = args_.rule.overlap(truth_, area_, prior, args_.rule.prior_area(prior));
       if (!(overlap < reached_) && counts_(p, overlap)) {
         mine_.merge({overlap, static_cast<IndexOf<T>>(p)}, args_.rule.tie_last);
         seen = max_of(overlap, reached_);
