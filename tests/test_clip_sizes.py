@@ -54,6 +54,14 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.ssd_cuda.detect.default, (*head(), SIZES), options)
 
 
+@pytest.mark.parametrize("sizes", [SIZES.double(), SIZES[:2], SIZES.flatten(), torch.ones(3, 3)], ids=str)
+def test_the_raw_op_refuses_what_does_not_fit(sizes):
+    from ssd_cuda.ops.detect import op_options
+
+    with pytest.raises(RuntimeError, match="clip_sizes must"):
+        torch.ops.ssd_cuda.detect(*head(), sizes, **op_options(DetectConfig(clip="before"), 80, 5))
+
+
 @pytest.mark.parametrize(
     "sizes, config, error, words",
     [
