@@ -156,9 +156,10 @@ def test_packages_of_aotinductor(name, tmp_path):
         for size in (3, 6):
             inputs = arguments(size)
             found, expected = package(*inputs), module(*inputs)
-            if name != "ssd_small":  # its convolutions are compiled anew, and round otherwise
+            if name == "ssd_small":  # its convolutions are compiled anew, and round otherwise
+                torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
+            else:
                 assert_same(found, expected)
-            torch.testing.assert_close(tensors(found)[1], tensors(expected)[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -166,8 +167,13 @@ def test_the_package_of_an_accelerated_ssdlite(tmp_path):
     detection = pytest.importorskip("torchvision.models.detection")
     torch.manual_seed(0)
     model = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4)
-    fused = accelerate(model).eval()
     images = [torch.rand(3, 200, 300)]
+    for module in model.modules():  # as after training: what reaches the heads differs by more than rounding
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train().head(list(model.backbone(torch.rand(2, 3, 320, 320)).values()))
+    fused = accelerate(model).eval()
     with torch.no_grad():
         expected = fused(images)
         program = export(fused, (images,))
@@ -175,4 +181,5 @@ def test_the_package_of_an_accelerated_ssdlite(tmp_path):
         assert_same(torch.export.load(tmp_path / "program.pt2").module()(images), expected)
         path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "package.pt2"))
         found = torch._inductor.aoti_load_package(path)(images)
-    torch.testing.assert_close(found[0]["scores"], expected[0]["scores"], rtol=1e-4, atol=1e-5)
+    assert expected[0]["scores"].unique().numel() > 100
+    torch.testing.assert_close(found[0]["scores"], expected[0]["scores"], rtol=1e-3, atol=1e-4)
