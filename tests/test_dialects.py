@@ -11,7 +11,7 @@ import torch
 from conftest import random_boxes, random_priors
 from torch import Tensor
 
-from ssd_cuda import DetectConfig, MultiBoxConfig, ops, reference
+from ssd_cuda import DetectConfig, MultiBoxConfig, PriorSpec, ops, reference
 from ssd_cuda.reference import dialects
 
 DIALECTS = [module.name for module in pkgutil.iter_modules(dialects.__path__)]
@@ -280,6 +280,17 @@ def test_soft_nms_is_qfgaohaos(device, how):
 def test_paper_is_caffe():
     assert MultiBoxConfig.preset("paper") == MultiBoxConfig.preset("caffe")
     assert DetectConfig.preset("paper") == DetectConfig.preset("caffe")
+    assert PriorSpec.preset("paper") == PriorSpec.preset("caffe")
+
+
+@pytest.mark.parametrize("name", PriorSpec.preset_names())
+def test_priors_of_a_preset_fit_its_loss_and_its_detection(name):
+    """Used together under one name they would else match wrongly in silence."""
+    made = PriorSpec.preset(name).format
+    if name in MultiBoxConfig.preset_names():
+        assert MultiBoxConfig.preset(name).match.prior_format == made
+    if name in DetectConfig.preset_names():
+        assert DetectConfig.preset(name).prior_format == made
 
 
 def test_a_retinaface_truth_below_its_floor_takes_over_a_matched_prior():

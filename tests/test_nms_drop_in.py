@@ -90,7 +90,10 @@ def test_nothing_needs_no_scores(device):
         ops.batched_nms(torch.rand(1, 4), None, None, None)
 
 
-@pytest.mark.parametrize("form", [np.float32, np.float64, np.float16, torch.tensor, Fraction], ids=lambda form: form.__name__)
+FORMS = [np.float32, np.float64, np.float16, torch.tensor, Fraction]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_thresholds_of_other_types(form):
     boxes, scores = crowded(300, 0.5)
     threshold = form(0.375)  # the same number in every type

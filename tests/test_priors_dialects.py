@@ -178,7 +178,7 @@ def test_ulfg_follows_the_image(device):
 
 def test_caffe_cuts_sizes_to_integers_and_keeps_what_leaves_the_image(device):
     """512 * 7% = 35.84 becomes 35, and 512 * 15% = 76.8 becomes 76; corners are not cut."""
-    priors = ops.generate_priors(PriorSpec.preset("paper512"), device)
+    priors = ops.generate_priors(PriorSpec.preset("paper512", format="xyxy"), device)
     w = (priors[:, 2] - priors[:, 0])[:4].tolist()
     root = math.sqrt(2)
     assert [v * 512 for v in w] == pytest.approx([35, math.sqrt(35 * 76), 35 * root, 35 / root], rel=1e-5)

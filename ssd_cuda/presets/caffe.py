@@ -1,4 +1,8 @@
-"""weiliu89/caffe, branch ssd: the original, and the paper's rule."""
+"""weiliu89/caffe, branch ssd: the original, and the paper's rule.
+
+Caffe's layers pass priors as corners (``format="xyxy"`` makes these); the presets of one name go together,
+so all of them speak of centres, as the paper does.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ def _percent_sizes(first: int, low: int, high: int, step: int, image: int) -> di
     return chain([image * p / 100 for p in [*percents, percents[-1] + step]])
 
 
-_COMMON: dict[str, Any] = dict(integer_sizes=True, format="xyxy")
+_COMMON: dict[str, Any] = dict(integer_sizes=True)
 _SSD300 = {**_COMMON, **_percent_sizes(10, 20, 90, 17, 300)}
 PRIORS = {
     "caffe": _SSD300,
