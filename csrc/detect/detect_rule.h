@@ -144,7 +144,7 @@ SSD_HOST_DEVICE uint64_t candidate_key(float score, uint32_t index) {
   return order_key(score, index);
 }
 SSD_HOST_DEVICE unsigned __int128 candidate_key(double score, uint32_t index) {
-  return (static_cast<unsigned __int128>(~score_key(score)) << 32) | index;
+  return (static_cast<unsigned __int128>(~ordered_key(score)) << 32) | index;
 }
 SSD_HOST_DEVICE uint32_t candidate_index(uint64_t key) { return static_cast<uint32_t>(key); }
 SSD_HOST_DEVICE uint32_t candidate_index(unsigned __int128 key) {

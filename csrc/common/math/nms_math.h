@@ -6,16 +6,12 @@
 
 namespace ssd_cuda {
 
-// A larger key comes first. NaN comes before everything and all NaNs are equal, -0 equals +0: the order of
-// torch.sort(descending=True), ties going to the lower index.
-template <typename T>
-SSD_HOST_DEVICE Ordered<T> score_key(T score) {
-  return ordered_key(score);
-}
-
+// Boxes come in the order of their ordered_key, the largest first: NaN before everything, all NaNs equal, -0 equal to +0, as
+// in torch.sort(descending=True), ties going to the lower index.
+//
 // Sorting these in ascending order puts boxes in (score descending, index ascending) order.
 SSD_HOST_DEVICE uint64_t order_key(float score, uint32_t index) {
-  return (static_cast<uint64_t>(~score_key(score)) << 32) | index;
+  return (static_cast<uint64_t>(~ordered_key(score)) << 32) | index;
 }
 
 // Whether a kept box removes another: IoU > threshold, or >= when inclusive. An IoU that is NaN (two empty

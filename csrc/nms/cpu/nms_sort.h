@@ -13,7 +13,7 @@ namespace nms {
 
 template <typename Key>
 struct Ranked {
-  Key key;  // ~score_key: ascending
+  Key key;  // ~ordered_key: ascending
   uint32_t index;
   bool operator<(const Ranked& other) const {
     return key != other.key ? key < other.key : index < other.index;
@@ -49,10 +49,10 @@ inline void radix_sort(std::vector<Ranked<Key>>& items) {
 // order[k] = index of the box that comes k-th. Score: the storage type; Wide: float or double.
 template <typename Wide, typename Score>
 inline void score_order(const Score* scores, int64_t n, uint32_t* order) {
-  using Key = decltype(score_key(Wide{}));
+  using Key = decltype(ordered_key(Wide{}));
   std::vector<Ranked<Key>> items(n);
   for (int64_t i = 0; i < n; ++i) {
-    items[i] = {static_cast<Key>(~score_key(static_cast<Wide>(scores[i]))),
+    items[i] = {static_cast<Key>(~ordered_key(static_cast<Wide>(scores[i]))),
                 static_cast<uint32_t>(i)};
   }
   if (n < kRadixFrom) {

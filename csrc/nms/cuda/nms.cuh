@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kNmsBlock)
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < kNmsCounters) counters[i] = 0;
   if (i >= n) return;
-  const auto key = ~score_key(static_cast<Wide>(scores[i]));
+  const auto key = ~ordered_key(static_cast<Wide>(scores[i]));
   keys[i] = static_cast<Key>(key ^ (decltype(key){1} << (8 * sizeof(Key) - 1)));
 }
 
