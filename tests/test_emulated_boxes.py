@@ -11,7 +11,7 @@ from emulator.harness import fuzz_examples, kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssd_cuda import reference
+from ssd_cuda import ops, reference
 
 DTYPES = [torch.float32, torch.float64]
 SIZES = [0, 1, 31, 255, 256, 257, 1000]  # about the block size, 256
@@ -61,6 +61,15 @@ def test_encode_decode(boxes, dtype, rows, prior_format, per_prior):
     decoded = coder(boxes, "decode", loc, priors, **options)
     torch.testing.assert_close(decoded, reference.boxes.decode(loc, priors, used, prior_format))
     torch.testing.assert_close(decoded, truth)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_bits_of_the_cpu_kernels(boxes, dtype):
+    """exp and log are the same formula on every device, in float64 too."""
+    priors, truth = random_priors(300, dtype=dtype), random_boxes(300, dtype=dtype)
+    assert torch.equal(coder(boxes, "encode", truth, priors), ops.encode(truth, priors, NUMBERS))
+    loc = 3 * torch.randn(300, 4, dtype=dtype)
+    assert torch.equal(coder(boxes, "decode", loc, priors), ops.decode(loc, priors, NUMBERS))
 
 
 def test_priors_repeat_over_the_batch(boxes):

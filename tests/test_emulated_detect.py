@@ -101,9 +101,10 @@ def test_dtypes(dtype, options):
     if dtype != torch.float64:
         check(loc, conf, priors, config)
         return
-    found = (
-        kernels("detect").with_seeds(0).detect(loc, conf, priors.double(), None, op_options(config, 90, 7))
-    )
+    tensors, options = (loc, conf, priors.double(), None), op_options(config, num_priors, classes)
+    found = kernels("detect").with_seeds(0).detect(*tensors, options)
+    for ours, theirs in zip(found, torch.ops.ssd_cuda.detect(*tensors, **options), strict=True):
+        assert torch.equal(ours, theirs)
     expected = reference.detect.detect(loc, conf, priors.double(), **dataclasses.asdict(config))
     assert torch.equal(found[3], expected[3]) and torch.equal(found[4], expected[4])
     torch.testing.assert_close(found[1], expected[1])

@@ -116,13 +116,13 @@ def keys_of_both(multibox, loc, conf, gt, priors, config):
     if config.layout == "bcp":
         loc, conf = loc.transpose(1, 2), conf.transpose(1, 2)
     codes = ops.match(gt, priors)
-    cpu = torch.ops.ssd_cuda.multibox_loss(
-        loc, conf, codes, gt.boxes, gt.labels, gt.offsets, priors, None, **op_options(config)
-    )
+    wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
+    targets = (codes, gt.boxes.to(wide), gt.labels, gt.offsets, priors.to(wide), None)
+    cpu = torch.ops.ssd_cuda.multibox_loss(loc, conf, *targets, **op_options(config))
     return keys, cpu[3]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("classes", [2, 6, 21])
 @pytest.mark.parametrize("layout", ["bpc", "bcp"])
 def test_keys_have_the_bits_of_the_cpu_kernels(multibox, dtype, classes, layout):
