@@ -47,9 +47,9 @@ inline std::string all_words() {
   return list;
 }
 
+// Asks for no call of visit: nvcc 13.0 denies one of a table that holds vectors.
 template <typename T>
-concept OptionTable = requires(T table) {
-  T::visit(table, [](const char*, auto&) {});
+concept OptionTable = requires {
   { T::kCount } -> std::convertible_to<std::size_t>;
 };
 
