@@ -80,53 +80,18 @@ __global__ void __launch_bounds__(kNmsBlock, 3)
     nms_clear_kernel(NmsArgs<T> args, int64_t begin, int64_t end) {
   const int64_t p = nms_rank(begin);
   if (p >= end || args.state(p) == NmsState::kKept) return;  // inert
-  const Vec4<T> box = args.box(p);
-  const T area = args.rule.area(box);
-  const nms::Kind kind = args.kind(box, area);
-  const NmsQuery<T> query{
-      box, area, args.class_of(p), args.kept_heads, static_cast<uint64_t>(args.plan.kept_heads - 1),
-      0,   begin};
-  const bool removed = begin > 0 && nms_search<kNmsLanes>(
-                                        args, query, kind,
-                                        [&](int64_t j) { return args.state(j) == NmsState::kKept; },
-                                        [&](int64_t j) { return query.removed_by(args, j); });
+  const NmsQuery<T> query = nms_query(args, p, args.kept_heads, args.plan.kept_heads, 0, begin);
+  const bool removed =
+      begin > 0 && nms_search<kNmsLanes>(
+                       args, query, [&](int64_t j) { return args.state(j) == NmsState::kKept; },
+                       [&](int64_t j) { return query.removed_by(args, j); });
   __syncwarp(NmsTeam<kNmsLanes>::mask());  // the whole team has read the state that changes now
   if (NmsTeam<kNmsLanes>::lane() != 0) return;
   if (removed) {
     args.set_state(p, NmsState::kRemoved);
-  } else if (kind == nms::Kind::kNormal) {
-    nms_file(args, box, p, args.panel_heads, args.plan.panel_heads);
+  } else if (query.kind == nms::Kind::kNormal) {
+    nms_file(args, query.box, p, args.panel_heads, args.plan.panel_heads);
   }
-}
-
-// The earlier open boxes of the panel that would remove box p. Called by a team.
-template <typename T>
-__device__ __forceinline__ void nms_list_conflicts(const NmsArgs<T>& args, int64_t begin, int64_t p,
-                                                   NmsFound& found) {
-  const Vec4<T> box = args.box(p);
-  const T area = args.rule.area(box);
-  const NmsQuery<T> query{box,
-                          area,
-                          args.class_of(p),
-                          args.panel_heads,
-                          static_cast<uint64_t>(args.plan.panel_heads - 1),
-                          begin,
-                          p};
-  const unsigned team = NmsTeam<kNmsLanes>::mask();
-  const bool first = NmsTeam<kNmsLanes>::lane() == 0;
-  if (first) found = {0, kNmsMostPanel};
-  __syncwarp(team);
-  nms_search<kNmsLanes>(
-      args, query, args.kind(box, area),
-      [&](int64_t j) { return args.state(j) == NmsState::kOpen; },
-      [&](int64_t j) {
-        if (j < p && query.removed_by(args, j)) {
-          nms_note(args, found, p - begin, static_cast<int>(j - begin));
-        }
-        return false;
-      });
-  __syncwarp(team);
-  if (first) nms_end_notes(args, found, p - begin);
 }
 
 template <typename T>
@@ -135,7 +100,8 @@ __global__ void __launch_bounds__(kNmsBlock, 3)
   __shared__ NmsFound found[kNmsBlock / kNmsLanes];
   const int64_t p = nms_rank(begin);
   if (p >= end || args.state(p) != NmsState::kOpen) return;
-  nms_list_conflicts(args, begin, p, found[threadIdx.x / kNmsLanes]);
+  nms_list_suppressors<kNmsLanes>(args, found[threadIdx.x / kNmsLanes], begin, p,
+                                  [](int) { return true; });
 }
 
 // One block.

@@ -45,6 +45,27 @@ __device__ void nms_end_notes(const NmsArgs<T>& args, const NmsFound& found, int
   if (found.count > 0) args.listed(0, i) = found.lowest;
 }
 
+// A team lists the earlier boxes of the panel that would remove box p, those that may(place in the panel) still.
+template <int kLanes, typename T, typename May>
+__device__ void nms_list_suppressors(const NmsArgs<T>& args, NmsFound& found, int64_t begin,
+                                     int64_t p, const May& may) {
+  const NmsQuery<T> query = nms_query(args, p, args.panel_heads, args.plan.panel_heads, begin, p);
+  const bool first = NmsTeam<kLanes>::lane() == 0;
+  if (first) found = {0, kNmsMostPanel};
+  __syncwarp(NmsTeam<kLanes>::mask());
+  nms_search<kLanes>(
+      args, query, [&](int64_t j) { return args.state(j) == NmsState::kOpen; },
+      [&](int64_t j) {
+        const int place = static_cast<int>(j - begin);
+        if (j < p && may(place) && query.removed_by(args, j))
+          nms_note(args, found, p - begin, place);
+        return false;
+      });
+  __syncwarp(NmsTeam<kLanes>::mask());
+  if (first) nms_end_notes(args, found, p - begin);
+  __syncwarp(NmsTeam<kLanes>::mask());
+}
+
 // The open boxes of one word of 32, a lane each, decided as far as the other words are known.
 struct NmsWord {
   uint32_t removed, kept;  // the same in every lane
@@ -96,37 +117,6 @@ __device__ NmsVerdict nms_examine(const NmsArgs<T>& args, const NmsBits& bits, i
   return verdict;
 }
 
-// A whole warp lists anew the suppressors of box i that are not gone.
-template <typename T>
-__device__ void nms_search_again(const NmsArgs<T>& args, const NmsBits& bits, NmsFound& found,
-                                 int64_t begin, int i) {
-  const int64_t p = begin + i;
-  const Vec4<T> box = args.box(p);
-  const T area = args.rule.area(box);
-  const NmsQuery<T> query{box,
-                          area,
-                          args.class_of(p),
-                          args.panel_heads,
-                          static_cast<uint64_t>(args.plan.panel_heads - 1),
-                          begin,
-                          p};
-  if (NmsTeam<32>::lane() == 0) found = {0, kNmsMostPanel};
-  __syncwarp();
-  nms_search<32>(
-      args, query, args.kind(box, area),
-      [&](int64_t j) { return args.state(j) == NmsState::kOpen; },
-      [&](int64_t j) {
-        const int other = static_cast<int>(j - begin);
-        if (other < i && !NmsBits::at(bits.removed, other) && query.removed_by(args, j)) {
-          nms_note(args, found, i, other);
-        }
-        return false;
-      });
-  __syncwarp();
-  if (NmsTeam<32>::lane() == 0) nms_end_notes(args, found, i);
-  __syncwarp();
-}
-
 // One round over the words of a warp: bits to next. Whether a box of this lane is open still.
 template <typename T>
 __device__ bool nms_round(const NmsArgs<T>& args, NmsBits& bits, NmsFound& found, int64_t begin,
@@ -147,7 +137,8 @@ __device__ bool nms_round(const NmsArgs<T>& args, NmsBits& bits, NmsFound& found
       uint32_t searches = __ballot_sync(0xffffffffu, search);
       for (; searches != 0; searches &= searches - 1) {
         const int i = w * 32 + __ffs(static_cast<int>(searches)) - 1;
-        nms_search_again(args, bits, found, begin, i);
+        nms_list_suppressors<32>(args, found, begin, begin + i,
+                                 [&](int j) { return !NmsBits::at(bits.removed, j); });
       }
       if (search) verdict = nms_examine(args, bits, w * 32 + lane);
       word = nms_decide_word(word, verdict.removers, verdict.dead, verdict.blocked || verdict.cut);

@@ -25,6 +25,7 @@ template <typename T>
 struct NmsQuery {
   Vec4<T> box;
   T area;
+  nms::Kind kind;
   int64_t cls;
   const int32_t* heads;
   uint64_t heads_mask;
@@ -36,6 +37,22 @@ struct NmsQuery {
     return args.rule(other, args.rule.area(other), box, area) && args.class_of(j) == cls;
   }
 };
+
+// The box of rank p, looking in ranks [begin, end) filed in heads.
+template <typename T>
+__device__ NmsQuery<T> nms_query(const NmsArgs<T>& args, int64_t p, const int32_t* heads,
+                                 int64_t num_heads, int64_t begin, int64_t end) {
+  const Vec4<T> box = args.box(p);
+  const T area = args.rule.area(box);
+  return {box,
+          area,
+          args.kind(box, area),
+          args.class_of(p),
+          heads,
+          static_cast<uint64_t>(num_heads - 1),
+          begin,
+          end};
+}
 
 // visit(j) for each rank j = at(i), i in [0, count), until it returns true. Whether it did, for the whole team.
 template <int kLanes, typename At, typename Visit>
@@ -69,10 +86,10 @@ __device__ bool nms_search_level(const NmsArgs<T>& args, const NmsQuery<T>& quer
 // visit(j) for every box that may remove the query's; some twice, some that cannot. in_range(j): whether a box that was
 // not found by its cell is one of those filed. Whether visit returned true once, for the whole team.
 template <int kLanes, typename T, typename InRange, typename Visit>
-__device__ bool nms_search(const NmsArgs<T>& args, const NmsQuery<T>& query, nms::Kind kind,
+__device__ bool nms_search(const NmsArgs<T>& args, const NmsQuery<T>& query,
                            const InRange& in_range, const Visit& visit) {
   const auto filtered = [&](int64_t j) { return in_range(j) && visit(j); };
-  bool everywhere = kind == nms::Kind::kOdd;
+  bool everywhere = query.kind == nms::Kind::kOdd;
   if (!everywhere) {
     const bool stopped = nms_scan<kLanes>(
         *args.num_odd(), [&](int64_t i) { return static_cast<int64_t>(args.odd[i]); },
