@@ -1,8 +1,10 @@
 """What every kernel takes of a multiprocessor: registers, shared memory, occupancy. Writes KERNELS.md.
 
-    python -m benchmarks.kernel_table           # needs nvcc, not a card
+    python -m benchmarks.kernel_table           # needs nvcc, not a card; minutes where nothing is known yet
 
-The figures are what ``nvcc -Xptxas -v`` says of the shipped instantiations; the bytes come from BYTES below.
+The figures are what ``nvcc -Xptxas -v`` says of the shipped instantiations, for every architecture that a
+build serves; the bytes come from BYTES below. KERNELS.md holds a digest of each family's sources, so that a
+test can tell whether it is of today without compiling for all of them.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from build_support import archs
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("SSD_KERNEL_CACHE", ROOT / "build" / "kernels"))
@@ -62,10 +67,23 @@ class Multiprocessor:
     shared_reserved: int = 1024  # per block
 
 
+KB = 1024
+# CUDA programming guide, "Technical Specifications per Compute Capability".
 MULTIPROCESSORS = {
-    "sm_80": Multiprocessor(shared=164 * 1024),
-    "sm_90": Multiprocessor(shared=228 * 1024),
+    "sm_75": Multiprocessor(warps=32, blocks=16, shared=64 * KB, shared_reserved=0),
+    "sm_80": Multiprocessor(shared=164 * KB),
+    "sm_86": Multiprocessor(warps=48, blocks=16, shared=100 * KB),
+    "sm_87": Multiprocessor(warps=48, blocks=16, shared=164 * KB),
+    "sm_90": Multiprocessor(shared=228 * KB),
+    "sm_100": Multiprocessor(shared=228 * KB),
+    "sm_110": Multiprocessor(warps=48, blocks=24, shared=228 * KB),
+    "sm_120": Multiprocessor(warps=48, blocks=24, shared=100 * KB),
 }
+SHIPPED = sorted(
+    ("sm_" + arch.removesuffix("+PTX").replace(".", "") for arch in archs.SERVED + archs.SERVED_ON_ARM),
+    key=lambda name: int(name[3:]),
+)
+COMPILED_IN_TESTS = (SHIPPED[0], SHIPPED[-1])  # the others by the digest alone: they take minutes
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,11 @@ class Kernel:
     stack: int
     spills: int
     block: int  # the __launch_bounds__, 0 where there is none
+
+    @property
+    def local(self) -> int:
+        """Bytes of local memory a thread: what did not fit in registers."""
+        return max(self.stack, self.spills)
 
     @property
     def occupancy(self) -> float:
@@ -100,6 +123,11 @@ def find_nvcc() -> str | None:
     dry = subprocess.run([nvcc, "--dryrun", "x.cu"], capture_output=True, text=True).stderr
     top = re.search(r"TOP=(\S+)", dry)
     return os.path.realpath(os.path.join(top.group(1), "bin", "nvcc")) if top else nvcc
+
+
+def _release() -> str:
+    told = subprocess.run([find_nvcc() or "nvcc", "--version"], capture_output=True, text=True).stdout
+    return re.search(r"release (\d+\.\d+)", told).group(1)
 
 
 def families() -> list[str]:
@@ -160,10 +188,10 @@ def launch_bounds(ptx: str) -> dict[str, int]:
     return found
 
 
-def measure(family: str) -> list[Kernel]:
-    """Every kernel of a family on every architecture; compiled once per content of the sources."""
+def measure(family: str, arch: str) -> list[Kernel]:
+    """Every kernel of a family on an architecture; compiled once per content of the sources."""
     source = ROOT / "csrc" / family / "cuda" / f"{family}_cuda.cu"
-    note = CACHE / f"{family}.json"
+    note = CACHE / f"{family}.{arch}.json"
     nvcc = find_nvcc()
     try:
         known = json.loads(note.read_text())
@@ -171,45 +199,65 @@ def measure(family: str) -> list[Kernel]:
             return [Kernel(**kernel) for kernel in known["kernels"]]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    folder = CACHE / family
+    folder = CACHE / f"{family}.{arch}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     depends = folder / "depends"
-    command = [nvcc, "-fatbin", "-std=c++20", "-O3", "-Xptxas", "-v", "-MMD", "-MF", str(depends)]
-    command += [f"-DTORCH_TARGET_VERSION={STABLE_ABI}", "--keep", "--keep-dir", str(folder)]
-    command += [
-        "-I",
-        str(ROOT / "csrc"),
-        "-gencode",
-        "arch=compute_80,code=sm_80",
-        "-gencode",
-        "arch=compute_90,code=sm_90",
+    command = [
+        nvcc,
+        "-cubin",
+        "-std=c++20",
+        "-O3",
+        f"-arch={arch}",
+        "-Xptxas",
+        "-v",
+        "-MMD",
+        "-MF",
+        str(depends),
     ]
+    command += [f"-DTORCH_TARGET_VERSION={STABLE_ABI}", "--keep", "--keep-dir", str(folder)]
+    command += ["-I", str(ROOT / "csrc")]
     for path in _torch_includes():
         command += ["-isystem", path]
-    command += [str(source), "-o", str(folder / "kernels.fatbin")]
+    command += [str(source), "-o", str(folder / "kernels.cubin")]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"nvcc cannot compile {source.name}:\n{done.stderr}")
+        raise RuntimeError(f"nvcc cannot compile {source.name} for {arch}:\n{done.stderr}")
     blocks: dict[str, int] = {}
     for ptx in folder.glob("*.ptx"):
         blocks |= launch_bounds(ptx.read_text())
     kernels = parse(family, done.stdout + done.stderr, blocks)
     files = depends.read_text().replace("\\\n", " ").split(":", 1)[1].split()
-    note.write_text(
-        json.dumps(
-            {
-                "nvcc": nvcc,
-                "files": {path: _digest(path) for path in files},
-                "kernels": [asdict(kernel) for kernel in kernels],
-            }
-        )
-    )
+    content = {path: _digest(path) for path in files}
+    note.write_text(json.dumps({"nvcc": nvcc, "files": content, "kernels": [asdict(k) for k in kernels]}))
     return kernels
 
 
 def _digest(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def sources(family: str) -> list[Path]:
+    """What a family's kernels are compiled from: its .cu and all of csrc that this includes."""
+    found: list[Path] = []
+    waiting = [ROOT / "csrc" / family / "cuda" / f"{family}_cuda.cu"]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.append(path)
+        for name in re.findall(r'^#include "([^"]+)"', path.read_text(), re.M):
+            place = ROOT / "csrc" / name if "/" in name else path.parent / name
+            waiting += [place] if place.exists() else []  # the emulator's headers are not in csrc
+    return sorted(found)
+
+
+def digest(family: str) -> str:
+    """Of a family's sources without comments and layout: it changes when the kernels may have."""
+    whole = hashlib.sha256()
+    for path in sources(family):
+        whole.update("".join(re.sub(r"//[^\n]*", "", path.read_text()).split()).encode())
+    return whole.hexdigest()[:12]
 
 
 def _torch_includes() -> list[str]:
@@ -219,35 +267,47 @@ def _torch_includes() -> list[str]:
     return [str(include), str(include / "torch" / "csrc" / "api" / "include")]
 
 
-def measure_all() -> list[Kernel]:
+def measure_all(wanted: Sequence[str] = SHIPPED) -> list[Kernel]:
+    """Every kernel on the architectures, family by family, sorted by name, then as the architectures are."""
+    jobs = [(family, arch) for family in families() for arch in wanted]
     with ThreadPoolExecutor(2) as pool:
-        return [kernel for kernels in pool.map(measure, families()) for kernel in kernels]
+        found = [kernel for kernels in pool.map(lambda job: measure(*job), jobs) for kernel in kernels]
+    return sorted(found, key=lambda k: (k.family, k.name, wanted.index(k.arch)))
 
 
 def bytes_moved(kernel: Kernel) -> str:
     return BYTES.get(kernel.name.split("<")[0], "")
 
 
+def _side_by_side(values: Iterable[object]) -> str:
+    texts = [str(value) for value in values]
+    return texts[0] if len(set(texts)) == 1 else " / ".join(texts)
+
+
 def markdown(kernels: list[Kernel]) -> str:
-    """The whole of KERNELS.md: one line a kernel, sm_80 / sm_90 side by side."""
+    """The whole of KERNELS.md: one line a kernel, the architectures side by side."""
+    names = " / ".join(dict.fromkeys(k.arch for k in kernels))
     lines = [
         "# Kernels",
         "",
-        "Generated by `python -m benchmarks.kernel_table` from `nvcc -Xptxas -v`; sm_80 / sm_90. Occupancy",
-        "is theoretical: what registers, static shared memory and the block size allow. Dynamic shared",
-        "memory is chosen at launch and not counted. Bytes are what must be moved, T bytes an element.",
+        f"Generated by `python -m benchmarks.kernel_table` from `nvcc -Xptxas -v` of CUDA {_release()};",
+        f"{names}, one figure where they agree.",
+        "Occupancy is theoretical: what registers, static shared memory and the block size allow. Dynamic",
+        "shared memory is chosen at launch and not counted. Local: bytes a thread that did not fit in",
+        "registers. Bytes are what must be moved, T bytes an element.",
         "",
-        "| family | kernel | block | registers | static shared | occupancy | bytes |",
-        "|---|---|---|---|---|---|---|",
+        "Sources: " + ", ".join(f"{family} `{digest(family)}`" for family in families()) + ".",
+        "",
+        "| family | kernel | block | registers | local | static shared | occupancy | bytes |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for family, name in dict.fromkeys((k.family, k.name) for k in kernels):
         rows = [k for k in kernels if (k.family, k.name) == (family, name)]
-        registers = " / ".join(str(k.registers) for k in rows)
-        shared = " / ".join(dict.fromkeys(str(k.shared) for k in rows))
-        occupancy = " / ".join(f"{100 * k.occupancy:.0f}%" for k in rows)
+        local = _side_by_side(k.local for k in rows)
         lines.append(
-            f"| {family} | `{name}` | {rows[0].block or ''} | {registers} | {shared} | {occupancy} "
-            f"| {bytes_moved(rows[0])} |"
+            f"| {family} | `{name}` | {rows[0].block or ''} | {_side_by_side(k.registers for k in rows)} "
+            f"| {'' if local == '0' else local} | {_side_by_side(k.shared for k in rows)} "
+            f"| {_side_by_side(f'{100 * k.occupancy:.0f}%' for k in rows)} | {bytes_moved(rows[0])} |"
         )
     return "\n".join(lines) + "\n"
 
