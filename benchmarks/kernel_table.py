@@ -110,7 +110,7 @@ class Kernel:
         warps = -(-block // 32)
         per_warp = -(-self.registers * 32 // 256) * 256
         by_registers = sm.registers // 4 // per_warp * 4 // warps  # each quarter has its own register file
-        by_shared = sm.shared // (self.shared + sm.shared_reserved)
+        by_shared = sm.shared // max(self.shared + sm.shared_reserved, 1)  # sm_75 reserves nothing
         return min(sm.blocks, sm.warps // warps, by_registers, by_shared) * warps / sm.warps
 
 
