@@ -236,7 +236,13 @@ SSD_SIMD_BODY inline V halves_to_floats(Pack<uint16_t, kLanesOf<V>> half) {
 template <typename U>
 SSD_SIMD_BODY inline U widen(Pack<uint16_t, kLanesOf<U>> half) {
 #if defined(__aarch64__)
-  return U(vmovl_u16(half));  // g++ 12 converts lane by lane
+  if constexpr (kLanesOf<U> == 2) {  // g++ 12 converts lane by lane
+    uint32_t both;
+    std::memcpy(&both, &half, sizeof both);
+    return U(vget_low_u32(vmovl_u16(vreinterpret_u16_u32(vdup_n_u32(both)))));
+  } else {
+    return U(vmovl_u16(half));
+  }
 #else
   return __builtin_convertvector(half, U);
 #endif
