@@ -14,7 +14,7 @@ OPTIONS = torch $(shell $(PYTHON) -c 'from importlib.metadata import version; pr
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help env build wheel test demo lint format fuzz bench measure results docs pictures emulator-coverage \
-  emulator-asan gpu-check selftest compilers clean
+  emulator-asan mutants gpu-check selftest compilers clean
 
 help:
 	@sed -n 1,2p Makefile
@@ -99,6 +99,10 @@ gpu-check: $(filter .venv/bin/python,$(PYTHON))
 # Fails where the emulated suite takes less than 95% of the lines of a .cuh.
 emulator-coverage: build
 	$(PYTHON) tests/emulator/coverage.py
+
+# Plants faults one at a time, FAMILY= those of some families alone: does the suite notice each?
+mutants: build/env
+	$(PYTHON) tests/mutants/run.py $(FAMILY)
 
 # The emulated suite once more, with AddressSanitizer and UndefinedBehaviorSanitizer in the kernels.
 emulator-asan: build

@@ -1,0 +1,326 @@
+"""Faults of the device code, seen by the emulated suite."""
+
+from __future__ import annotations
+
+from mutants.mutant import Mutant
+
+
+def _of(family: str, tests: str, *rows: tuple[str, str, str] | tuple[str, str, str, str]) -> list[Mutant]:
+    """Rows of what, old, new and, where a few tests are enough, an expression for pytest's -k."""
+    return [
+        Mutant(family, what, old, new, f"{tests} -k '{only[0]}'" if only else tests)
+        for what, old, new, *only in rows
+    ]
+
+
+_TAKEN = ")) {\n      best = score, index = other;\n    }\n  }\n"
+
+_MULTIBOX = _of(
+    "multibox",
+    "tests/test_emulated_multibox.py",
+    (
+        "select: the sums are not fenced before the arrival",
+        "«__threadfence();»  // the sums of this image",
+        "",
+        "presets",
+    ),
+    ("select: no fence after the arrival", "«__threadfence();»  // the sums of the others", "", "presets"),
+    (
+        "select: the normaliser of 1,024 images only",
+        "b < «args.images»; b += kSelectBlock) batch.add",
+        "(args.images < 1024 ? args.images : int64_t{1024})",
+        "more_images",
+    ),
+    (
+        "select: the losses of 1,024 images only",
+        "b < «args.images»; b += kSelectBlock) {\n    const ImageSums",
+        "(args.images < 1024 ? args.images : int64_t{1024})",
+        "more_images",
+    ),
+    (
+        "select: the last tile's sums are left out",
+        "i < «args.tiles_per_image»; i +=",
+        "args.tiles_per_image - 1",
+    ),
+    (
+        "select: rows of the fill are summed twice",
+        "kExcluded<U> || «key == fill» || !is",
+        "false",
+        "seeds or certain or of_loss_0",
+    ),
+    (
+        "finish: the wrong count",
+        "*args.num_positives = «batch.localized»;",
+        "batch.selected",
+        "presets",
+    ),
+    (
+        "finish: the mean over one image more",
+        "image.localized, «args.images»);",
+        "args.images + 1",
+        "options or more_images",
+    ),
+    ("keys: tickets start at 1", "*args.arrived = «0»;", "1", "presets"),
+    ("keys: a tile is copied without its gap", "tile += «cut.misaligned»;", "0", "anywhere or layouts"),
+    (
+        "backward: half is rounded at each addition",
+        "«sum += exp_negative(sub_rn(static_cast<T>(row[c * stride]), largest));»\n  }\n"
+        "  for (int step = 16; step > 0; step /= 2) sum",
+        "sum += exp_negative(sub_rn(static_cast<T>(row[c * stride]), largest));"
+        " sum = static_cast<T>(static_cast<S>(sum));",
+        "rounded_once",
+    ),
+    ("backward: the class beside the label", "(probability, «c == label»)", "c == label + 1", "presets"),
+    ("backward: the scale is forgotten", "static_cast<S>(«scale * value»)", "value", "presets"),
+    (
+        "backward: the last element is not cleared",
+        "if («cut.tail + t < count») target",
+        "cut.tail + t + 1 < count",
+    ),
+    ("backward: the head is longer than the run", "if («head > count») head", "false"),
+    ("backward: no barrier after the zeros", "«__syncthreads();»  // the zeros are written", "", "presets"),
+    ("L1 at difference 0 is 0 / 0", "return «size < beta» ?", "size <= beta", "on_its_target"),
+    (
+        "the gradient of L1 at difference 0 is 0 / 0",
+        "difference < T(0) ? T(-1) : «difference»;",
+        "difference / std::abs(difference)",
+        "on_its_target",
+    ),
+    ("priors of the first image serve all", "prior = «own_priors» ?", "false", "options"),
+    ("no normaliser below 1", "static_cast<double>(«clamp && n < 1» ? 1", "false", "nothing"),
+    (
+        "a mined positive counts once",
+        "return «positives_twice && selected» ? 2 : 1;",
+        "false",
+        "seeds or presets",
+    ),
+)
+
+_MINING = _of(
+    "mining",
+    "tests/test_emulated_mining.py",
+    (
+        "static memory is not counted",
+        "bytes <= «dynamic_shared_room(kSelectStatic)»",
+        "dynamic_shared_room(0)",
+        "just_fit",
+    ),
+    ("the prefix sum of a warp skips a lane", "if («lane >= step») through", "lane > step", "test_dtypes"),
+    ("the bucket begins one too early", "if («before < k» && k", "before <= k", "test_dtypes"),
+    (
+        "ties go to the highest index",
+        "fn(«last - static_cast<unsigned>(i)»)",
+        "static_cast<unsigned>(i)",
+        "dtypes",
+    ),
+    (
+        "excluded rows can be selected",
+        "args.mask[begin + i] = «key != kExcluded<U>» &&",
+        "true",
+        "test_hard_negatives",
+    ),
+    ("count is not cut at the width", "k > args.width ? «args.width» : k;", "k", "test_top_k"),
+    ("ceil is floor", "whole = «rule.round_up» ?", "false", "test_hard_negatives"),
+    (
+        "a reduction's scratch is written while it is read",
+        "«__syncthreads();»\n  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;\n"
+        "  __syncthreads();\n"
+        "  value = scratch[threadIdx.x % kSelectWarps];",
+        "",
+        "test_dtypes",
+    ),
+)
+
+_NMS = _of(
+    "nms",
+    "tests/test_emulated_nms.py",
+    (
+        "clear: a state changes while the team reads it",
+        "«__syncwarp(NmsTeam<kNmsLanes>::mask());»",
+        "",
+        "several",
+    ),
+    (
+        "clear: kept boxes of earlier panels remove nothing",
+        "«begin > 0» && nms_search<kNmsLanes>(",
+        "false",
+        "several",
+    ),
+    (
+        "conflict: notes begin before they are cleared",
+        "«__syncwarp(NmsTeam<kLanes>::mask());»\n  nms_search<kLanes>(",
+        "",
+        "several",
+    ),
+    ("a list takes one more than it has", "if («slot < kNmsList») args", "slot <= kNmsList", "list_holds"),
+    ("a list that was cut counts as whole", "verdict.cut = «found > kNmsListed»;", "false", "list_holds"),
+    ("only the first of a list is looked at", "slots = «found == 1» ? 1", "found >= 1", "several or chains"),
+    (
+        "resolve: a round begins before the bits of the last are there",
+        "bits.kept[w] = bits.next_kept[w];\n    }\n    «__syncthreads();»",
+        "",
+        "several or chains",
+    ),
+    ("the highest level in reach is left out", "level < low || «level > high») continue", "level >= high"),
+    (
+        "gather: a level is read while it is set",
+        "if (!(«load_relaxed(word)» & bit))",
+        "*word",
+        "is_the_reference",
+    ),
+    ("gather: the class of the rank", "args.classes[p] = input.idxs[«i»];", "p", "several"),
+    ("compact: more rows than asked for", "& 1) && «place < o.rows») o.keep", "true", "compact"),
+    ("compact: counts beyond the rows", "written = «min(written, o.rows)»;", "written", "compact"),
+    ("compact: totals are overwritten", "«__syncthreads();»  // before totals", "", "compact"),
+    ("> is >=", ": «value > threshold»;", "value >= threshold", "test_options"),
+    (
+        "the threshold is rounded to the nearest float",
+        "rounded = «std::nextafter(rounded, T(-INFINITY))»;",
+        "rounded",
+        "division or options",
+    ),
+)
+
+_DETECT = _of(
+    "detect",
+    "tests/test_emulated_detect.py",
+    (
+        "slices from the 16th on are lost",
+        "slice += «kImageThreads / 32», done",
+        "static_cast<int>(workspace.slices)",
+        "more_slices",
+    ),
+    (
+        "soft-NMS: ties within a warp",
+        f"«(score == best && other < index)»{_TAKEN}  if (threadIdx",
+        "false",
+        "equal_logits",
+    ),
+    (
+        "soft-NMS: ties between warps",
+        f"«(score == best && other < index)»{_TAKEN}  __syncthreads();\n  return",
+        "(score == best && other > index)",
+        "equal_logits",
+    ),
+    ("the last bucket has no end", "[kSortKeys * kThreads] = «base + sum»;", "base", "last_bucket"),
+    ("an image stops after what is stored", "(!cut && («!stored» ||", "true", "overflow"),
+    ("slices that dropped candidates set no bound", "bound = «worst < bound» ?", "false", "overflow"),
+    (
+        "one candidate more than top_k",
+        "if («rank >= options.top_k») atomicOr",
+        "rank > options.top_k",
+        "options",
+    ),
+    (
+        "top_k is looked at one too late",
+        "if («rank + t < options.top_k») c",
+        "rank + t <= options.top_k",
+        "options",
+    ),
+    (
+        "some kept boxes suppress nothing",
+        "k += «32 * parts») {",
+        "32 * parts + 32",
+        "equal_logits or stay_where",
+    ),
+    ("a chunk writes beyond the rows", "(chunk->kept, t) && «place < options.rows») {", "true", "options"),
+    ("the first vector of an image is not read", "if («low > 0» && lane >= skew", "false", "begin_anywhere"),
+    (
+        "the last vector of an image is not read",
+        "if («high >= low» && high + lane",
+        "false",
+        "begin_anywhere",
+    ),
+    (
+        "a second scan offers the first candidates again",
+        "(«!range.after_any» || key > range",
+        "true",
+        "overflow",
+    ),
+    ("the screen is narrower than rounding", "(limit * sum) - «T(1e-3)»;", "T(-1e-3)", "presets or sizes"),
+    ("soft-NMS: a rank counts its own list", "if («l == list») continue;", "false", "options"),
+    ("a pool counts places without a key", "state->count = «state->full»;", "state->count", "overflow"),
+    ("a pool keeps the worst", "state->worst = keys[«keep - 1»];", "keep", "overflow"),
+    ("bitonic: every run ascends", "(x > y) == «((a & run) == 0)»", "true", "crowd or options"),
+    ("shared rows whatever the card", "return «rows < kSharedRows» ?", "false", "stay_where"),
+    ("crowded buckets are sorted anyhow", "crowded || «count > kSortCrowd»;", "count > 100000", "crowd"),
+    ("the next chunk begins before the last has ended", "«__syncthreads();»  // the state has been read", ""),
+    ("softmax: the background is no column", "own_background = «softmax» ?", "!softmax"),
+    (
+        "clip after is clip before",
+        "return «options.clip == ClipKind::kAfter» ?",
+        "options.clip == ClipKind::kBefore",
+        "options",
+    ),
+)
+
+_MATCHING = _of(
+    "matching",
+    "tests/test_emulated_matching.py",
+    (
+        "forced only above the least overlap",
+        "|| «best >= forced_min»;",
+        "best > forced_min",
+        "test_options or forced",
+    ),
+    ("the bound is below the overlap", "eps) * «kSlack» + kTiny", "(T(1) - T(1) / T(64))"),
+    ("search: lanes leave a vote early", "i = lane; «i - lane < count»; i", "i < count", "block_edges"),
+    (
+        "search: the last of equal zeros",
+        "p = args_.rule.tie_last ? «last» : begin;",
+        "begin",
+        "block_edges or test_options",
+    ),
+    (
+        "pairs: proposals are read while they are made",
+        "propose(g);\n    }\n    «__syncthreads();»",
+        "",
+        "block_edges",
+    ),
+    ("pairs: the best is replaced while it is read", "«__syncwarp();»  // every lane has", "", "block_edges"),
+    (
+        "an image takes the first truth of the next",
+        "«args.offsets[i + 1] <= row»)",
+        "args.offsets[i + 1] < row",
+    ),
+    ("groups of the first image serve all", "at.b > 0 && «!args.per_image») return;", "true", "block_edges"),
+    ("ties between truths", "|| «args.rule.replaces(overlap, best)»)", "overlap >= best", "test_options"),
+    (
+        "the first truth wins a prior",
+        "«atomicMax(&args.codes[prior], g);»",
+        "atomicMin(&args.codes[prior], g);",
+        "block_edges",
+    ),
+    ("NaN is no overlap", "return a > b || «(a != a && b == b)»;", "false"),
+    ("ignored from above the limit on", "!(«best < candidate_max») ?", "best <= candidate_max"),
+)
+
+_BOXES = _of(
+    "boxes",
+    "tests/test_emulated_boxes.py",
+    ("variances do not repeat", "load_row(args.variances, «prior_row»)", "row", "repeat"),
+    ("no gradient at the limit", "return «!(v > max_log)» &&", "v < max_log", "clamp"),
+    ("iou: rows of the other table", "load_row(boxes1, «pair / m»)", "pair / n", "iou"),
+    ("decode: the centre moves by the height", "variance.x), «center.z»));", "center.w", "decode"),
+    (
+        "the union lacks a box",
+        "add_rn(«sub_rn(add_rn(area_a, area_b), inter)», eps)",
+        "sub_rn(area_a, inter)",
+        "iou",
+    ),
+)
+
+_PRIORS = _of(
+    "priors",
+    "tests/test_emulated_priors.py",
+    ("more boxes than a launch: the first again", "(cell, «boxes.first + box», style", "box", "launch_takes"),
+    ("box-major cells", "cell = style.box_major ? «i % cells»", "i / cells", "every_option"),
+    (
+        "one prior too many",
+        "if («i >= cells * boxes.count») return;",
+        "i > cells * boxes.count",
+        "every_option",
+    ),
+)
+
+DEVICE = [*_MULTIBOX, *_MINING, *_NMS, *_DETECT, *_MATCHING, *_BOXES, *_PRIORS]

@@ -1,0 +1,209 @@
+"""Plants the faults of table.py one at a time, and says which of them the suite notices.
+
+    python tests/mutants/run.py               # every family: minutes
+    python tests/mutants/run.py nms boxes     # two of them; --build only compiles
+
+All faults are compiled at once into a copy of the tree, each behind a switch: ``old`` becomes
+``ssd_mutant(7) ? new : old`` (a statement: ``if``), and the environment variable SSD_MUTANT chooses. A fault
+is caught when its tests fail with it, or their process dies; without one they must pass. Exit code 1: one
+got away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+TREE = ROOT / "build" / "mutants" / "tree"
+LIMIT = 600  # seconds of a fault that hangs
+
+HEADER = """
+#pragma once
+#include <cstdlib>
+// Hidden from the access checker: it is asked in every kernel.
+__attribute__((weak, noinline, visibility("hidden"), no_sanitize("thread")))
+bool ssd_mutant(int number) {
+  static int chosen = -1;
+  if (chosen < 0) {
+    const char* text = std::getenv("SSD_MUTANT");
+    chosen = text ? std::atoi(text) : 0;
+  }
+  return chosen == number;
+}
+"""
+MODULE = """
+import os
+
+
+def ssd_mutant(number):
+    return os.environ.get("SSD_MUTANT") == str(number)
+"""
+
+
+def native(path: Path) -> bool:
+    return path.suffix != ".py"
+
+
+def locate(mutant, files: dict[Path, str]) -> tuple[Path, int, int]:
+    """The one file in which the context of a fault occurs, once; the place of what it replaces."""
+    before, old, after = mutant.parts()
+    text = before + old + after
+    found = [path for path, content in files.items() for _ in range(content.count(text))]
+    if len(found) != 1:
+        raise SystemExit(f"mutants: {mutant.old!r} occurs {len(found)} times: the table is out of date")
+    begin = files[found[0]].index(text) + len(before)
+    return found[0], begin, begin + len(old)
+
+
+def switched(path: Path, old: str, choices: list[tuple[int, str]]) -> str:
+    """``old`` with its faults behind switches."""
+    text = old
+    for number, new in choices:
+        if not native(path):
+            text = f"(({new}) if ssd_mutant({number}) else ({text}))"
+        elif old.rstrip().endswith(";"):
+            text = f"if (ssd_mutant({number})) {{ {new} }} else {{ {text} }}"
+        else:
+            text = f"(ssd_mutant({number}) ? ({new}) : ({text}))"
+    return text
+
+
+def plant(mutants) -> None:
+    """Copies the tree with every fault in it; a file that is the same already keeps its date."""
+    listing = ["git", "-C", str(ROOT), "ls-files", "-z", "-co", "--exclude-standard"]
+    names = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\0")
+    contents = {Path(name): (ROOT / name).read_bytes() for name in names if name and (ROOT / name).is_file()}
+    suffixes = {".h", ".cuh", ".cpp", ".py"}
+    code = {
+        path: content.decode()
+        for path, content in contents.items()
+        if path.parts[0] in ("csrc", "ssd_cuda") and path.suffix in suffixes
+    }
+    places: dict[tuple[Path, int, int], list[tuple[int, str]]] = defaultdict(list)
+    for number, mutant in enumerate(mutants, 1):
+        places[locate(mutant, code)].append((number, mutant.new))
+    for (path, begin, end), choices in sorted(places.items(), reverse=True):
+        content = code[path]
+        code[path] = content[:begin] + switched(path, content[begin:end], choices) + content[end:]
+    for path in {path for path, _, _ in places if not native(path)}:
+        head, future, rest = code[path].partition("from __future__ import annotations\n")
+        code[path] = f"{head}{future}\nfrom ssd_cuda._mutant import ssd_mutant\n{rest}"
+    contents |= {path: text.encode() for path, text in code.items()}
+    contents[Path("mutant.h")] = HEADER.encode()
+    contents[Path("ssd_cuda/_mutant.py")] = MODULE.encode()
+    build = Path("tests/emulator/build.py")
+    contents[build] += f'\nCOMMON += ["-include", "{TREE}/mutant.h"]\n'.encode()
+    for path, content in contents.items():
+        target = TREE / path
+        if target.exists() and target.read_bytes() == content:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        shutil.copymode(ROOT / path, target) if (ROOT / path).exists() else None
+
+
+def environment(**more: str) -> dict[str, str]:
+    paths = os.pathsep.join([str(TREE), str(TREE / "tests")])
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **more}
+
+
+def build(families: list[str]) -> None:
+    """The extension for the CPU, and the emulated kernels of the families."""
+    flags = environment(SSD_CUDA_CPU_ONLY="1", CFLAGS=f"-include {TREE}/mutant.h")
+    with open(TREE / "build.log", "w") as log:
+        command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+        if subprocess.run(command, cwd=TREE, env=flags, stdout=log, stderr=log).returncode:
+            raise SystemExit(f"mutants: the extension does not compile: see {TREE}/build.log")
+    code = "import sys; from emulator import build; build._make([build._module(f, 'checked')"
+    code += " for f in sys.argv[1:]], 'checked')"
+    emulated = [family for family in families if (TREE / f"tests/emulator/bind_{family}.cpp").exists()]
+    subprocess.run([sys.executable, "-c", code, *emulated], cwd=TREE, env=environment(), check=True)
+
+
+def passes(number: int, tests: str) -> bool:
+    """Whether the tests pass with a fault, in a process of their own, which may die of it."""
+    child = os.fork()
+    if child == 0:
+        import pytest
+
+        os.environ["SSD_MUTANT"] = str(number)
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 1)
+            os.dup2(nothing.fileno(), 2)
+        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)]))
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            if os.WIFEXITED(status) and os.WEXITSTATUS(status) in (2, 3, 4, 5):
+                raise SystemExit(f"mutants: pytest cannot run {tests}")
+            return status == 0
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def inside(families: list[str]) -> int:
+    """In the copy of the tree: runs the tests of each fault; prints and counts."""
+    import pytest  # noqa: F401 (what all children need is imported once)
+    import torch  # noqa: F401
+
+    import ssd_cuda  # noqa: F401
+    from mutants.table import MUTANTS
+
+    chosen = [(n, m) for n, m in enumerate(MUTANTS, 1) if not families or m.family in families]
+    for tests in dict.fromkeys(m.tests for _, m in chosen):
+        if not passes(0, tests):
+            raise SystemExit(f"mutants: {tests} fails without a fault")
+    score: dict[str, list[bool]] = defaultdict(list)
+    for number, mutant in chosen:
+        began = time.monotonic()
+        caught = not passes(number, mutant.tests)
+        score[mutant.family].append(caught)
+        verdict = "caught" if caught else "SURVIVES"
+        print(f"{verdict:9}{time.monotonic() - began:5.1f} s  {mutant.family}: {mutant.what}", flush=True)
+    for family, results in sorted(score.items()):
+        print(f"{family:9} {sum(results)} of {len(results)}")
+    everything = [result for results in score.values() for result in results]
+    print(f"{'all':9} {sum(everything)} of {len(everything)}")
+    return 0 if all(everything) else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Plants faults one at a time: does the suite notice?")
+    parser.add_argument("families", nargs="*")
+    parser.add_argument("--build", action="store_true", help="only compile")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inside:
+        return inside(options.families)
+    sys.path.insert(0, str(HERE.parent))
+    from mutants.table import MUTANTS
+
+    known = sorted({mutant.family for mutant in MUTANTS})
+    if unknown := set(options.families) - set(known):
+        raise SystemExit(f"mutants: families are {', '.join(known)}, got {', '.join(sorted(unknown))}")
+    plant(MUTANTS)
+    build(options.families or known)
+    if options.build:
+        return 0
+    command = [sys.executable, str(TREE / "tests/mutants/run.py"), "--inside", *options.families]
+    with contextlib.suppress(KeyboardInterrupt):
+        return subprocess.run(command, cwd=TREE, env=environment()).returncode
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,14 @@
+"""The faults that run.py plants: one line each of what a slip of the hand, or of a rewrite, looks like.
+
+A fault replaces what stands between « and » in one place of the sources; the text around it only makes the
+place unique. Write down every fault that a new kernel could have, and the shortest selection of tests that
+should notice it.
+"""
+
+from __future__ import annotations
+
+from mutants.cpu import CPU
+from mutants.device import DEVICE
+from mutants.python import PYTHON
+
+MUTANTS = [*DEVICE, *CPU, *PYTHON]
