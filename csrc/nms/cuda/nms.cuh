@@ -13,7 +13,7 @@
 // (nms/nms_grid.h has the proof) with the exact rule, and the greedy answer is unique.
 //
 // Work: a box looks into about 9 cells at t = 0.5. Bytes: N (16 + 8 + 4) written once, and 20 for each pair tested, from
-// L2. Memory: O(N), 20 N + 12 MB at most. Worst cases: boxes for which the grid's argument fails (nms::Kind::kOdd, or the
+// L2. Memory: O(N), at most 41 N + 4.5 MB. Worst cases: boxes for which the grid's argument fails (nms::Kind::kOdd, or the
 // rule IoU >= 0) are tested against all, N^2 / 2 pairs; a threshold that lets every box of one cell live is N^2 / 2 pairs as
 // well; a chain in which each box removes the next one settles 32 boxes a round at least, N / 32 rounds.
 // Four launches a panel, their number known on the host: no synchronisation.
