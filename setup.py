@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 
+import setuptools
 from setuptools import Extension, setup
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
@@ -23,6 +24,7 @@ from build_support.switches import refuse_unsafe_math, stop, switch  # noqa: E40
 
 STABLE_ABI = "0x020b000000000000"  # torch 2.11: the oldest torch the binary runs under
 OLDEST_TORCH = (2, 11)
+OLDEST_SETUPTOOLS = 77  # an SPDX expression as the licence; the venv of Python 3.11 comes with 65
 
 
 def need(module: str):
@@ -60,6 +62,11 @@ def cuda_to_build() -> tuple[toolkit.Toolkit, list[str]] | None:
 refuse_unsafe_math(os.environ)
 torch, pybind11 = need("torch"), need("pybind11")
 need("ninja")
+if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
+    stop(
+        f"building needs setuptools {OLDEST_SETUPTOOLS} or newer, and this is {setuptools.__version__}: "
+        f"pip install 'setuptools>={OLDEST_SETUPTOOLS}'"
+    )
 if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < OLDEST_TORCH:
     stop(f"building needs torch 2.11 or newer, and this is {torch.__version__}: pip install 'torch>=2.11'")
 if not shutil.which(shlex.split(os.environ.get("CXX") or "c++")[0]):

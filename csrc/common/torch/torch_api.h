@@ -37,6 +37,11 @@
 #include "cuda_stream.h"
 #endif
 
+// What checks a call into torch's C shim has this name from torch 2.12 on.
+#if !defined(STABLE_TORCH_ERROR_CODE_CHECK)
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace ssd_cuda {
 
 using torch::headeronly::ScalarType;
