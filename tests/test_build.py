@@ -204,7 +204,8 @@ def test_old_torch_is_one_sentence(tmp_path):
 
 def test_old_setuptools_is_one_sentence(tmp_path):
     """As a new environment of Python 3.11 has it: its own words on the licence's form help nobody."""
-    code = "import sys, runpy, setuptools\nsetuptools.__version__ = '65.5.0'\nsys.argv = ['setup.py', '--name']\n"
+    code = "import sys, runpy, setuptools\nsetuptools.__version__ = '65.5.0'\n"
+    code += "sys.argv = ['setup.py', '--name']\n"
     done = run_python(code + "runpy.run_path('setup.py', run_name='__main__')\n", SSD_CUDA_CPU_ONLY="1")
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert done.stderr.strip().startswith(

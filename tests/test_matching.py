@@ -32,7 +32,8 @@ def ragged(counts, *, grid=None, dtype=torch.float32, device="cpu") -> GroundTru
         boxes = (boxes * grid).round() / grid
         boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2] + 1 / grid)
     labels = torch.ones(sum(counts), dtype=torch.int64, device=device)
-    return GroundTruth.from_list(list(boxes.split(counts)), list(labels.split(counts)))
+    gt = GroundTruth.from_list(list(boxes.split(counts)), list(labels.split(counts)))
+    return gt.to(device)  # that of no images is on the CPU
 
 
 def expect(gt: GroundTruth, priors: torch.Tensor, config: MatchConfig) -> None:

@@ -167,7 +167,7 @@ class SSD(nn.Module):
         loc, conf = self(images)
         found = ops.detect(loc, conf, self.priors, config or self.detect_config)
         if self.spec.pixels:
-            found = found._replace(boxes=found.boxes / self._pixels(found.boxes))
+            found = ops.Detections(found.boxes / self._pixels(found.boxes), *found[1:])
         return found
 
     def _pixels(self, like: Tensor) -> Tensor:

@@ -108,8 +108,9 @@ def detect(
     require("detect", loc, conf, priors, extra, clip_sizes)
     class_dim = 1 if config.layout == "bcp" else 2
     options = op_options(config, conf.shape[3 - class_dim], conf.shape[class_dim])
-    found = Detections(*torch.ops.ssd_cuda.detect(loc, conf, priors, clip_sizes, **options))
-    return found if extra is None else found._replace(extra=_carry(extra, found.prior_indices))
+    found = torch.ops.ssd_cuda.detect(loc, conf, priors, clip_sizes, **options)
+    # At once: torch.compile of torch 2.11 cannot trace NamedTuple._replace.
+    return Detections(*found, extra=None if extra is None else _carry(extra, found[3]))
 
 
 def _check(

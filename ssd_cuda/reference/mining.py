@@ -14,7 +14,10 @@ from torch import Tensor
 
 def _order(keys: Tensor) -> Tensor:
     """[B, P] -> [B, P] indices in the order of the selection."""
-    return torch.sort(keys + 0.0, dim=1, descending=True, stable=True).indices  # -0 + 0 is +0
+    keys = torch.where(
+        keys.isnan(), math.nan, keys + 0.0
+    )  # -0 + 0 is +0; CUDA sorts a NaN with a sign (inf - inf) last
+    return torch.sort(keys, dim=1, descending=True, stable=True).indices
 
 
 def top_k_per_row(keys: Tensor, k: Tensor) -> Tensor:
