@@ -63,7 +63,7 @@ def test_train_writes_and_evaluates(capsys, tmp_path):
     status, out, err = run(capsys, "train", "--out", tmp_path, "--epochs", 1, "--batch-size", 4, *SMALL)
     assert status == 0, err
     assert "epoch 1/1  loss" in out and "mAP 50-95" in out and "triangle" in out
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "loss.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "loss.png", "metrics.csv"}
 
 
 def test_train_resumes_with_the_same_options(capsys, checkpoint, voc, tmp_path):

@@ -282,4 +282,4 @@ def test_an_interrupt_saves_what_there_is_and_leaves_no_traceback(tmp_path):
     state = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
     assert state["step"] >= 1 and len(state["history"]) == state["step"]
     assert Image.open(tmp_path / "run/loss.png").size[0] > 100
-    assert sorted(os.listdir(tmp_path / "run")) == ["checkpoint.pt", "loss.png"]
+    assert sorted(os.listdir(tmp_path / "run")) == ["checkpoint.pt", "loss.png", "metrics.csv"]

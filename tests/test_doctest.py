@@ -20,6 +20,11 @@ MODULES = (
     *(f"ssd_cuda.{name}" for name in ("ops", "nn", "models", "data", "compat")),
     *(f"ssd_cuda.compat.{name}" for name in CODEBASES),
     *(f"ssd_cuda.engine.{name}" for name in ("recipe", "train", "evaluate", "metrics", "checkpoint", "draw")),
+    *(
+        f"ssd_cuda.engine.{name}"
+        for name in ("finetune", "optimizer", "processes", "progress", "step", "validation")
+    ),
+    "ssd_cuda.recipes",
 )
 # What the examples may use without saying so; docs/api.md names the same.
 NAMES = {"torch": torch, "ssd_cuda": ssd_cuda, "ops": ops, "nn": nn, "models": models, "data": data}
@@ -27,6 +32,7 @@ NAMES = {"torch": torch, "ssd_cuda": ssd_cuda, "ops": ops, "nn": nn, "models": m
 NO_EXAMPLE = {"CachedDataset", "CocoDataset", "DataError", "DetectionDataset", "TransformedDataset"}
 NO_EXAMPLE |= {"VocDataset", "read_image", "Detections", "MultiBoxLosses", "TopK"}
 NO_EXAMPLE |= {"CheckpointError", "load_checkpoint", "load_model", "save_checkpoint", "train"}
+NO_EXAMPLE |= {"TrainStep", "read_pretrained"}
 NO_EXAMPLE |= {"save_grid", "save_loss_curve", "save_picture"}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

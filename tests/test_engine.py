@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(shapes, spec, monkeypatch, tmp_
 
     def loss(self, images, gt):
         zero = sum(p.sum() for p in self.parameters()) * 0
-        return Losses(zero, zero + math.nan, 1)
+        return Losses(zero, zero + math.nan, torch.tensor(1))
 
     monkeypatch.setattr(models.SSD, "loss", loss)
     with pytest.raises(FloatingPointError, match=r"finite, got \[.*nan\] at step 0 \(epoch 1\); lower lr"):

@@ -160,10 +160,36 @@ def test_augmentation_repeats_by_seed():
 
 
 def test_presets_are_checked():
-    with pytest.raises(ValueError, match=r"preset must be one of 'none', 'flip', .*'ssd', got 'mosaic'"):
+    with pytest.raises(ValueError, match=r"preset must be one of 'none', 'flip', .*'nvidia', got 'mosaic'"):
         make_transform("mosaic", (10, 10))
-    with pytest.raises(ValueError, match="size must be given for the preset 'ssd'"):
-        make_transform("ssd", None)
+    for preset in ("ssd", "ssdlite", "nvidia"):
+        with pytest.raises(ValueError, match=f"size must be given for the preset '{preset}'"):
+            make_transform(preset, None)
+
+
+@pytest.mark.parametrize(
+    ("preset", "parts"),
+    [
+        (
+            "ssd",
+            ["RandomZoomOut", "RandomIoUCrop", "Resize", "RandomPhotometricDistort", "RandomHorizontalFlip"],
+        ),
+        ("ssdlite", ["RandomIoUCrop", "Resize", "RandomHorizontalFlip"]),
+        ("nvidia", ["RandomIoUCrop", "Resize", "ColorJitter", "RandomHorizontalFlip"]),
+    ],
+)
+def test_the_augmentation_of_a_recipe_is_whole(preset, parts):
+    """In order; and the numbers of the paper: enlarged up to 4 in half of the images, crops of .3 on."""
+    steps = {type(step).__name__: step for step in make_transform(preset, (40, 60)).transforms}
+    assert list(steps)[: len(parts)] == parts
+    crop = steps["RandomIoUCrop"]
+    assert (crop.min_scale, crop.max_scale, crop.min_aspect_ratio, crop.max_aspect_ratio) == (0.3, 1, 0.5, 2)
+    assert set(crop.options) >= {0.1, 0.3, 0.5, 0.7, 0.9, 1.0}
+    if preset == "ssd":
+        zoom, colour = steps["RandomZoomOut"], steps["RandomPhotometricDistort"]
+        assert (zoom.p, tuple(zoom.side_range)) == (0.5, (1, 4))
+        assert (tuple(colour.brightness), colour.p) == ((0.875, 1.125), 0.5)  # 32 of 255
+        assert tuple(colour.contrast) == tuple(colour.saturation) == (0.5, 1.5)
 
 
 def test_the_cache_holds_what_reading_gives(voc):

@@ -44,10 +44,16 @@ def data_options() -> argparse.ArgumentParser:
     return parser
 
 
-def run_options() -> argparse.ArgumentParser:
-    """Where and how to run a model: of train, eval and detect."""
+def device_options() -> argparse.ArgumentParser:
+    """Where to run a model."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is a card)")
+    return parser
+
+
+def run_options() -> argparse.ArgumentParser:
+    """Where and how to run a model: of eval and detect."""
+    parser = argparse.ArgumentParser(add_help=False, parents=[device_options()])
     parser.add_argument("--batch-size", type=int, default=8, help="images at a time (default: %(default)s)")
     parser.add_argument(
         "--workers", type=int, default=1, help="data loading processes (default: %(default)s)"
@@ -77,6 +83,8 @@ def pick_device(name: str | None) -> torch.device:
 def check_counts(options: argparse.Namespace) -> None:
     for name, low, high in (("batch_size", 1, 10**6), ("workers", 0, 1024)):
         value = getattr(options, name)
+        if value is None:  # that of the recipe
+            continue
         if value < low:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {low}, got {value}")
         if value > high:

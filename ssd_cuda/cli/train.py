@@ -4,90 +4,112 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import fields
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .._names import name_list
 from ..engine.console import StopOnInterrupt, say
 from ..engine.outputs import check_folder
+from . import train_options
 from .evaluate import print_scores
 from .options import UsageError, ap_rule, check_counts, open_data, pick_device, progress_bar
 
 if TYPE_CHECKING:
+    from ..data import BatchLoader, DetectionDataset
     from ..engine.checkpoint import ModelSpec
+    from ..engine.finetune import Pretrained
+    from ..engine.processes import Processes
+    from ..engine.recipe import TrainConfig
     from ..engine.train import Trainer
+    from ..engine.validation import Validation
 
-HELP = "train a detector; --resume goes on"
-PARENTS = ("data_options", "run_options")
+HELP = "train a detector; --weights starts from others, --resume goes on"
+PARENTS = ("data_options", "device_options")
 _STRIDE = 64  # of the last map of ssd_small; the others take one size only
 _BYTES_A_PIXEL = 60  # an image and what the first stage makes of it, in float32: less than any step takes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="runs/train", help="folder to write to (default: %(default)s)")
-    parser.add_argument(
-        "--model", default="ssd_small", help="ssd_small (default), ssd300_vgg16, ssd512_vgg16"
-    )
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="image size (default: the model's, or 240 320)",
-    )
-    parser.add_argument("--epochs", type=int, default=12, help="default: %(default)s")
-    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
-    parser.add_argument(
-        "--augment", default="flip", choices=("none", "flip", "flips", "ssd"), help="default: %(default)s"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument(
-        "--min-negatives",
-        type=int,
-        default=0,
-        help="priors that an image without objects trains as background (default: %(default)s)",
-    )
-    parser.add_argument("--test-split", help="evaluated at the end (default: what the folder names as one)")
-    parser.add_argument("--no-eval", action="store_true", help="do not evaluate at the end")
-    parser.add_argument("--resume", metavar="CHECKPOINT", help="go on from there, with the same options")
+    train_options.add_arguments(parser)
+    add = parser.add_argument_group("what it shows").add_argument
+    add("--test-split", help="evaluated at the end (default: what the folder names as one)")
+    add("--no-eval", action="store_true", help="do not evaluate at the end")
+    add("--eval-every", type=int, metavar="N", help="evaluate every N epochs too, and keep best.pt")
+    add("--patience", type=int, metavar="N", help="end after N such evaluations without a better AP50")
+    add("--tensorboard", action="store_true", help="write for TensorBoard, in OUT/tensorboard")
 
 
 def run(options: argparse.Namespace) -> None:
-    from .. import data
-    from ..data.loading import warn_if_empty
-    from ..engine.checkpoint import ModelSpec, load_checkpoint
-    from ..engine.train import TrainConfig, train
+    from ..engine.processes import join_processes
 
     check_counts(options)
-    device = pick_device(options.device)
-    size = _image_size(options, device)
-    config = TrainConfig(
-        **{field.name: getattr(options, field.name) for field in fields(TrainConfig) if field.name in options}
-    )
+    device = _own_device(pick_device(options.device))
+    chosen = train_options.choose(options)
+    size = _image_size(options, chosen, device)
+    _check_start(options)
+    with join_processes(device, options.timeout) as processes:
+        _train(options, chosen.model, size, chosen.config, device, processes)
+
+
+def _own_device(device: torch.device) -> torch.device:
+    """Of several processes on a machine, each has the card of its number."""
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    return device
+
+
+def _check_start(options: argparse.Namespace) -> None:
+    from ..engine.checkpoint import load_checkpoint
+
+    if options.resume and options.weights:
+        raise UsageError("--weights starts a run and --resume goes on with one: give one of them")
+    if options.extend and not options.resume:
+        raise UsageError("--extend is for --resume, got none")
+    if options.patience is not None and options.eval_every is None:
+        raise UsageError("--patience counts the evaluations of --eval-every, got none")
+    for name in ("eval_every", "patience"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     check_folder("--out", Path(options.out))
     if options.resume:  # looked at before the images are read
         load_checkpoint(options.resume)
+
+
+def _train(
+    options: argparse.Namespace,
+    name: str,
+    size: tuple[int, int],
+    config: TrainConfig,
+    device: torch.device,
+    processes: Processes,
+) -> None:
+    from .. import data
+    from ..data.loading import warn_if_empty
+    from ..engine.checkpoint import ModelSpec
+    from ..engine.finetune import read_pretrained
+    from ..engine.progress import RunLog
+    from ..engine.step import Speed
+    from ..engine.train import train
+
+    tell: Callable[..., Any] = say if processes.is_first else lambda *_: None
+    pretrained = read_pretrained(options.weights) if options.weights else None
     split = options.split or data.data_splits(options.data)[0]
     dataset = open_data(options, split)
     warn_if_empty(dataset, f"the split {split!r} of {options.data}")
-    spec = ModelSpec(options.model, tuple(dataset.classes), size)
-    _check_batch(options, len(dataset), size)
-    progress = progress_bar()
-    batches = data.BatchLoader(
-        data.prepare(dataset, size, config.augment, progress=progress),
-        config.batch_size,
-        train=True,
-        seed=config.seed,
-        workers=config.workers,
-        device=device,
-    )
+    spec = ModelSpec(name, tuple(dataset.classes), size)
+    _check_batch(config, name, len(dataset), size)
+    validation = _validation(options, spec, config) if options.eval_every else None
+    log = RunLog(Path(options.out), tell, validation, tensorboard=options.tensorboard and processes.is_first)
+    batches = _batches(dataset, size, config, device, processes)
     checkpoint = Path(options.out) / "checkpoint.pt"
-    say(
-        f"training {spec.name} on {device}: {len(dataset)} images of {options.data} "
-        f"({name_list(dataset.classes)})"
+    tell(
+        f"training {spec.name} on {device}{f' with {processes.count} processes' * (processes.count > 1)}: "
+        f"{len(dataset)} images of {options.data} ({name_list(dataset.classes)})"
     )
     with StopOnInterrupt() as stop:
         trainer = train(
@@ -96,26 +118,78 @@ def run(options: argparse.Namespace) -> None:
             config,
             checkpoint,
             resume=options.resume,
+            extend=options.extend,
+            initial=_initial(pretrained, spec, tell),
             device=device,
-            progress=progress,
-            on_epoch=lambda t, mean: say(f"epoch {t.epoch}/{config.epochs}  loss {mean:.3f}"),
+            processes=processes,
+            speed=Speed(options.channels_last, options.compile),
+            progress=progress_bar() if processes.is_first else None,
+            validation=validation,
+            on_epoch=log.on_epoch,
             stop=stop,
         )
     _finish(options, trainer, checkpoint, spec, stop())
 
 
-def _image_size(options: argparse.Namespace, device: torch.device) -> tuple[int, int]:
-    from ..models import MODELS
+def _batches(
+    dataset: DetectionDataset,
+    size: tuple[int, int],
+    config: TrainConfig,
+    device: torch.device,
+    processes: Processes,
+) -> BatchLoader:
+    from .. import data
+    from ..data.sampling import Share
 
-    if options.model not in MODELS:
-        raise UsageError(f"--model must be one of {', '.join(MODELS)}, got {options.model!r}")
-    height, width = options.size or MODELS[options.model][1] or (240, 320)
+    share = Share(processes.rank, processes.count, config.accumulate)
+    share.check(config.batch_size, len(dataset))  # before the images are read
+    progress = progress_bar() if processes.is_first else None
+    return data.BatchLoader(
+        data.prepare(dataset, size, config.augment, progress=progress),
+        config.batch_size,
+        train=True,
+        seed=config.seed,
+        workers=config.workers,
+        device=device,
+        share=share,
+    )
+
+
+def _initial(
+    pretrained: Pretrained | None, spec: ModelSpec, tell: Callable[..., Any]
+) -> Callable[[Any], None] | None:
+    if pretrained is None:
+        return None
+    return lambda model: tell(pretrained.load_into(model, spec.classes))
+
+
+def _validation(options: argparse.Namespace, spec: ModelSpec, config: TrainConfig) -> Validation:
+    from .. import data
+    from ..engine.validation import Validation
+
+    split = options.test_split or data.data_splits(options.data)[1]
+    return Validation(
+        open_data(options, split, spec),
+        every=options.eval_every,
+        patience=options.patience,
+        best=Path(options.out) / "best.pt",
+        batch_size=config.batch_size,
+        workers=config.workers,
+        rule=ap_rule(options),
+    )
+
+
+def _image_size(
+    options: argparse.Namespace, chosen: train_options.Chosen, device: torch.device
+) -> tuple[int, int]:
+    height, width = chosen.size or (240, 320)
     if min(height, width) < _STRIDE:
         raise UsageError(
             f"--size must be at least {_STRIDE} pixels a side, the stride of the last map, "
             f"got {height} {width}"
         )
-    needed = _BYTES_A_PIXEL * options.batch_size * height * width
+    batch = chosen.config.batch_size // chosen.config.accumulate
+    needed = _BYTES_A_PIXEL * batch * height * width
     if device.type == "cuda":
         there = torch.cuda.get_device_properties(device).total_memory
     else:
@@ -123,21 +197,22 @@ def _image_size(options: argparse.Namespace, device: torch.device) -> tuple[int,
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else needed
     if needed > there:
         raise UsageError(
-            f"--size {height} {width} with --batch-size {options.batch_size} needs more than "
+            f"--size {height} {width} with --batch-size {chosen.config.batch_size} needs more than "
             f"{needed / 1e9:.0f} GB, {device} has {there / 1e9:.0f}: lower one of them"
         )
     return height, width
 
 
-def _check_batch(options: argparse.Namespace, images: int, size: tuple[int, int]) -> None:
+def _check_batch(config: TrainConfig, name: str, images: int, size: tuple[int, int]) -> None:
     """Batch norm needs two numbers of each channel, and the last map may have a single cell."""
     from ..models.small import SmallBackbone
 
     rows, columns = SmallBackbone.map_sizes(size)[-1]
-    if options.model == "ssd_small" and min(options.batch_size, images) * rows * columns < 2:
+    batch = min(config.batch_size, images) // config.accumulate
+    if name == "ssd_small" and batch * rows * columns < 2:
         raise UsageError(
             f"--batch-size must be at least 2 where --size {size[0]} {size[1]} leaves the last map one cell, "
-            f"got {options.batch_size} and {images} image{'s' * (images != 1)}; or raise --size"
+            f"got {config.batch_size} and {images} image{'s' * (images != 1)}; or raise --size"
         )
 
 
@@ -148,19 +223,24 @@ def _finish(
     from ..engine.draw import save_loss_curve
     from ..engine.evaluate import evaluate
 
-    save_loss_curve(checkpoint.with_name("loss.png"), trainer.loss_rows())
+    if trainer.processes.is_first:
+        looks = [(row["step"], row["ap50"]) for row in trainer.scores if row["ap50"] is not None]
+        save_loss_curve(checkpoint.with_name("loss.png"), trainer.loss_rows(), evaluations=looks)
     if stopped:
         raise KeyboardInterrupt(f"wrote {checkpoint} after step {trainer.step}; --resume goes on from there")
-    say(f"wrote {checkpoint} and loss.png beside it")
+    if trainer.processes.is_first:
+        say(f"wrote {checkpoint} and loss.png beside it")
     if options.no_eval:
         return
     split = options.test_split or data.data_splits(options.data)[1]
     scores = evaluate(
         trainer.average,
         open_data(options, split, spec),
-        batch_size=options.batch_size,
-        workers=options.workers,
+        batch_size=trainer.config.batch_size,
+        workers=trainer.config.workers,
         rule=ap_rule(options),
-        progress=progress_bar(),
+        progress=progress_bar() if trainer.processes.is_first else None,
+        processes=trainer.processes,
     )
-    print_scores(scores)
+    if trainer.processes.is_first:
+        print_scores(scores)

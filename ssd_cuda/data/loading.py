@@ -20,8 +20,9 @@ from ..ops.ground_truth import GroundTruth
 from .coco import CocoDataset
 from .dataset import DetectionDataset, RecordDataset
 from .files import DataError, visible
+from .sampling import SeededDataset, Share, StepSampler
 from .shapes import ShapesDataset
-from .transforms import Transform, make_transform
+from .transforms import CROPS, Transform, make_transform
 from .voc import VocDataset, voc_splits
 
 Sample = tuple[Tensor, dict[str, Any]]
@@ -207,7 +208,7 @@ def prepare(
 ) -> Dataset:
     """``dataset`` at ``size`` with the augmentation of ``preset``, in memory where that is sensible.
 
-    With the preset ``"ssd"`` images are kept at twice ``size``, because crops enlarge a part of them.
+    With a preset that crops, images are kept at twice ``size``, because crops enlarge a part of them.
 
     Args:
         cache: None: keep it in memory if it takes at most ``cache_limit`` bytes.
@@ -219,7 +220,7 @@ def prepare(
         >>> image.shape
         torch.Size([3, 64, 64])
     """
-    kept = (2 * size[0], 2 * size[1]) if preset == "ssd" else size
+    kept = (2 * size[0], 2 * size[1]) if preset in CROPS else size
     if cache is None:
         cache = len(dataset) * 3 * kept[0] * kept[1] <= cache_limit
     if cache:
@@ -272,10 +273,20 @@ class BatchLoader:
         dataset: of :func:`prepare`, or any whose images have one size.
         batch_size: images of a batch.
         train: shuffle, and leave out the last, smaller batch (unless it is the only one).
-        seed: of the order and, with workers, of the augmentation; see :meth:`set_epoch`.
+        seed: of the order and, where ``train``, of the augmentation; see :meth:`set_epoch`.
         workers: processes that load ahead. With 0 the samples are made in this process, by as many
             threads as torch has, which costs more than it gains while another process wants the cores.
-        device: where the batches go; images travel as bytes.
+        device: where the batches go; images travel as bytes, from page-locked memory to a card.
+        share: where ``train``: of several processes or parts, what this one loads; ``batch_size`` is
+        then that
+            of all of them. None: everything.
+
+    Attributes:
+        steps: steps of a pass; with several parts, each has as many batches.
+        parts: batches of a step.
+
+    Raises:
+        ValueError: a batch size that cannot be shared evenly.
 
     Example:
         >>> dataset = data.prepare(data.open_dataset("shapes", "train", length=4), (64, 64))
@@ -292,33 +303,39 @@ class BatchLoader:
         seed: int = 0,
         workers: int = 1,
         device: torch.device | str = "cpu",
+        share: Share | None = None,
     ) -> None:
         self.seed, self.device = seed, torch.device(device)
         self._generator = torch.Generator().manual_seed(seed)
+        images = len(dataset)  # type: ignore[arg-type]
+        self.parts = share.parts if share else 1
+        self._sampler = StepSampler(images, batch_size, self._generator, seed, share or Share())
+        self.steps = self._sampler.steps if train else -(-images // batch_size)
         forks = workers > 0 and sys.platform == "linux"
+        which: dict[str, Any] = {"batch_sampler": self._sampler} if train else {"batch_size": batch_size}
         self._loader: DataLoader = DataLoader(
-            dataset,
-            batch_size,
-            shuffle=train,
-            drop_last=train and len(dataset) >= batch_size,  # type: ignore[arg-type]
+            SeededDataset(dataset) if train else dataset,
+            **which,
             num_workers=workers,
             worker_init_fn=_leave_interrupts,
             collate_fn=_collate_bytes,
             generator=self._generator,
+            pin_memory=self.device.type == "cuda",
             # A forked worker starts at once and shares the memory of a cached data set, so each pass
-            # forks anew and draws from its own seed. Elsewhere a worker has to import torch first and
-            # is kept; so are its random numbers, which then run on from pass to pass.
+            # forks anew. Elsewhere a worker has to import torch first and is kept.
             multiprocessing_context="fork" if forks else None,
             persistent_workers=workers > 0 and not forks,
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Give the next pass the order of that epoch, whatever ran before: for resumed training."""
+        """Give the next pass the order and the augmentation of that epoch, whatever ran before."""
         self._generator.manual_seed(self.seed + 1_000_003 * epoch)
+        self._sampler.epoch = epoch
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, GroundTruth]]:
         for images, gt in self._loader:
-            yield images.to(self.device).float().div_(255), gt.to(self.device)
+            images = images.to(self.device, non_blocking=True).float().div_(255)
+            yield images, gt.to(self.device, non_blocking=True)

@@ -1,13 +1,15 @@
 """Augmentation, through torchvision.transforms.v2.
 
-====== ==========================================================================================
-preset what an image goes through
-====== ==========================================================================================
-none   resize
-flip   resize, horizontal flip
-flips  resize, horizontal and vertical flip: objects without an upside, as under a microscope
-ssd    the paper's: zoom-out (half of the images), IoU crop, resize, photometric distortion, flip
-====== ==========================================================================================
+======= =========================================================================================
+preset  what an image goes through
+======= =========================================================================================
+none    resize
+flip    resize, horizontal flip
+flips   resize, horizontal and vertical flip: objects without an upside, as under a microscope
+ssd     the paper's: zoom-out (half of the images), IoU crop, resize, photometric distortion, flip
+ssdlite torchvision's of that name: IoU crop, resize, flip
+nvidia  IoU crop, resize, colour jitter, flip
+======= =========================================================================================
 
 All end by cutting boxes at the image and removing the ones of which nothing is left.
 """
@@ -23,7 +25,8 @@ from .._extras import require
 from ..config import check_choice
 
 Transform = Callable[[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
-PRESETS = ("none", "flip", "flips", "ssd")
+PRESETS = ("none", "flip", "flips", "ssd", "ssdlite", "nvidia")
+CROPS = ("ssd", "ssdlite", "nvidia")  # enlarge a part of the image
 
 # The mean colour of ImageNet's photographs, what the space around a zoomed-out image is filled with.
 _FILL = (124, 116, 104)
@@ -39,7 +42,7 @@ def make_transform(preset: str, size: tuple[int, int] | None) -> Transform:
     """The callable ``(image, target) -> (image, target)`` of a preset.
 
     Args:
-        preset: ``"none"``, ``"flip"``, ``"flips"`` or ``"ssd"``.
+        preset: a row of the table above.
         size: (height, width) to resize to, in pixels, without keeping the aspect ratio, as SSD does;
             None leaves the size alone (images that are resized already).
 
@@ -53,16 +56,21 @@ def make_transform(preset: str, size: tuple[int, int] | None) -> Transform:
     check_choice("preset", preset, PRESETS)
     v2 = require("torchvision.transforms.v2", "augmentation")
     steps: list[Any] = []
+    # Geometry first, so that the costly photometric steps see the small image.
     if preset == "ssd":
-        # Geometry first, so that the costly photometric steps see the small image.
         steps.append(v2.RandomZoomOut(fill=_FILL, side_range=(1.0, 4.0), p=0.5))
+    if preset in CROPS:
         steps.append(v2.RandomIoUCrop())
-    if size is not None or preset == "ssd":
+    if size is not None or preset in CROPS:
         if size is None:
-            raise ValueError("size must be given for the preset 'ssd', whose crops differ in size, got None")
+            raise ValueError(
+                f"size must be given for the preset {preset!r}, whose crops differ in size, got None"
+            )
         steps.append(v2.Resize(list(size), antialias=True))
     if preset == "ssd":
         steps.append(v2.RandomPhotometricDistort(p=0.5))
+    if preset == "nvidia":
+        steps.append(v2.ColorJitter(brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05))
     if preset != "none":
         steps.append(v2.RandomHorizontalFlip())
     if preset == "flips":

@@ -8,23 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .recipe import TrainConfig, parameter_groups
+from .optimizer import make_optimizer
+from .recipe import TrainConfig
+
+if TYPE_CHECKING:
+    from ..models import SSD
 
 __all__ = ["CheckpointError", "check_state"]
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+# what each optimizer keeps of a weight, and the options of a group that must be those of the recipe
+_MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
+_OPTIONS = {
+    "adamw": ("params", "betas", "eps", "weight_decay", "amsgrad", "maximize"),
+    "sgd": ("params", "momentum", "dampening", "nesterov", "weight_decay", "maximize"),
+}
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing or unusable; the message is one sentence that names it."""
 
 
-def check_state(where: str, state: Mapping[str, Any], model: nn.Module) -> TrainConfig:
+def check_state(where: str, state: Mapping[str, Any], model: SSD) -> TrainConfig:
     """Raise unless ``state`` is what a run of ``model`` leaves behind.
 
     Args:
@@ -62,8 +71,9 @@ def _check_config(where: str, found: Any) -> TrainConfig:
 
 def _check_progress(where: str, state: Mapping[str, Any], config: TrainConfig) -> None:
     epoch, step, history = state["epoch"], state["step"], state["history"]
-    if not _is_count(epoch) or epoch > config.epochs:
-        raise _refuse(where, "'epoch'", f"a count of at most {config.epochs} epochs", repr(epoch))
+    most = config.epochs if config.steps is None else config.steps
+    if not _is_count(epoch) or epoch > most:
+        raise _refuse(where, "'epoch'", f"a count of at most {most} epochs", repr(epoch))
     if not _is_count(step) or step < epoch:
         raise _refuse(where, "'step'", f"a count of at least {epoch} steps", repr(step))
     if "steps_per_epoch" in state:
@@ -78,6 +88,41 @@ def _check_progress(where: str, state: Mapping[str, Any], config: TrainConfig) -
         pair = isinstance(row, (list, tuple)) and len(row) == 2
         if not pair or not all(isinstance(v, float) and math.isfinite(v) for v in row):
             raise _refuse(where, "'history'", "two finite losses a step", repr(row))
+    _check_scores(where, state.get("scores", []), epoch, step)
+    _check_scaler(where, state.get("scaler"), config)
+
+
+def _check_scores(where: str, found: Any, epoch: int, step: int) -> None:
+    keys = {"epoch", "step", "localization", "classification", "ap50", "map"}
+    if not isinstance(found, list):
+        raise _refuse(where, "'scores'", "a list of evaluations", type(found).__name__)
+    for row in found:
+        if not isinstance(row, dict) or set(row) != keys:
+            raise _refuse(where, "'scores'", f"rows of {', '.join(sorted(keys))}", repr(row))
+        if (
+            not all(_is_count(row[key]) for key in ("epoch", "step"))
+            or row["epoch"] > epoch
+            or row["step"] > step
+        ):
+            raise _refuse(where, "'scores'", f"epochs and steps of the {step} that were done", repr(row))
+        for key in ("localization", "classification", "ap50", "map"):
+            known = isinstance(row[key], float) and math.isfinite(row[key])
+            if not known and (row[key] is not None or key[0] in "lc"):
+                raise _refuse(where, "'scores'", "finite numbers", repr(row))
+
+
+def _check_scaler(where: str, found: Any, config: TrainConfig) -> None:
+    """What GradScaler keeps; its factors are torch's own."""
+    if found is None:
+        return
+    if config.amp != "fp16" or not isinstance(found, dict):
+        raise _refuse(where, "'scaler'", "the scale of a run in fp16", repr(found))
+    own = torch.amp.GradScaler("cpu").state_dict()
+    for key, value in own.items():
+        number = found.get(key)
+        right = type(number) is type(value) and math.isfinite(number or 0) and (number or 0) >= 0
+        if set(found) != set(own) or not right or (key.endswith(("factor", "interval")) and number != value):
+            raise _refuse(where, "'scaler'", f"the parts of a GradScaler, such as {key} {value}", repr(found))
 
 
 def _is_count(value: Any) -> bool:
@@ -111,26 +156,27 @@ def _check_like(where: str, part: str, found: Any, own: Tensor) -> None:
         raise _refuse(where, part, "finite numbers", "one that is not")
 
 
-def _check_optimizer(where: str, found: Any, model: nn.Module, config: TrainConfig, step: int) -> None:
+def _check_optimizer(where: str, found: Any, model: SSD, config: TrainConfig, step: int) -> None:
     part = "'optimizer'"
     groups, state = (found.get(key) if isinstance(found, dict) else None for key in ("param_groups", "state"))
     if not isinstance(groups, list) or not isinstance(state, dict):
         raise _refuse(where, part, "a state and its param_groups", type(found).__name__)
-    own = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, fused=True)
+    own = make_optimizer(model, config)
     wanted = own.state_dict()["param_groups"]
     if len(groups) != len(wanted) or not all(isinstance(group, dict) for group in groups):
         raise _refuse(where, part, f"{len(wanted)} param_groups", len(groups))
     for group, ours in zip(groups, wanted, strict=True):
-        for key in ("params", "betas", "eps", "weight_decay", "amsgrad", "maximize"):
+        for key in _OPTIONS[config.optimizer]:
             if not _same(group.get(key), ours[key]):
                 raise _refuse(where, part, f"{key} {ours[key]}", repr(group.get(key)))
     parameters = [p for group in own.param_groups for p in group["params"]]
-    if set(state) != (set(range(len(parameters))) if step else set()):
+    kept = step > 0 if config.optimizer == "adamw" else config.momentum > 0
+    if set(state) != (set(range(len(parameters))) if kept else set()):
         raise _refuse(
             where, part, f"a state for each of {len(parameters)} weights after {step} steps", len(state)
         )
     for index, entry in state.items():
-        _check_moments(where, f"{part} of weight {index}", entry, parameters[index], step)
+        _check_moments(where, f"{part} of weight {index}", entry, parameters[index], config, step)
 
 
 def _same(found: Any, own: Any) -> bool:
@@ -141,14 +187,21 @@ def _same(found: Any, own: Any) -> bool:
     return type(found) in (type(own), *((int,) if isinstance(own, float) else ())) and bool(found == own)
 
 
-def _check_moments(where: str, part: str, entry: Any, parameter: Tensor, step: int) -> None:
-    if not isinstance(entry, dict) or set(entry) != {"step", *_MOMENTS}:
+def _check_moments(
+    where: str, part: str, entry: Any, parameter: Tensor, config: TrainConfig, step: int
+) -> None:
+    moments = _MOMENTS[config.optimizer]
+    counts = ("step",) if config.optimizer == "adamw" else ()
+    if not isinstance(entry, dict) or set(entry) != {*counts, *moments}:
         found = sorted(map(str, entry)) if isinstance(entry, dict) else type(entry).__name__
-        raise _refuse(where, part, f"step, {', '.join(_MOMENTS)}", found)
-    _check_like(where, part, entry["step"], torch.zeros((), dtype=torch.float32))
-    if entry["step"].item() != min(step, 1 << 24):  # where a float32 counts no further
-        raise _refuse(where, part, f"{step} steps", entry["step"].item())
-    for name in _MOMENTS:
+        raise _refuse(where, part, ", ".join(counts + moments), found)
+    for name in counts:
+        _check_like(where, part, entry[name], torch.zeros((), dtype=torch.float32))
+        done, most = entry[name].item(), min(step, 1 << 24)  # where a float32 counts no further
+        # GradScaler skips steps whose gradients were too large for fp16.
+        if done != most and not (config.amp == "fp16" and done >= 0 and done < most):
+            raise _refuse(where, part, f"{step} steps", done)
+    for name in moments:
         _check_like(where, f"{part}, {name}", entry[name], parameter)
-    if (entry["exp_avg_sq"] < 0).any():
-        raise _refuse(where, f"{part}, exp_avg_sq", "no negative number", entry["exp_avg_sq"].min().item())
+        if name == "exp_avg_sq" and (entry[name] < 0).any():
+            raise _refuse(where, f"{part}, {name}", "no negative number", entry[name].min().item())

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from .._names import name_list
 from ..config import DetectConfig
 from ..data import BatchLoader, DetectionDataset, prepare
 from .metrics import Rule, coco_map, voc_ap
+from .processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from ..models import SSD
+    from ..ops import GroundTruth
 
 __all__ = ["evaluate", "predict", "to_pixels"]
 
@@ -41,6 +44,7 @@ def predict(
     config: DetectConfig | None = None,
     workers: int = 1,
     progress: Callable[..., Any] | None = None,
+    processes: Processes = ALONE,
 ) -> list[dict[str, Tensor]]:
     """Detections per image: ``boxes`` [n, 4] in pixels of the stored image, ``scores`` [n], ``labels`` [n].
 
@@ -51,6 +55,7 @@ def predict(
         config: rule of the post-process; None: the model's.
         workers: data loading processes.
         progress: ``tqdm`` or the like, or None.
+        processes: that share the images; each calls this function and gets all detections.
 
     Example:
         >>> model = models.ssd_small(num_classes=6, image_size=(64, 64)).eval()
@@ -58,15 +63,52 @@ def predict(
         >>> len(found), sorted(found[0])
         (2, ['boxes', 'labels', 'scores'])
     """
-    resized = prepare(dataset, model.image_size, cache=False)
+    return _run(model, dataset, batch_size, config, workers, progress, processes, losses=False)[0]
+
+
+def _run(
+    model: SSD,
+    dataset: DetectionDataset,
+    batch_size: int,
+    config: DetectConfig | None,
+    workers: int,
+    progress: Callable[..., Any] | None,
+    processes: Processes,
+    *,
+    losses: bool,
+) -> tuple[list[dict[str, Tensor]], list[float]]:
+    """Detections of every image, and the (localization, classification) loss of all of them together."""
+    mine = range(processes.rank, len(dataset), processes.count)
+    resized = Subset(prepare(dataset, model.image_size, cache=False), mine)
     batches: Any = BatchLoader(resized, batch_size, train=False, workers=workers, device=model.priors.device)
     if progress is not None:
         batches = progress(batches, desc="detect", leave=False)
     found: list[dict[str, Tensor]] = []
-    for images, _ in batches:
-        for detections in model.detect(images, config).to_list():
-            found.append(to_pixels(detections, dataset.target(len(found))["size"]))
-    return found
+    sums = torch.zeros(3, dtype=torch.float64, device=model.priors.device)
+    for images, gt in batches:
+        if losses:
+            with torch.no_grad():
+                loc, conf = model(images)
+                sums += _loss_sums(model, loc, conf, gt)
+            detected = model.detections_of(loc, conf, config)
+        else:
+            detected = model.detect(images, config)
+        for detections in detected.to_list():
+            found.append(to_pixels(detections, dataset.target(mine[len(found)])["size"]))
+    shares = processes.gather(found)
+    merged = [shares[i % processes.count][i // processes.count] for i in range(len(dataset))]
+    localization, classification, divisor = processes.sum(sums).tolist()
+    return merged, [localization / max(1.0, divisor), classification / max(1.0, divisor)]
+
+
+def _loss_sums(model: SSD, loc: Tensor, conf: Tensor, gt: GroundTruth) -> Tensor:
+    """[3]: both losses before they are divided, and the divisor: positives, or images where those divide."""
+    losses = model.loss_of(loc, conf, gt)
+    count = losses.num_positives.double()
+    if model.loss_config.normalizer != "batch":
+        count = torch.full_like(count, gt.batch_size)
+    mass = count.clamp(min=1)
+    return torch.stack([losses.localization.double() * mass, losses.classification.double() * mass, count])
 
 
 def evaluate(
@@ -77,11 +119,14 @@ def evaluate(
     workers: int = 1,
     rule: Rule = "area",
     progress: Callable[..., Any] | None = None,
+    processes: Processes = ALONE,
+    losses: bool = False,
 ) -> dict[str, Any]:
     """``ap50`` (VOC), ``map`` (COCO), and all numbers behind them.
 
     Args:
         rule: see :func:`~ssd_cuda.engine.metrics.voc_ap`; the others as for :func:`predict`.
+        losses: also give ``loss``, the (localization, classification) loss over all images together.
 
     Returns:
         ``ap50``, ``map``; ``voc`` and ``coco``: the results of :func:`~ssd_cuda.engine.metrics.voc_ap` and
@@ -100,8 +145,9 @@ def evaluate(
             f"the data set must have the {model.num_classes - 1} classes of the model, "
             f"got {len(dataset.classes)}: {name_list(dataset.classes)}"
         )
-    predictions = predict(model, dataset, batch_size=batch_size, workers=workers, progress=progress)
+    predictions, loss = _run(model, dataset, batch_size, None, workers, progress, processes, losses=losses)
     targets = [dataset.target(index) for index in range(len(dataset))]
     voc = voc_ap(predictions, targets, dataset.classes, rule=rule)
     coco = coco_map(predictions, targets, dataset.classes)
-    return {"ap50": voc["map"], "map": coco["map"], "voc": voc, "coco": coco, "predictions": predictions}
+    scores = {"ap50": voc["map"], "map": coco["map"], "voc": voc, "coco": coco, "predictions": predictions}
+    return {**scores, "loss": loss} if losses else scores

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .checkpoint import CheckpointError, ModelSpec, load_checkpoint, save_checkpoint
+from .checkpoint import ModelSpec, save_checkpoint
 from .checkpoint_check import check_state
-from .recipe import TrainConfig, learning_rate, parameter_groups
+from .optimizer import set_rate
+from .processes import ALONE, Processes
+from .progress import warn_if_idle
+from .recipe import TrainConfig, learning_rate, total_steps
+from .resume import resume_from
+from .step import Batch, Speed, TrainStep
+from .validation import Validation
 
 if TYPE_CHECKING:
     from ..data import BatchLoader
     from ..models import SSD
-    from ..ops import GroundTruth
 
 __all__ = ["TrainConfig", "Trainer", "learning_rate", "train"]
 
-Batch = tuple[Tensor, "GroundTruth"]
 Report = Callable[[int, dict[str, float]], None]
 
 
@@ -34,13 +39,20 @@ class Trainer:
     Args:
         model: on the device to train on.
         config: the recipe.
-        steps_per_epoch: batches of an epoch; the schedule ends after ``epochs * steps_per_epoch`` steps.
+        steps_per_epoch: steps of an epoch; the schedule ends after ``config.epochs`` of them, or after
+            ``config.steps`` steps.
+        processes: that share the steps.
+        speed: how the network is run.
 
     Attributes:
         average: the averaged model, in ``eval()`` mode.
         epoch: epochs that are done.
         step: steps that are done.
         history: one ``[localization, classification]`` per step.
+        scores: one row per look of a :class:`~ssd_cuda.engine.validation.Validation`.
+        positives, pass_steps, pass_seconds, last_batch: of the last pass the matched priors, its steps,
+        how long
+            it took, and its last images.
 
     Example:
         >>> model = models.ssd_small(num_classes=6, image_size=(64, 64))
@@ -51,17 +63,32 @@ class Trainer:
         (1, 2, 2)
     """
 
-    def __init__(self, model: SSD, config: TrainConfig, steps_per_epoch: int) -> None:
-        mining = replace(model.loss_config.mining, min_negatives=config.min_negatives)
-        model.loss_config = replace(model.loss_config, mining=mining)
-        self.model, self.config = model, config
-        self.steps_per_epoch, self.total_steps = steps_per_epoch, config.epochs * steps_per_epoch
-        self.average: SSD = copy.deepcopy(model).eval().requires_grad_(False)
-        # fused: one pass over the weights instead of a dozen operators for each of them
-        groups = parameter_groups(model, config.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
-        self.epoch = self.step = 0
+    def __init__(
+        self,
+        model: SSD,
+        config: TrainConfig,
+        steps_per_epoch: int,
+        *,
+        processes: Processes = ALONE,
+        speed: Speed | None = None,
+    ) -> None:
+        self.model, self.config, self.processes = model, config, processes
+        self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps(config, steps_per_epoch)
+        # Before the step changes modules for its own ends: compiled ones, norms over all processes.
+        average = copy.deepcopy(model)
+        self.trained = TrainStep(model, config, processes, speed)
+        average.loss_config = model.loss_config
+        self.average: SSD = average.eval().requires_grad_(False)
+        self.optimizer = self.trained.optimizer
+        self.epoch = self.step = self.positives = self.pass_steps = 0
+        self.pass_seconds = 0.0
+        self.last_batch: Batch
         self.history: list[list[float]] = []
+        self.scores: list[dict[str, Any]] = []
+
+    @property
+    def is_done(self) -> bool:
+        return self.step >= self.total_steps
 
     def run_epoch(
         self,
@@ -74,54 +101,54 @@ class Trainer:
         """One pass; returns the mean loss. The losses are read from the device once, at the end.
 
         Args:
-            batches: ``(images, GroundTruth)``.
+            batches: ``(images, GroundTruth)``, ``config.accumulate`` a step.
             report: called every ten steps with the step and the losses, for a progress bar.
             stop: asked after every step; true ends the pass there, and the epoch is not counted.
-            skip: batches that were trained on before the pass was ended by ``stop``.
+            skip: steps that were taken before the pass was ended by ``stop``.
 
         Raises:
             FloatingPointError: the loss is not finite.
         """
         self.model.train()
-        device = self.model.priors.device
         losses: list[Tensor] = []
         ended = False
-        for images, gt in islice(batches, skip, None):
-            rate = learning_rate(self.step, self.total_steps, self.config)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            losses.append(self._step(images.to(device, non_blocking=True), gt.to(device, non_blocking=True)))
+        start = time.perf_counter()
+        for parts in _groups(islice(batches, skip * self.config.accumulate, None), self.config.accumulate):
+            rate = learning_rate(self.step, self.total_steps, self.config, self.steps_per_epoch)
+            set_rate(self.optimizer, rate)
+            losses.append(self.trained(parts))
+            self.last_batch = parts[-1]
+            self._update_average()
             self.step += 1
             if report is not None and self.step % 10 == 0:
-                localization, classification = losses[-1].tolist()
+                localization, classification, _ = losses[-1].tolist()
                 report(self.step, {"loc": localization, "cls": classification, "lr": rate})
-            if stop is not None and stop():
+            asked = stop is not None and self._any_asked(stop)
+            if asked or self.is_done:
                 ended = skip + len(losses) < self.steps_per_epoch
                 break
         rows = torch.stack(losses).tolist() if losses else []
         self._check_finite(rows)
-        self.history += rows
+        self.pass_steps, self.pass_seconds = len(rows), time.perf_counter() - start
+        self.positives = int(sum(row[2] for row in rows))
+        self.history += [row[:2] for row in rows]
         self.epoch += not ended
         done = self.history[len(self.history) - len(rows) - skip :]
         return sum(map(sum, done)) / max(len(done), 1)
+
+    def _any_asked(self, stop: Callable[[], bool]) -> bool:
+        """Whether a process was asked to stop; asking the others waits for the card, so not every time."""
+        device = self.model.priors.device
+        due = self.processes.count == 1 or device.type == "cpu" or self.step % 10 == 0
+        return due and self.processes.any(stop(), device)
 
     def _check_finite(self, rows: list[list[float]]) -> None:
         bad = [i for i, row in enumerate(rows) if not all(math.isfinite(v) for v in row)]
         if bad:
             raise FloatingPointError(
-                f"the loss must stay finite, got {rows[bad[0]]} at step {len(self.history) + bad[0]} "
+                f"the loss must stay finite, got {rows[bad[0]][:2]} at step {len(self.history) + bad[0]} "
                 f"(epoch {self.epoch + 1}); lower lr={self.config.lr}"
             )
-
-    def _step(self, images: Tensor, gt: GroundTruth) -> Tensor:
-        """[2] localization, classification, detached."""
-        losses = self.model.loss(images, gt)
-        self.optimizer.zero_grad(set_to_none=True)
-        (losses.localization + losses.classification).backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        self._update_average()
-        return torch.stack([losses.localization.detach(), losses.classification.detach()])
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -139,11 +166,12 @@ class Trainer:
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.trained.state(),
             "epoch": self.epoch,
             "step": self.step,
             "steps_per_epoch": self.steps_per_epoch,
             "history": self.history,
+            "scores": self.scores,
             "config": asdict(self.config),
         }
 
@@ -164,8 +192,11 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self._load_moments(state["optimizer"]["state"])
+        if self.trained.scaler.is_enabled() and "scaler" in state:
+            self.trained.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.history = [list(row) for row in state["history"]]
+        self.scores = [dict(row) for row in state.get("scores", [])]
 
     def _load_moments(self, saved: dict[int, dict[str, Tensor]]) -> None:
         """Copies in the memory layout of the weights, which the fused optimizer takes for granted."""
@@ -181,6 +212,12 @@ class Trainer:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
+def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    batches = iter(batches)
+    while group := list(islice(batches, size)):
+        yield group
+
+
 def train(
     loader: BatchLoader,
     spec: ModelSpec,
@@ -188,9 +225,14 @@ def train(
     checkpoint: str | Path,
     *,
     resume: str | Path | None = None,
+    extend: bool = False,
+    initial: Callable[[SSD], Any] | None = None,
     device: torch.device | str = "cpu",
+    processes: Processes = ALONE,
+    speed: Speed | None = None,
     progress: Callable[..., Any] | None = None,
-    on_epoch: Callable[[Trainer, float], None] | None = None,
+    validation: Validation | None = None,
+    on_epoch: Callable[[Trainer, float], bool | None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Trainer:
     """Train ``spec`` on the batches of ``loader``, writing ``checkpoint`` after every epoch.
@@ -201,57 +243,71 @@ def train(
         config: the recipe.
         checkpoint: the file to write.
         resume: a checkpoint to go on from; spec and config must be the ones it was made with.
+        extend: of ``resume``: the recipe may be another one in how long it goes on, at which rate and in
+        which
+            precision.
+        initial: called with the new model, to put other weights into it.
         device: to train on.
+        processes: that share the steps; each calls this function, the first one writes.
+        speed: how the network is run.
         progress: ``tqdm`` or the like, or None.
-        on_epoch: called after every epoch with the trainer and the mean loss.
+        validation: looks at the model after an epoch, or None.
+        on_epoch: called after every epoch, whose checkpoint is written, with the trainer and the mean
+        loss; true
+            ends the run there.
         stop: asked after every step; true ends the run there, with its checkpoint written. Resumed, such a
             run goes through the same batches as one that was not ended.
 
     Raises:
         CheckpointError: ``resume`` is no checkpoint, or one of another model, recipe or number of images.
         FloatingPointError: the loss is not finite.
+        ValueError: a recipe that does not fit the model, the loader or the device.
     """
     torch.manual_seed(config.seed)
-    trainer = Trainer(spec.build().to(device), config, len(loader))
+    model = spec.build()
+    if initial is not None:
+        initial(model)
+    _check_loader(loader, config)
+    trainer = Trainer(model.to(device), config, loader.steps, processes=processes, speed=speed)
+
+    def save(path: str | Path = checkpoint) -> None:
+        if processes.is_first:
+            save_checkpoint(path, spec, trainer.state())
+
     if resume is not None:
-        _resume(trainer, spec, resume, device)
-        if trainer.epoch >= config.epochs and not _is_same_file(resume, checkpoint):
-            save_checkpoint(checkpoint, spec, trainer.state())  # a finished run, into a new folder
-    while trainer.epoch < config.epochs:
+        resume_from(trainer, spec, resume, device, extend=extend)
+        if trainer.is_done and not _is_same_file(resume, checkpoint):
+            save()  # a finished run, into a new folder
+    warned = False
+    while not trainer.is_done:
         # An epoch depends on the seed and its number only, whatever this process did before.
         torch.manual_seed(1_000_003 * config.seed + trainer.epoch + 1)
         loader.set_epoch(trainer.epoch)
-        bar, report = _bar(loader, progress, f"epoch {trainer.epoch + 1}/{config.epochs}")
+        total = -(-trainer.total_steps // trainer.steps_per_epoch)
+        bar, report = _bar(loader, progress, f"epoch {trainer.epoch + 1}/{total}")
         epoch, skip = trainer.epoch, trainer.step - trainer.epoch * trainer.steps_per_epoch
         mean = trainer.run_epoch(bar, report, stop=stop, skip=skip)
-        save_checkpoint(checkpoint, spec, trainer.state())
-        if trainer.epoch > epoch and on_epoch is not None:
-            on_epoch(trainer, mean)
-        if stop is not None and stop():
-            return trainer
+        whole = trainer.epoch > epoch or trainer.is_done
+        warned = warned or warn_if_idle(trainer)
+        best = whole and validation is not None and validation.look(trainer)
+        save()
+        if best and validation is not None and validation.best is not None:
+            save(validation.best)
+        enough = whole and on_epoch is not None and on_epoch(trainer, mean)
+        if enough or (stop is not None and processes.any(stop(), trainer.model.priors.device)):
+            break
     return trainer
+
+
+def _check_loader(loader: BatchLoader, config: TrainConfig) -> None:
+    if loader.parts != config.accumulate:
+        raise ValueError(
+            f"loader must give accumulate = {config.accumulate} batches a step, got {loader.parts}"
+        )
 
 
 def _is_same_file(one: str | Path, other: str | Path) -> bool:
     return Path(other).exists() and Path(one).samefile(other)
-
-
-def _resume(trainer: Trainer, spec: ModelSpec, path: str | Path, device: torch.device | str) -> None:
-    found, state = load_checkpoint(path, device)
-    if found != spec:
-        raise CheckpointError(f"{path} must hold the model that is to be trained, {spec}, got {found}")
-    config = asdict(trainer.config)
-    other = {key: value for key, value in state["config"].items() if config.get(key) != value}
-    if other:
-        raise CheckpointError(f"{path} must have been made with the same recipe, got {other}")
-    steps, epoch, step = trainer.steps_per_epoch, state["epoch"], state["step"]
-    whole = step == epoch * steps  # what files that do not tell their steps an epoch hold
-    if state.get("steps_per_epoch", steps if whole else None) != steps:
-        raise CheckpointError(
-            f"{path} must have been made with the same data, {steps} steps an epoch, "
-            f"got {step} steps in {epoch} epochs"
-        )
-    trainer.load_state(state)
 
 
 def _bar(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import ops
 from ..config import DetectConfig, MultiBoxConfig, PriorSpec
@@ -58,6 +59,8 @@ class SSD(nn.Module):
     priors: Tensor
     mean: Tensor
     std: Tensor
+    frozen_stages = 0
+    frozen_norms = False
 
     def __init__(
         self,
@@ -113,6 +116,59 @@ class SSD(nn.Module):
             self._make_constants(self.mean)
         return self
 
+    def stages(self) -> list[list[nn.Module]]:
+        """The parts of the backbone that weights of another task fill, from the image on: what can be frozen.
+
+        A backbone names them by a method or a list of modules ``stages``; else each of its children is one.
+        """
+        named = getattr(self.backbone, "stages", None)
+        if isinstance(named, nn.ModuleList):
+            return [[child] for child in named]
+        return [[child] for child in self.backbone.children()] if named is None else named()
+
+    def batch_norms(self) -> list[nn.Module]:
+        """Every batch norm of the model."""
+        return [module for module in self.modules() if isinstance(module, _BatchNorm)]
+
+    def freeze(self, stages: int, norms: bool = False) -> SSD:
+        """Train all but the first ``stages`` of :meth:`stages`: their weights and norms stay as they are.
+
+        Their batch norms stay in ``eval()`` mode, whatever :meth:`train` says; 0 frees everything.
+
+        Args:
+            stages: how many, from the image on.
+            norms: every batch norm stays as it is, of the other stages too.
+
+        Raises:
+            ValueError: fewer than 0, more than there are.
+
+        Example:
+            >>> model = models.ssd_small(num_classes=4, image_size=(64, 64)).freeze(2).train()
+            >>> [stage[0].training for stage in model.stages()]
+            [False, False, True, True, True, True]
+        """
+        there = self.stages()
+        if isinstance(stages, bool) or not isinstance(stages, int) or not 0 <= stages <= len(there):
+            raise ValueError(f"stages must be a number from 0 to {len(there)}, got {stages!r}")
+        self.frozen_stages, self.frozen_norms = stages, norms
+        for number, stage in enumerate(there):
+            for module in stage:
+                module.requires_grad_(number >= stages)
+        if norms:
+            for module in self.batch_norms():
+                module.requires_grad_(False)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> SSD:
+        """As of every module, but for what is frozen, which stays in ``eval()`` mode."""
+        super().train(mode)
+        for stage in self.stages()[: self.frozen_stages]:
+            for module in stage:
+                module.eval()
+        for module in self.batch_norms() if self.frozen_norms else ():
+            module.eval()
+        return self
+
     def to_empty(self, *, device: torch.device | str | int | None, recurse: bool = True) -> SSD:
         """As of every module; on the device that the model is on already the constants would be lost."""
         super().to_empty(device=device, recurse=recurse)
@@ -152,6 +208,10 @@ class SSD(nn.Module):
             ``(localization, classification, num_positives)``; train on the sum of the first two.
         """
         loc, conf = self(images)
+        return self.loss_of(loc, conf, gt)
+
+    def loss_of(self, loc: Tensor, conf: Tensor, gt: GroundTruth) -> MultiBoxLosses:
+        """:meth:`loss` of what :meth:`forward` gave."""
         if self.spec.pixels:
             gt = replace(gt, boxes=gt.boxes * self._pixels(gt.boxes))
         return ops.multibox_loss(loc, conf, gt, self.priors, self.loss_config)
@@ -165,6 +225,11 @@ class SSD(nn.Module):
             config: rule of the post-process; None: the model's own ``detect_config``.
         """
         loc, conf = self(images)
+        return self.detections_of(loc, conf, config)
+
+    @torch.no_grad()
+    def detections_of(self, loc: Tensor, conf: Tensor, config: DetectConfig | None = None) -> Detections:
+        """:meth:`detect` of what :meth:`forward` gave."""
         found = ops.detect(loc, conf, self.priors, config or self.detect_config)
         if self.spec.pixels:
             found = ops.Detections(found.boxes / self._pixels(found.boxes), *found[1:])

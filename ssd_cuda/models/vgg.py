@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,6 +60,16 @@ class VGGBackbone(nn.Module):
         self.norm = L2Norm(512)
         self.extras = extras
         self.out_channels = [512, 1024, *extras.out_channels]
+
+    def stages(self) -> list[list[nn.Module]]:
+        """The five of VGG-16, each from its pool on, and fc6 with fc7; the norm and the extras are no
+        part."""
+        starts = [
+            0,
+            *(i for i, layer in enumerate(self.vgg) if isinstance(layer, nn.MaxPool2d)),
+            len(self.vgg),
+        ]
+        return [list(self.vgg[low:high]) for low, high in pairwise(starts)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """``[B, 3, H, W]`` -> one map per level, ``[B, out_channels[k], rows, columns]``."""

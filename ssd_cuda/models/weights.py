@@ -15,6 +15,10 @@ here                              amdegroot/ssd.pytorch  torchvision ssd300_vgg1
 ``heads.<n>.loc_conv``            ``loc.<n>``            ``head.regression_head.module_list.<n>``
 ``heads.<n>.conf_conv``           ``conf.<n>``           ``head.classification_head.module_list.<n>``
 ================================= ====================== ==================================
+
+Of VGG-16 without an SSD around it, ``"vgg16"`` (torchvision's classification network) and
+``"vgg16_reducedfc"`` (Caffe's with its fc6 and fc7 reduced, as amdegroot ships it) give ``backbone.vgg``: see
+:mod:`ssd_cuda.models.vgg_weights`.
 """
 
 from __future__ import annotations
@@ -69,11 +73,14 @@ _SIGNS = {
     "own": "backbone.vgg.0.weight",
     "amdegroot": "vgg.0.weight",
     "torchvision": "backbone.features.0.weight",
+    "vgg16": "features.0.weight",
+    "vgg16_reducedfc": "0.weight",
 }
 
 
 def recognise(state: Mapping[str, Any]) -> str:
-    """``"own"``, ``"amdegroot"`` or ``"torchvision"``, by the name of the first convolution.
+    """``"own"``, ``"amdegroot"``, ``"torchvision"``, ``"vgg16"`` or ``"vgg16_reducedfc"``, by the name
+    of the first convolution.
 
     Raises:
         ValueError: none of them.
@@ -113,7 +120,7 @@ def read_weights(weights: Any) -> dict[str, Tensor]:
     if hasattr(weights, "get_state_dict"):
         state: Any = weights.get_state_dict(progress=True, check_hash=True)
     elif isinstance(weights, (str, Path)):
-        state = _read_file(Path(weights))
+        state = read_file(Path(weights))
     else:
         state = weights
     if not isinstance(state, Mapping):
@@ -126,7 +133,12 @@ def read_weights(weights: Any) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _read_file(path: Path) -> Any:
+def read_file(path: Path) -> Any:
+    """What lies in a file of torch, by the unpickler that builds tensors and plain values alone.
+
+    Raises:
+        ValueError: no such file, or one that it does not read.
+    """
     if not path.is_file():
         raise ValueError(f"weights file {path} does not exist")
     try:

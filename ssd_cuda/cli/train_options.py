@@ -1,0 +1,168 @@
+"""The options of ``ssd-cuda train``, and the recipe that they and a file make together."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import recipes
+from ..models import MODELS
+from .options import UsageError
+
+if TYPE_CHECKING:
+    from ..engine.recipe import TrainConfig
+
+__all__ = ["Chosen", "add_arguments", "choose"]
+
+_KEYS = ("model", "size", "train")
+
+
+class Chosen(NamedTuple):
+    """What is to be trained, and how; (height, width) is None where the model takes any and none was said."""
+
+    model: str
+    size: tuple[int, int] | None
+    config: TrainConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_recipe(parser.add_argument_group("recipe (what is not given is that of --recipe)"))
+    _add_start(parser.add_argument_group("where it starts"))
+    _add_speed(parser.add_argument_group("speed"))
+    parser.add_argument("--out", default="runs/train", help="folder to write to (default: %(default)s)")
+
+
+def _add_recipe(group: Any) -> None:
+    add = group.add_argument
+    add("--recipe", default="small", help=f"{', '.join(recipes.NAMES)}, or a .json file (default: small)")
+    add("--stage", type=int, default=1, help="part of a recipe that has several (default: 1)")
+    add("--model", help=", ".join(MODELS))
+    add("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="image size")
+    add("--epochs", type=int, help="passes over the images")
+    add("--steps", type=int, help="steps of the whole run, instead of epochs")
+    add("--batch-size", type=int, help="images a step, over all processes")
+    add("--accumulate", type=int, help="parts of a step, for batches larger than memory")
+    add("--optimizer", choices=("adamw", "sgd"))
+    add("--lr", type=float, help="peak learning rate")
+    add("--backbone-lr", type=float, help="factor on it for the backbone")
+    add("--milestones", type=int, nargs="+", help="where the rate falls: in epochs, or in steps with --steps")
+    add("--warmup-steps", type=int, help="steps of linear warm-up")
+    add("--weight-decay", type=float)
+    add("--freeze", metavar="backbone|N", help="train the rest: all stages of the backbone, or the first N")
+    add("--freeze-norms", action="store_true", default=None, help="batch norms stay as they are")
+    add("--augment", choices=("none", "flip", "flips", "ssd", "ssdlite", "nvidia"))
+    add("--seed", type=int)
+    add("--min-negatives", type=int, help="priors that an image without objects trains as background")
+
+
+def _add_start(group: Any) -> None:
+    add = group.add_argument
+    add(
+        "--weights",
+        metavar="FILE",
+        help="checkpoint, SSD of torchvision or amdegroot, or VGG-16, to start from",
+    )
+    add("--resume", metavar="CHECKPOINT", help="go on from there, with the same options")
+    add("--extend", action="store_true", help="of --resume: go on longer, or at another rate")
+
+
+def _add_speed(group: Any) -> None:
+    add = group.add_argument
+    add("--workers", type=int, help="data loading processes")
+    add("--amp", choices=("none", "bf16", "fp16"), help="precision of the convolutions")
+    add("--channels-last", action="store_true", help="weights and images in that order of memory")
+    add(
+        "--compile",
+        nargs="?",
+        const="default",
+        choices=("default", "reduce-overhead", "max-autotune"),
+        help="torch.compile the network; reduce-overhead replays CUDA graphs",
+    )
+    add("--sync-batchnorm", action="store_true", default=None, help="norms over all processes (CUDA)")
+    add("--timeout", type=float, default=600.0, help="seconds to wait for other processes (default: 600)")
+
+
+def choose(options: argparse.Namespace) -> Chosen:
+    """The recipe with what the command line says otherwise.
+
+    Raises:
+        UsageError, ValueError, TypeError: a recipe that is none, values that do not fit.
+    """
+    from ..engine.recipe import TrainConfig
+
+    part = _part(options)
+    name = options.model or part["model"]
+    if name not in MODELS:
+        raise UsageError(f"--model must be one of {', '.join(MODELS)}, got {name!r}")
+    size = tuple(options.size) if options.size else MODELS[name][1] or part.get("size")
+    values = _overridden(part["train"], options, [field.name for field in fields(TrainConfig)])
+    values["freeze"] = _frozen(values.get("freeze", 0), name)
+    try:
+        config = TrainConfig(**values)
+    except TypeError as error:
+        raise UsageError(f"--recipe {options.recipe} must have the fields of TrainConfig: {error}") from error
+    return Chosen(name, None if size is None else (int(size[0]), int(size[1])), config)
+
+
+def _overridden(train: dict[str, Any], options: argparse.Namespace, names: list[str]) -> dict[str, Any]:
+    """The values of a recipe with those given; of another length, its milestones keep their places."""
+    given = {name: getattr(options, name, None) for name in names}
+    values = {**train, **{name: value for name, value in given.items() if value is not None}}
+    before, after = train.get("steps") or train.get("epochs"), options.steps or options.epochs
+    if options.milestones:
+        values["schedule"] = "steps"
+    elif after and before and train.get("milestones"):
+        places = (max(1, round(after * milestone / before)) for milestone in train["milestones"])
+        values["milestones"] = sorted(set(places))
+    if options.epochs is not None and options.steps is None:
+        values["steps"] = None
+    return values
+
+
+def _part(options: argparse.Namespace) -> dict[str, Any]:
+    parts = _read(Path(options.recipe)) if options.recipe.endswith(".json") else None
+    if parts is None:
+        if options.recipe not in recipes.NAMES:
+            raise UsageError(
+                f"--recipe must be one of {', '.join(recipes.NAMES)} or a .json file, got {options.recipe!r}"
+            )
+        parts = recipes.recipe(options.recipe)
+    if not 1 <= options.stage <= len(parts):
+        raise UsageError(f"--stage must lie in [1, {len(parts)}] for {options.recipe}, got {options.stage}")
+    return parts[options.stage - 1]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--recipe {path} must be a file of json: {error}") from error
+    parts = found.get("stages", [found]) if isinstance(found, dict) else []
+    if not isinstance(parts, list) or not parts:
+        raise UsageError(f"--recipe {path} must hold a recipe, or a list of them under 'stages'")
+    for part in parts:
+        known = (
+            isinstance(part, dict) and set(part) <= {*_KEYS, "stages"} and isinstance(part.get("model"), str)
+        )
+        if not known or not isinstance(part.get("train"), dict):
+            raise UsageError(
+                f"--recipe {path} must have {', '.join(_KEYS)} in every part, got {str(part)[:80]}"
+            )
+    return parts
+
+
+def _frozen(value: Any, name: str) -> int:
+    """How many stages; ``"backbone"`` is all that the model has."""
+    if str(value).lstrip("-").isdigit():
+        return int(value)
+    if value != "backbone":
+        raise UsageError(f"--freeze must be 'backbone' or a number of its stages, got {value!r}")
+    import torch
+
+    builder, only = MODELS[name]
+    with torch.device("meta"):
+        model = builder(2) if only else builder(2, (64, 64))
+    return len(model.stages())

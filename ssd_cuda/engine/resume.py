@@ -1,0 +1,64 @@
+"""Going on with a run: what must be as it was, and what may be another."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .checkpoint import CheckpointError, ModelSpec, load_checkpoint
+
+if TYPE_CHECKING:
+    from .train import Trainer
+
+__all__ = ["resume_from"]
+
+# No number of a run depends on these.
+_FREE = {"workers"}
+# What may change when a run goes on longer or otherwise; the others decide which weights there are,
+# which of them # are trained, and which images belong to a step.
+_EXTENDED = {
+    "epochs", "steps", "lr", "schedule", "milestones", "gamma", "warmup_steps", "warmup_start",
+    "weight_decay", "clip_norm", "average_decay", "amp", "accumulate", "augment", "min_negatives",
+}  # fmt: skip
+
+
+def resume_from(
+    trainer: Trainer, spec: ModelSpec, path: str | Path, device: torch.device | str, *, extend: bool = False
+) -> None:
+    """Load the run of ``path`` into ``trainer``.
+
+    Args:
+        trainer: new, of the run that is to go on.
+        spec: its model.
+        path: the checkpoint.
+        device: of the trainer.
+        extend: let the recipe differ in how long the run is, at which rate and precision it goes on.
+
+    Raises:
+        CheckpointError: no checkpoint, another model or recipe, another number of images, a run that is
+        longer
+            than the new one.
+    """
+    found, state = load_checkpoint(path, device)
+    if found != spec:
+        raise CheckpointError(f"{path} must hold the model that is to be trained, {spec}, got {found}")
+    config, allowed = asdict(trainer.config), _FREE | (_EXTENDED if extend else set())
+    # What a file of an earlier version does not name, it did as the defaults do.
+    before = {**asdict(type(trainer.config)()), **state["config"]}
+    other = {key: value for key, value in before.items() if key not in allowed and config[key] != value}
+    if other:
+        advice = "" if extend or not other.keys() <= _EXTENDED else "; --extend lets these differ"
+        raise CheckpointError(f"{path} must have been made with the same recipe, got {other}{advice}")
+    steps, epoch, step = trainer.steps_per_epoch, state["epoch"], state["step"]
+    whole = step == epoch * steps  # what files that do not tell their steps an epoch hold
+    if state.get("steps_per_epoch", steps if whole else None) != steps:
+        raise CheckpointError(
+            f"{path} must have been made with the same data, {steps} steps an epoch, "
+            f"got {step} steps in {epoch} epochs"
+        )
+    if step > trainer.total_steps:
+        raise CheckpointError(f"{path} must be of at most {trainer.total_steps} steps, got {step}")
+    trainer.load_state(state)

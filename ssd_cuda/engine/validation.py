@@ -1,0 +1,89 @@
+"""Looking at a run from outside while it trains: validation loss, average precision, when it is enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import check_integer
+from ..data import DetectionDataset
+from .evaluate import evaluate
+from .metrics import Rule
+
+if TYPE_CHECKING:
+    from .train import Trainer
+
+__all__ = ["Validation", "best_row"]
+
+
+@dataclass
+class Validation:
+    """Evaluates the averaged model on images that are not trained on.
+
+    Every look adds a row to ``trainer.scores``: ``epoch``, ``step``, ``localization``, ``classification``,
+    ``ap50``, ``map`` (None where there is nothing to find).
+
+    Attributes:
+        dataset: at its own image sizes.
+        every: epochs between two looks; the last epoch always gets one.
+        patience: looks without a better AP50 after which the run ends; None: it goes on.
+        best: file for the checkpoint of the best AP50; None: not kept.
+        batch_size, workers, rule, progress: of :func:`~ssd_cuda.engine.evaluate.evaluate`.
+
+    Example:
+        >>> Validation(data.open_dataset("shapes", "test", length=2), every=5).patience is None
+        True
+    """
+
+    dataset: DetectionDataset
+    every: int = 1
+    patience: int | None = None
+    best: Path | None = None
+    batch_size: int = 8
+    workers: int = 1
+    rule: Rule = "area"
+    progress: Callable[..., Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("every", self.every, 1)
+        if self.patience is not None:
+            check_integer("patience", self.patience, 1)
+
+    def look(self, trainer: Trainer) -> bool:
+        """Evaluate, if it is time to; whether this is the best so far."""
+        if trainer.epoch % self.every and not trainer.is_done:
+            return False
+        processes = trainer.processes
+        # Batch norms have seen other images in every process; the first one's go into the checkpoint.
+        processes.copy_from_first(list(trainer.average.buffers()))
+        scores = evaluate(
+            trainer.average,
+            self.dataset,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            rule=self.rule,
+            progress=self.progress,
+            processes=processes,
+            losses=True,
+        )
+        row = dict(zip(("localization", "classification"), scores["loss"], strict=True))
+        row |= {key: None if math.isnan(scores[key]) else scores[key] for key in ("ap50", "map")}
+        trainer.scores.append({"epoch": trainer.epoch, "step": trainer.step, **row})
+        return best_row(trainer.scores) == len(trainer.scores) - 1
+
+    def is_enough(self, scores: list[dict[str, Any]]) -> bool:
+        """Whether the last ``patience`` looks have brought nothing better."""
+        return self.patience is not None and len(scores) - 1 - best_row(scores) >= self.patience
+
+
+def best_row(scores: list[dict[str, Any]]) -> int:
+    """Which row has the highest AP50, the first of equals.
+
+    Example:
+        >>> best_row([{"ap50": 0.5}, {"ap50": 0.7}, {"ap50": 0.7}])
+        1
+    """
+    return max(range(len(scores)), key=lambda i: (scores[i]["ap50"] or 0.0, -i))

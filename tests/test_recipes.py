@@ -1,0 +1,182 @@
+"""The recipes: each held against the numbers that its source published, and the rate of every step that
+follows."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+
+import pytest
+import torch
+
+from ssd_cuda import cli, recipes
+from ssd_cuda.cli import train_options
+from ssd_cuda.engine.recipe import TrainConfig, learning_rate, total_steps
+
+COCO_IMAGES, VOC_IMAGES = 117_266, 16_551  # of train2017 with objects, of VOC07+12 trainval
+
+
+def chosen(*arguments):
+    parser = ArgumentParser()
+    train_options.add_arguments(parser)
+    return train_options.choose(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def rates(config, images, *steps):
+    each = images // config.batch_size
+    return [learning_rate(step, total_steps(config, each), config, each) for step in steps]
+
+
+@pytest.mark.parametrize("name", recipes.NAMES)
+def test_a_recipe_is_data_that_the_trainer_takes(name):
+    for part in recipes.recipe(name):
+        assert set(part) == {"model", "size", "train"}
+        config = TrainConfig(**{**part["train"], "freeze": 0})
+        json.dumps(part)
+        assert config.lr > 0
+
+
+def test_nothing_given_is_the_small_recipe():
+    assert chosen() == ("ssd_small", (240, 320), TrainConfig(augment="flip"))
+
+
+@pytest.mark.parametrize(("name", "side"), [("paper300", 300), ("paper512", 512)])
+def test_the_papers(name, side):
+    """ssd_pascal.py: base_lr .00004 * 25, multistep 80000, 100000 of 120000, 32 images, biases twice."""
+    model, size, config = chosen("--recipe", name)
+    assert model == f"ssd{side}_vgg16" and size == (side, side)
+    assert (config.optimizer, config.momentum, config.weight_decay) == ("sgd", 0.9, 0.0005)
+    assert (config.batch_size, config.bias_lr, config.decay_all, config.augment) == (32, 2.0, False, "ssd")
+    assert config.clip_norm is None and config.average_decay == 0 and total_steps(config, 517) == 120_000
+    found = rates(config, VOC_IMAGES, 0, 79_999, 80_000, 99_999, 100_000, 119_999)
+    assert found == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
+
+
+def test_torchvisions_ssd300():
+    """8 cards of 4; 120 epochs, a tenth from epoch 80 and 110; LinearLR from 1/1000 over 1,000 steps."""
+    model, size, config = chosen("--recipe", "torchvision_ssd300")
+    assert (model, size, config.epochs, config.batch_size) == ("ssd300_vgg16", (300, 300), 120, 32)
+    assert (config.momentum, config.weight_decay, config.decay_all) == (0.9, 0.0005, True)
+    each = COCO_IMAGES // 32
+    steps = [0, 100, 999, 1000, 80 * each - 1, 80 * each, 110 * each]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.002)
+    warm = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / 1000, total_iters=1000)
+    expected = []
+    for step in range(1001):
+        if step in steps:
+            expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        warm.step()
+    assert rates(config, COCO_IMAGES, *steps) == pytest.approx([*expected, 0.002, 0.0002, 0.00002])
+
+
+def test_torchvisions_ssdlite():
+    part = recipes.recipe("torchvision_ssdlite")[0]
+    config = TrainConfig(**part["train"])
+    assert part["model"] == "ssdlite320_mobilenet_v3_large"
+    assert (config.epochs, config.batch_size, config.lr) == (660, 8 * 24, 0.15)
+    assert (config.weight_decay, config.decay_all, config.schedule) == (0.00004, True, "cosine")
+    each = COCO_IMAGES // 192
+    halves, end = rates(config, COCO_IMAGES, 330 * each, 660 * each - 1)
+    assert halves == pytest.approx(0.075) and end < 1e-6
+
+
+def test_nvidia():
+    """main.py: 2.6e-3, .9, 5e-4, 65 epochs, multistep 43 54, --amp; its scripts: --warmup 300 from 0."""
+    part = recipes.recipe("nvidia")[0]
+    config = TrainConfig(**part["train"])
+    assert (config.epochs, config.batch_size, config.momentum, config.weight_decay) == (65, 32, 0.9, 5e-4)
+    assert (config.amp, config.augment, config.decay_all) == ("fp16", "nvidia", False)
+    each = COCO_IMAGES // 32
+    found = rates(config, COCO_IMAGES, 0, 150, 300, 43 * each - 1, 43 * each, 54 * each)
+    assert found == pytest.approx([0, 1.3e-3, 2.6e-3, 2.6e-3, 2.6e-4, 2.6e-5])
+
+
+def test_dssd():
+    """SSD321; its deconvolutions alone; all but the norms at 1e-4."""
+    first, second, third = recipes.recipe("dssd")
+    assert second["train"]["freeze"] == "backbone"
+    for part in (first, second, third):
+        part["train"] = {**part["train"], "freeze": 0}
+    configs = [TrainConfig(**part["train"]) for part in (first, second, third)]
+    assert [config.steps for config in configs] == [80_000, 30_000, 40_000]
+    assert [part["model"] for part in (first, second, third)] == [
+        "ssd321_resnet101",
+        *["dssd321_resnet101"] * 2,
+    ]
+    assert rates(configs[0], VOC_IMAGES, 39_999, 40_000, 60_000) == pytest.approx([1e-3, 1e-4, 1e-5])
+    assert rates(configs[1], VOC_IMAGES, 19_999, 20_000) == pytest.approx([1e-3, 1e-4])
+    assert rates(configs[2], VOC_IMAGES, 0, 39_999) == pytest.approx([1e-4, 1e-4])
+    assert [config.freeze_norms for config in configs] == [False, False, True]
+
+
+def test_the_command_line_has_the_last_word():
+    config = chosen("--recipe", "paper300", "--lr", 0.01, "--batch-size", 8, "--seed", 3)[2]
+    assert (config.lr, config.batch_size, config.seed, config.steps) == (0.01, 8, 3, 120_000)
+    shorter = chosen("--recipe", "paper300", "--steps", 1200)[2]
+    assert (shorter.steps, shorter.milestones) == (1200, (800, 1000))
+    epochs = chosen("--recipe", "paper300", "--epochs", 12)[2]
+    assert (epochs.steps, epochs.epochs, epochs.milestones) == (None, 12, (8, 10))
+    mine = chosen("--milestones", 2, 3, "--freeze", "backbone")[2]
+    assert (mine.schedule, mine.milestones, mine.freeze) == ("steps", (2, 3), 6)
+    assert chosen("--model", "ssd300_vgg16", "--freeze", "backbone")[1:2] == ((300, 300),)
+
+
+def test_a_file_is_a_recipe_too(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"model": "ssd_small", "train": {"lr": 0.5, "epochs": 2}}))
+    model, size, config = chosen("--recipe", path)
+    assert (model, size, config.lr, config.epochs) == ("ssd_small", None, 0.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "finding"),
+    [
+        ("{", "must be a file of json"),
+        ("[]", "must hold a recipe, or a list of them under 'stages'"),
+        ('{"model": "ssd_small"}', "must have model, size, train in every part, got"),
+        ('{"model": "ssd_small", "train": {"mixup": 1}}', "must have the fields of TrainConfig: "),
+        ('{"model": "ssd_small", "train": {"lr": 0}}', "lr must lie in"),
+        ('{"model": "ssd_small", "train": {"lr": "x"}}', "lr must be a number, got str"),
+        ('{"model": "yolo", "train": {}}', "--model must be one of"),
+    ],
+)
+def test_a_recipe_that_is_none_is_one_sentence(capsys, tmp_path, content, finding):
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    assert cli.main(["train", "--recipe", str(path), "--device", "cpu", "--out", str(tmp_path)]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and finding in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "finding"),
+    [
+        (
+            ["--recipe", "yolo"],
+            "--recipe must be one of dssd, nvidia, paper300, paper512, small, torchvision_ssd300",
+        ),
+        (["--stage", "2"], "--stage must lie in [1, 1] for small, got 2"),
+        (["--freeze", "some"], "--freeze must be 'backbone' or a number of its stages, got 'some'"),
+        (["--freeze", "-1"], "freeze must lie in"),
+        (["--weights", "x.pt", "--resume", "y.pt"], "--weights starts a run and --resume goes on with one"),
+        (["--weights", "/no/such.pt"], "weights file /no/such.pt does not exist"),
+        (["--extend"], "--extend is for --resume, got none"),
+        (["--patience", "2"], "--patience counts the evaluations of --eval-every, got none"),
+        (["--eval-every", "0"], "--eval-every must be at least 1, got 0"),
+        (["--accumulate", "3"], "batch_size must be a multiple of 3 for 1 processes of 3 parts each, got 8"),
+        (["--sync-batchnorm"], "sync_batchnorm needs CUDA, got cpu"),
+        (["--timeout", "0"], "timeout must lie in"),
+    ],
+)
+def test_options_that_cannot_be_are_one_sentence(capsys, tmp_path, monkeypatch, arguments, finding):
+    from ssd_cuda import data
+
+    real = data.open_dataset
+    monkeypatch.setattr(
+        data, "open_dataset", lambda p, split, **o: real(p, split, length=8, size=(64, 96), **o)
+    )
+    line = ["train", "--device", "cpu", "--workers", "0", "--out", str(tmp_path), *arguments]
+    assert cli.main(line) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and finding in lines[0]
