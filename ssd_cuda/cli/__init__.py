@@ -33,8 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(
             "bench is part of the source tree: run `make bench` or `python -m benchmarks` in a clone"
         )
-    chosen = parser.parse_args(given)
-    return run_safely(_COMMANDS[chosen.command].run, chosen)
+    return run_safely(_run, parser.parse_args(given))
+
+
+def _run(chosen: argparse.Namespace) -> int | None:
+    for name, value in vars(chosen).items():
+        if "" in (value if isinstance(value, list) else [value]):  # an unset shell variable, not the folder "."
+            raise options.UsageError(f"{name.replace('_', '-')} must not be empty, got ''")
+    return _COMMANDS[chosen.command].run(chosen)
 
 
 def _parser() -> argparse.ArgumentParser:

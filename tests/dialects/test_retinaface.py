@@ -39,6 +39,34 @@ def test_retinaface_multibox_loss():
     assert landm.grad is None and torch.autograd.grad(loss_landm, landm)[0].abs().sum() > 0
 
 
+def test_constructor_numbers_take_effect():
+    loc, _, priors, boxes, _ = scene()
+    conf, landm = torch.randn(B, P, 2), torch.randn(B, P, 10)
+    targets = [torch.cat([b, torch.rand(len(b), 10), torch.ones(len(b), 1)], 1) for b in boxes]
+
+    def losses(overlap, ratio):
+        return retinaface.MultiBoxLoss(2, overlap, True, 0, True, ratio, 0.35, False)(
+            (loc, conf, landm), priors, targets
+        )
+
+    usual, fewer, strict = losses(0.35, 7), losses(0.35, 1), losses(0.95, 7)
+    assert fewer[1] < usual[1] and fewer[0] == usual[0]  # negatives have no place in the first loss
+    assert strict[0] != usual[0] and strict[2] != usual[2]
+
+
+def test_a_face_without_width_forces_no_prior_as_there():
+    """Its best IoU, 0, is below the .2 that code demands of a forced prior."""
+    loc, _, priors, boxes, _ = scene()
+    conf, landm = torch.randn(B, P, 2), torch.randn(B, P, 10)
+    boxes[1][0, 2] = boxes[1][0, 0]
+    targets = [torch.cat([b, torch.rand(len(b), 10), torch.ones(len(b), 1)], 1) for b in boxes]
+    ours = retinaface.MultiBoxLoss()((loc, conf, landm), priors, targets)
+    labels = [torch.ones(len(b), dtype=torch.int64) for b in boxes]
+    theirs = retinaface_rule.loss(loc, conf, boxes, labels, priors)
+    torch.testing.assert_close(ours[:2], (theirs[0] / 2, theirs[1]), rtol=1e-5, atol=1e-5)
+    assert ours[2].isfinite()
+
+
 def test_retinaface_without_faces():
     loc, _, priors, _, _ = scene()
     conf, landm = torch.randn(B, P, 2), torch.randn(B, P, 10)
@@ -105,3 +133,20 @@ def test_landmark_errors():
     even = ops.detect(loc, conf, priors, extra=torch.zeros(1, 3, 10))
     with pytest.raises(ValueError, match=r"priors must have shape \[P, 4\], got \[3, 5\]"):
         ops.decode_landmarks(even, torch.rand(3, 5))
+    for variance in (-0.1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="variance must"):
+            ops.decode_landmarks(even, priors, variance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_landmarks_of_half_codes_are_float32_and_of_double_codes_double(dtype):
+    """A code of 1/3 at a prior of 1,000 pixels: 33.3 of them, more digits than float16 has."""
+    priors = torch.tensor([[0.0, 0.0, 1000.0, 1000.0]], dtype=torch.float64)
+    codes, wide = (
+        torch.full((1, 1, 2), 1 / 3, dtype=dtype),
+        max(torch.float32, dtype, key=lambda d: d.itemsize),
+    )
+    found = ops.detect(torch.zeros(1, 1, 4), torch.tensor([[[0.0, 9.0]]]), priors.float(), extra=codes)
+    points = ops.decode_landmarks(found, priors)[0, 0]
+    assert points.dtype == wide
+    assert points.tolist() == pytest.approx([codes[0, 0, 0].item() * 100] * 2, rel=1e-6)

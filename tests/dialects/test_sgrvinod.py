@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from compat_scene import B, C, P, assert_same, scene
 
-from ssd_cuda import PriorSpec, ops
+from ssd_cuda import MultiBoxConfig, PriorSpec, ops
 from ssd_cuda.compat import sgrvinod
 from ssd_cuda.reference.dialects import sgrvinod as sgrvinod_rule
 
@@ -24,9 +25,25 @@ def test_sgrvinod_multibox_loss(alpha):
 
 def test_constructor_numbers_take_effect_and_priors_are_no_state():
     loc, conf, priors, boxes, labels = scene()
-    usual, other = (sgrvinod.MultiBoxLoss(priors, t, r) for t, r in ((0.5, 3), (0.7, 1)))
+    usual = sgrvinod.MultiBoxLoss(priors)
     assert usual.state_dict() == {} and usual.priors_cxcy is not None
-    assert other(loc, conf, boxes, labels) < usual(loc, conf, boxes, labels)
+    fewer_negatives = sgrvinod.MultiBoxLoss(priors, neg_pos_ratio=1)
+    assert fewer_negatives(loc, conf, boxes, labels) < usual(loc, conf, boxes, labels)
+    strict = sgrvinod.MultiBoxLoss(priors, threshold=0.95)  # leaves each box the one prior that it forces
+    config = MultiBoxConfig.preset("sgrvinod")
+    config = replace(config, match=replace(config.match, iou_threshold=0.95))
+    want = ops.multibox_loss(loc, conf, ops.GroundTruth.from_list(boxes, labels), priors, config)
+    assert want.num_positives == 14
+    assert strict(loc, conf, boxes, labels) == want.classification + want.localization
+
+
+def test_a_box_without_width_shows_in_the_loss_as_it_does_there():
+    """Its log is -inf, in that code and here: no error, and no finite number that hides it."""
+    loc, conf, priors, boxes, labels = scene()
+    boxes[1][0, 2] = boxes[1][0, 0]
+    loc_loss, conf_loss = sgrvinod_rule.loss(loc, conf, boxes, labels, priors)
+    assert loc_loss.isinf() and conf_loss.isfinite()
+    assert sgrvinod.MultiBoxLoss(priors)(loc, conf, boxes, labels) == loc_loss
 
 
 def test_images_without_objects():
