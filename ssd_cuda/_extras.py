@@ -1,11 +1,17 @@
-"""Packages that only training needs: imported when first used, explained when missing."""
+"""Packages that only some parts need: imported when first used, explained when missing."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-_PIP_NAMES = {"PIL": "pillow"}
+_PIP_NAMES = {"PIL": "pillow", "cv2": "opencv-python-headless", "google": "protobuf"}
+# package -> the extra of pyproject.toml that holds it; any other is training's
+_EXTRAS = {
+    **dict.fromkeys(("onnx", "onnxscript"), "export"),
+    **dict.fromkeys(("google", "safetensors"), "import"),
+    "cv2": "video",
+}
 
 
 def require(module: str, purpose: str) -> Any:
@@ -19,7 +25,9 @@ def require(module: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
+        extra = _EXTRAS.get(package, "train")
         name = _PIP_NAMES.get(package, package)
         raise ImportError(
-            f"{purpose} needs {name} ({error}): type `pip install {name}`, or `pip install 'ssd_cuda[train]'`"
+            f"{purpose} needs {name} ({error}): type `pip install {name}`, or "
+            f"`pip install 'ssd_cuda[{extra}]'`"
         ) from error

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import ssd_cuda
-from ssd_cuda import compat, data, models, nn, ops
+from ssd_cuda import compat, data, export, models, nn, ops
 
 CODEBASES = [m.name for m in pkgutil.iter_modules(compat.__path__) if not m.name.startswith("_")]
 CODEBASES.remove("torchvision")  # what it gives, compat names
 MODULES = (
     "ssd_cuda",
-    *(f"ssd_cuda.{name}" for name in ("ops", "nn", "models", "data", "compat")),
+    *(f"ssd_cuda.{name}" for name in ("ops", "nn", "models", "data", "compat", "export")),
     *(f"ssd_cuda.compat.{name}" for name in CODEBASES),
     *(f"ssd_cuda.engine.{name}" for name in ("recipe", "train", "evaluate", "metrics", "checkpoint", "draw")),
     *(
@@ -28,11 +28,12 @@ MODULES = (
 )
 # What the examples may use without saying so; docs/api.md names the same.
 NAMES = {"torch": torch, "ssd_cuda": ssd_cuda, "ops": ops, "nn": nn, "models": models, "data": data}
+NAMES["export"] = export
 # Read a folder, or are what others are made of: the pages of docs/ show them at work.
 NO_EXAMPLE = {"CachedDataset", "CocoDataset", "DataError", "DetectionDataset", "TransformedDataset"}
 NO_EXAMPLE |= {"VocDataset", "read_image", "Detections", "MultiBoxLosses", "TopK"}
-NO_EXAMPLE |= {"CheckpointError", "load_checkpoint", "load_model", "save_checkpoint", "train"}
-NO_EXAMPLE |= {"TrainStep", "read_pretrained"}
+NO_EXAMPLE |= {"CheckpointError", "load_checkpoint", "load_model", "save_checkpoint", "save_model", "train"}
+NO_EXAMPLE |= {"TrainStep", "read_pretrained", "ONNXExportError"}
 NO_EXAMPLE |= {"save_grid", "save_loss_curve", "save_picture"}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -58,8 +59,9 @@ def test_the_examples_of_a_docstring(name):
     names = {**NAMES, **vars(inspect.getmodule(value)), **NAMES}
     ran = 0
     for test in doctest.DocTestFinder(recurse=True).find(value, value.__name__, globs=names):
-        if "torchvision" in test.docstring:
-            pytest.importorskip("torchvision")
+        for needed in ("torchvision", "onnxscript"):
+            if needed in test.docstring:
+                pytest.importorskip(needed)
         runner = doctest.DocTestRunner(optionflags=FLAGS)
         report: list[str] = []
         runner.run(test, out=report.append)

@@ -144,6 +144,7 @@ def test_reference_knows_only_torch():
 def test_the_core_needs_torch_and_numpy_only():
     """Extras (torchvision, matplotlib ...) are imported where they are used: import never needs them."""
     extras = {"torchvision", "matplotlib", "pycocotools", "tqdm", "PIL", "cv2", "hypothesis"}
+    extras |= {"onnx", "onnxscript", "onnxruntime", "openvino", "google", "safetensors"}
     for path in (ROOT / "ssd_cuda").rglob("*.py"):
         tree = ast.parse(path.read_text())
         for node in tree.body:  # top level only

@@ -1,4 +1,4 @@
-"""The command line: ``ssd-cuda train | eval | detect | info``, one module a command."""
+"""The command line: ``ssd-cuda train | eval | detect | export | info``, one module a command."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from .. import __version__
 from .._names import printable
 from ..engine.console import run_safely
-from . import detect, evaluate, info, options, train
+from . import detect, evaluate, export, info, options, train
 
 __all__ = ["main"]
 
-_COMMANDS = {"train": train, "eval": evaluate, "detect": detect, "info": info}
+_COMMANDS = {"train": train, "eval": evaluate, "detect": detect, "export": export, "info": info}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -68,7 +68,7 @@ def accelerate(model: Model) -> Model:
     """
     if isinstance(model, _FusedForward):
         return model
-    _check_supported(model)
+    check_supported(model)
     model.__class__ = _fused_class(type(model))  # type: ignore[arg-type]  # classes hash
     return model
 
@@ -92,7 +92,10 @@ def _is_scripted(model: Any) -> bool:
     return isinstance(model, torch.jit.ScriptModule)
 
 
-def _check_supported(model: Any) -> None:
+def check_supported(model: Any) -> None:
+    """Raise ``TypeError`` unless ``model`` is a torchvision SSD, accelerated or one that could be."""
+    if isinstance(model, _FusedForward):
+        return
     ssd = _torchvision_ssd()
     if not isinstance(model, ssd.SSD):
         hint = "; accelerate the model itself, before it is wrapped, compiled or scripted"
@@ -176,6 +179,16 @@ def _pixel_priors(model: Any, images: Any, features: Sequence[Tensor]) -> Tensor
             return generate()
         cache[key] = SharedTensor.made_by(generate)
     return cache[key].for_current_stream()
+
+
+def priors_of(model: Any, images: Tensor) -> Tensor:
+    """``[P, 4]``: the priors of a torchvision SSD for normalised images ``[B, 3, H, W]``, in pixels."""
+    from torchvision.models.detection.image_list import ImageList
+
+    features = model.backbone(images)
+    features = [features] if isinstance(features, Tensor) else list(features.values())
+    listed = ImageList(images, [tuple(images.shape[-2:])] * len(images))
+    return _pixel_priors(model, listed, features).clone()
 
 
 def _variances(model: Any) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import torch
 
 from .._names import check_distinct
 from ..models import MODELS, SSD, build_model
-from .checkpoint_check import CheckpointError, check_state
+from .checkpoint_check import CheckpointError, check_state, check_weights
 from .outputs import write_file
 
-__all__ = ["CheckpointError", "ModelSpec", "load_checkpoint", "load_model", "save_checkpoint"]
+__all__ = ["CheckpointError", "ModelSpec", "load_checkpoint", "load_model", "save_checkpoint", "save_model"]
 
 FORMAT = "ssd_cuda checkpoint 1"
+MODEL_FORMAT = "ssd_cuda model 1"  # a model alone: nothing to resume
 _KEYS = ("spec", "model", "average", "optimizer", "epoch", "step", "config", "history")
+_MODEL_KEYS = ("spec", "weights")
 _MOST_PIXELS = 1 << 26  # of an image: 8192 x 8192 has 5.6 million priors
 
 
@@ -71,7 +74,7 @@ def save_checkpoint(path: str | Path, spec: ModelSpec, state: dict[str, Any]) ->
     Raises:
         OutputError: there is no room, or no folder to write in.
     """
-    content = {"format": FORMAT, "spec": {**asdict(spec), "classes": list(spec.classes)}, **state}
+    content = {"format": FORMAT, "spec": _plain(spec), **state}
     write_file(path, lambda file: torch.save(content, file))
 
 
@@ -86,18 +89,48 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tup
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[SSD, ModelSpec]:
-    """The trained model of a checkpoint (its averaged weights), in ``eval()`` mode, and its spec.
+    """The model of a checkpoint (its averaged weights) or of :func:`save_model`, in ``eval()`` mode, and
+    its spec.
 
     Raises:
         CheckpointError: as :func:`load_checkpoint`.
     """
-    spec, state, model = _load(path, device)
-    model.load_state_dict(state["average"])
+    content = _read(Path(path), device, MODEL_FORMAT)
+    part = "weights" if content["format"] == MODEL_FORMAT else "average"
+    spec, model = _build(path, content, part, device)
+    if part == "weights":
+        check_weights(str(path), part, content[part], model.state_dict())
+    else:
+        check_state(str(path), content, model)
+    model.load_state_dict(content[part])
     return model.eval(), spec
+
+
+def save_model(path: str | Path, spec: ModelSpec, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write a model alone, for :func:`load_model`: what there is to detect, nothing to go on training from.
+
+    Raises:
+        OutputError: there is no room, or no folder to write in.
+    """
+    content = {"format": MODEL_FORMAT, "spec": _plain(spec), "weights": dict(weights)}
+    write_file(path, lambda file: torch.save(content, file))
+
+
+def _plain(spec: ModelSpec) -> dict[str, Any]:
+    return {**asdict(spec), "classes": list(spec.classes)}
 
 
 def _load(path: str | Path, device: torch.device | str) -> tuple[ModelSpec, dict[str, Any], SSD]:
     content = _read(Path(path), device)
+    spec, model = _build(path, content, "model", device)
+    check_state(str(path), content, model)
+    return spec, content, model
+
+
+def _build(
+    path: str | Path, content: dict[str, Any], part: str, device: torch.device | str
+) -> tuple[ModelSpec, SSD]:
+    """The spec of a file and a new model of it, if the weights in ``part`` are of as many classes."""
     found = content.pop("spec")
     keys = ("name", "classes", "image_size")
     if not isinstance(found, dict) or set(found) != set(keys):
@@ -109,19 +142,29 @@ def _load(path: str | Path, device: torch.device | str) -> tuple[ModelSpec, dict
         spec = ModelSpec(found["name"], classes, size)
     except ValueError as error:
         raise CheckpointError(f"{path} must have a spec of a model that there is: {error}") from error
-    heads = content["model"].get("heads.0.conf_conv.bias") if isinstance(content["model"], dict) else None
-    rows = heads.shape[0] if isinstance(heads, torch.Tensor) and heads.dim() else 0
+    rows = _class_rows(content[part])
     if not rows or rows % (len(spec.classes) + 1):  # before a model of as many classes is built
         raise CheckpointError(
             f"{path} must hold the weights of {len(spec.classes)} classes and the background, got {rows} rows"
         )
     with torch.random.fork_rng(devices=[]):
         model = spec.build().to(device)
-    check_state(str(path), content, model)
-    return spec, content, model
+    return spec, model
 
 
-def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
+def _class_rows(weights: Any) -> int:
+    """The logits of a cell of the first map: the bias of the last layer that ``heads.0.conf_conv`` is made
+    of.
+    """
+    rows = 0
+    for name, value in weights.items() if isinstance(weights, dict) else ():
+        if str(name).startswith("heads.0.conf_conv.") and str(name).endswith("bias"):
+            rows = value.shape[0] if isinstance(value, torch.Tensor) and value.dim() else 0
+    return rows
+
+
+def _read(path: Path, device: torch.device | str, *others: str) -> dict[str, Any]:
+    """The content of a checkpoint, or of a file of one of the ``others`` among our formats."""
     if not path.exists():
         raise CheckpointError(f"checkpoint {path} does not exist")
     if not path.is_file():
@@ -132,11 +175,12 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
         reason = type(error).__name__
         raise CheckpointError(f"{path} must be a checkpoint of ssd_cuda, got a file that torch cannot "
                               f"load with weights_only=True ({reason})") from error  # fmt: skip
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in (FORMAT, *others):
         raise CheckpointError(f"{path} must be a checkpoint of ssd_cuda, got {_describe(content)}")
-    missing = [key for key in _KEYS if key not in content]
+    keys = _KEYS if content["format"] == FORMAT else _MODEL_KEYS
+    missing = [key for key in keys if key not in content]
     if missing:
-        raise CheckpointError(f"{path} must hold {', '.join(_KEYS)}, got no {', '.join(missing)}")
+        raise CheckpointError(f"{path} must hold {', '.join(keys)}, got no {', '.join(missing)}")
     return content
 
 

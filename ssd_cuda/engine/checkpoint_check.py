@@ -51,7 +51,7 @@ def check_state(where: str, state: Mapping[str, Any], model: SSD) -> TrainConfig
     _check_progress(where, state, config)
     own = model.state_dict()
     for part in ("model", "average"):
-        _check_weights(where, part, state[part], own)
+        check_weights(where, part, state[part], own)
     _check_optimizer(where, state["optimizer"], model, config, state["step"])
     return config
 
@@ -129,7 +129,8 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _check_weights(where: str, part: str, found: Any, own: Mapping[str, Tensor]) -> None:
+def check_weights(where: str, part: str, found: Any, own: Mapping[str, Tensor]) -> None:
+    """Raise unless ``found`` are weights of the names, shapes and dtypes of ``own``, all finite."""
     if not isinstance(found, Mapping):
         raise _refuse(where, f"{part!r}", "the weights by name", type(found).__name__)
     missing, unknown = own.keys() - found.keys(), found.keys() - own.keys()

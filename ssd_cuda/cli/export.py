@@ -1,0 +1,66 @@
+"""``ssd-cuda export``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..engine.console import say
+from ..engine.files import refuse_inputs
+from ..engine.outputs import check_folder
+from .options import UsageError
+
+HELP = "a checkpoint as a file for onnxruntime, OpenVINO, OpenCV, TensorRT or torch alone"
+PARENTS = ()
+_SUFFIXES = {"nms": ".onnx", "raw": ".onnx", "tensorrt": ".onnx", "pt2": ".pt2"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="file that train or import wrote")
+    parser.add_argument("--out", "-o", required=True, help="file to write: .onnx, or .pt2")
+    parser.add_argument(
+        "--form",
+        choices=tuple(_SUFFIXES),
+        help="nms: the whole detection (default of .onnx); raw: boxes and scores; "
+        "tensorrt: EfficientNMS_TRT; pt2: a package of AOTInductor (default of .pt2)",
+    )
+    parser.add_argument(
+        "--input",
+        choices=("float32", "uint8"),
+        default="float32",
+        help="dtype of images (default: %(default)s)",
+    )
+    parser.add_argument("--threshold", type=float, help="lowest score (default: that of the model)")
+    parser.add_argument("--detections", type=int, help="most detections an image")
+    parser.add_argument("--opset", type=int, default=18, help="of ONNX (default: %(default)s)")
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..engine.checkpoint import load_model
+
+    out = Path(options.out)
+    form = options.form or ("pt2" if out.suffix == ".pt2" else "nms")
+    if out.suffix != _SUFFIXES[form]:
+        raise UsageError(f"--out must end in {_SUFFIXES[form]} for form {form}, got {out}")
+    refuse_inputs("--out", [out], [Path(options.checkpoint)])
+    model, spec = load_model(options.checkpoint, "cpu")
+    given: dict[str, Any] = {"score_threshold": options.threshold, "detections_per_image": options.detections}
+    config = replace(model.detect_config, **{name: v for name, v in given.items() if v is not None})
+    check_folder("the folder of --out", out.parent)
+    from .. import export
+
+    common: dict[str, Any] = dict(input=options.input, config=config, classes=spec.classes)
+    if form == "pt2":
+        export.to_pt2(model, out, **common)
+    else:
+        export.to_onnx(model, out, form=form, opset=options.opset, **common)
+    say(f"wrote {out}: {form}, {out.stat().st_size / 1e6:.1f} MB, any batch of {_size(model)} images")
+    if form == "tensorrt":
+        say("EfficientNMS_TRT looks at no more than 5,000 boxes of a class, and knows no top-k before NMS")
+
+
+def _size(model: Any) -> str:
+    height, width = model.image_size
+    return f"{width}x{height}"

@@ -1,0 +1,175 @@
+"""Models as ONNX files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._extras import require
+from ..config import DetectConfig
+from ..engine.outputs import write_file
+from .forms import FORMS
+from .network import Network, describe, network_of
+from .onnx_ops import OPSET, ONNXExportError, box_decode, detect, nms
+
+__all__ = ["to_onnx", "translation_table"]
+
+
+def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """The ops that ``torch.onnx.export`` can put into a graph: ``detect``, ``decode`` and ``nms``.
+
+    Importing :mod:`ssd_cuda.export` makes them known to ``torch.onnx.export(dynamo=True)``; where a
+    version of torch does not offer that, hand them over yourself:
+    ``custom_translation_table=translation_table()``.
+
+    Example:
+        >>> sorted(str(op) for op in export.translation_table())
+        ['ssd_cuda.box_decode.default', 'ssd_cuda.detect.default', 'ssd_cuda.nms.default']
+    """
+    ops = torch.ops.ssd_cuda
+    return {ops.detect.default: detect, ops.box_decode.default: box_decode, ops.nms.default: nms}
+
+
+def to_onnx(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    form: str = "nms",
+    input: str = "float32",
+    config: DetectConfig | None = None,
+    classes: Sequence[str] | None = None,
+    priors: Tensor | None = None,
+    num_classes: int | None = None,
+    opset: int = OPSET,
+) -> Path:
+    """Write ``model`` as an ONNX file whose batch size is free.
+
+    Args:
+        model: of :mod:`ssd_cuda.models`, a torchvision SSD (accelerated or not), or an
+            :class:`ssd_cuda.nn.PostProcess` alone; in ``eval()`` mode.
+        path: of the file.
+        form: what comes behind the network. ``"nms"``: the whole detection, padded: ``boxes`` ``[B, K, 4]``,
+            ``scores``, ``labels`` and ``prior_indices`` ``[B, K]``, ``counts`` ``[B]``, as
+            :class:`~ssd_cuda.ops.Detections` has them. ``"raw"``: ``boxes`` ``[B, P, 4]`` and ``scores``
+            ``[B, P, C]``, background included. ``"tensorrt"``: TensorRT's plugin EfficientNMS_TRT, which
+            looks at no more than 5,000 boxes of a class and knows no ``top_k``.
+        input: of the images ``[B, 3, H, W]``, RGB: ``"float32"`` in [0, 1], or ``"uint8"``.
+        config: rule of detection; None: the model's own.
+        classes: names of labels 1, 2, ..., for the metadata.
+        priors: ``[P, 4]``, of a PostProcess.
+        num_classes: columns of ``conf``, of a PostProcess.
+        opset: of the standard operators, 18 or later.
+
+    Returns:
+        The path. Its metadata (``ssd_cuda``, JSON) holds form, input, classes, priors and the rule.
+
+    Boxes are in fractions of the image. Scores are the runtime's own softmax, and with ``pixel_offset``
+    the sides are moved before they are measured: last bits may differ from ``model.detect``, and so the
+    order of near-equal scores.
+
+    Raises:
+        ValueError: a rule that ONNX cannot express (soft-NMS; for ``"tensorrt"`` also ``iou_eps`` and
+            others), a model in ``train()`` mode or of float64. TypeError: another kind of model.
+        ImportError: no onnx or onnxscript.
+
+    Example:
+        >>> post_process = nn.PostProcess("torchvision").eval()
+        >>> priors = torch.rand(50, 4)
+        >>> str(export.to_onnx(post_process, "/dev/null", priors=priors, num_classes=3))
+        '/dev/null'
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
+    if not isinstance(opset, int) or opset < OPSET:
+        raise ValueError(f"opset must be {OPSET} or later, got {opset!r}")
+    require("onnx", "an ONNX export")
+    require("onnxscript", "an ONNX export")
+    network = network_of(
+        model, input=input, config=config, classes=classes, priors=priors, num_classes=num_classes
+    )
+    _check_rule(form, network.config)
+    program = _export(network, form, opset)
+    _forget_the_source(program.model)
+    program.model.metadata_props["ssd_cuda"] = json.dumps(describe(network, form))
+    content = program.model_proto.SerializeToString()
+    write_file(path, lambda file: file.write(content))
+    return Path(path)
+
+
+def _export(network: Network, form: str, opset: int) -> Any:
+    module = FORMS[form](network).eval()
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with _quiet(), torch.no_grad():
+            return torch.onnx.export(
+                module,
+                network.example,
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes=(tuple({0: batch} for _ in network.example),),
+                input_names=list(network.inputs),
+                output_names=list(module.outputs),
+                custom_translation_table=translation_table(),
+                verbose=False,
+            )
+    except Exception as error:
+        reason: BaseException | None = error
+        while reason is not None:
+            if isinstance(reason, ONNXExportError):
+                raise ONNXExportError(str(reason)) from None
+            reason = reason.__cause__
+        raise
+
+
+def _forget_the_source(model: Any) -> None:
+    """The exporter notes which line of which file each node is from: of no use elsewhere, and nobody's
+    business.
+    """
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+@contextmanager
+def _quiet() -> Any:
+    """Without the exporter's remarks about itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_rule(form: str, config: DetectConfig) -> None:
+    """Raise for what the form cannot express, before minutes of export."""
+    if form == "raw":
+        return
+    if config.soft_nms:
+        raise ONNXExportError("soft_nms must be None: ONNX has no operator for soft-NMS, got 'gaussian'")
+    if form != "tensorrt":
+        return
+    for name, wanted in (("iou_eps", 0.0), ("pixel_offset", 0.0), ("inclusive", False)):
+        if getattr(config, name) != wanted:
+            raise ONNXExportError(
+                f"{name} must be {wanted} for EfficientNMS_TRT, which has no such rule, got "
+                f"{getattr(config, name)}; form='nms' builds it from standard operators"
+            )
+    if config.clip == "after" or config.detections_per_image is None:
+        name = "clip" if config.clip == "after" else "detections_per_image"
+        wanted_text = "'none' or 'before'" if name == "clip" else "a number"
+        raise ONNXExportError(
+            f"{name} must be {wanted_text} for EfficientNMS_TRT, got {getattr(config, name)!r}"
+        )

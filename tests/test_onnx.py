@@ -1,0 +1,210 @@
+"""Models as ONNX files: onnxruntime finds what ``model.detect`` finds."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_cases as cases
+import pytest
+import torch
+from torch import nn
+
+from ssd_cuda import DetectConfig, PriorSpec, accelerate, cli, models, ops
+from ssd_cuda import nn as ssd_nn
+from ssd_cuda.engine.checkpoint import ModelSpec, save_model
+
+onnx = pytest.importorskip("onnx", reason="needs onnx, onnxscript and onnxruntime")
+ort = pytest.importorskip("onnxruntime", reason="needs onnx, onnxscript and onnxruntime")
+pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime")
+from ssd_cuda import export  # noqa: E402
+
+SIZE = (96, 128)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return cases.model(SIZE)
+
+
+@pytest.fixture(scope="module")
+def nms(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    return ort.InferenceSession(export.to_onnx(model, path, input="uint8", classes=cases.CLASSES))
+
+
+def to_bytes(images):
+    return (images * 255).round().to(torch.uint8)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_any_batch_gives_what_detect_finds(model, nms, batch):
+    images = to_bytes(cases.images(batch, SIZE, seed=batch))
+    expected = model.detect(images)
+    assert expected.counts.min() > 3
+    cases.assert_same_detections(cases.run(nms, images), expected)
+
+
+def test_nothing_found(model, tmp_path):
+    config = DetectConfig(score_threshold=0.99999)
+    session = ort.InferenceSession(export.to_onnx(model, tmp_path / "none.onnx", config=config))
+    for batch in (1, 3):
+        found = cases.run(session, cases.images(batch, SIZE))
+        assert found[4].tolist() == [0] * batch and found[0].shape == (batch, 200, 4)
+        cases.assert_same_detections(found, model.detect(cases.images(batch, SIZE), config))
+
+
+def test_photographs(model, nms):
+    folder = cases.BCCD / "JPEGImages"
+    if not folder.is_dir():
+        pytest.skip("no photographs")
+    resize = pytest.importorskip("torchvision.transforms.v2.functional").resize
+    from ssd_cuda.data import read_image
+
+    files = sorted(folder.iterdir())[:8]
+    images = torch.stack([resize(read_image(f).as_subclass(torch.Tensor), list(SIZE)) for f in files])
+    expected = model.detect(images)
+    assert expected.counts.sum() > 20
+    cases.assert_same_detections(cases.run(nms, images), expected)
+
+
+def test_the_file_says_what_it_holds(nms):
+    facts = cases.metadata(nms)
+    assert facts["classes"] == list(cases.CLASSES) and facts["form"] == "nms"
+    assert DetectConfig(**facts["detect_config"]) == DetectConfig(
+        score_threshold=0.3, detections_per_image=50
+    )
+    spec = PriorSpec(**facts["prior_spec"])
+    assert spec.num_priors == facts["num_priors"] and spec.image_size == SIZE
+    (given,) = nms.get_inputs()
+    assert given.type == "tensor(uint8)" and given.shape[1:] == [3, *SIZE] and isinstance(given.shape[0], str)
+    assert [value.name for value in nms.get_outputs()] == list(cases.NAMES)
+
+
+def test_standard_operators_only_and_no_trace_of_the_source(model, tmp_path):
+    path = export.to_onnx(model, tmp_path / "raw.onnx", form="raw")
+    content = onnx.load(path)
+    onnx.checker.check_model(content, full_check=True)
+    assert [(o.domain, o.version) for o in content.opset_import] == [("", 18)] and not content.functions
+    assert b"ssd_cuda/" not in path.read_bytes() and b"File \\" not in path.read_bytes()
+    images = cases.images(3, SIZE)
+    boxes, scores = cases.run(ort.InferenceSession(path), images)
+    loc, conf = model(images)
+    decoded = ops.decode(loc, model.priors).detach() / torch.tensor([128.0, 96.0, 128.0, 96.0])
+    np.testing.assert_allclose(boxes, decoded, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scores, conf.softmax(-1).detach(), rtol=1e-5, atol=1e-5)
+    assert scores.shape == (3, len(model.priors), 4)
+
+
+def test_the_graph_for_tensorrt(model, tmp_path):
+    """The plugin's documented inputs, outputs and attributes; there is no TensorRT to run it in."""
+    content = onnx.load(export.to_onnx(model, tmp_path / "trt.onnx", form="tensorrt"))
+    onnx.checker.check_model(content)
+    (node,) = (n for n in content.graph.node if n.op_type == "EfficientNMS_TRT")
+    values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    assert values == {
+        "score_threshold": pytest.approx(0.3), "iou_threshold": pytest.approx(0.45), "max_output_boxes": 50,
+        "background_class": -1, "score_activation": 0, "class_agnostic": 0, "box_coding": 0,
+        "plugin_version": b"1",
+    }  # fmt: skip
+    kinds = {v.name: v.type.tensor_type.elem_type for v in content.graph.output}
+    floating, integer = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
+    assert kinds == {
+        "num_detections": integer, "detection_boxes": floating, "detection_scores": floating,
+        "detection_classes": integer,
+    }  # fmt: skip
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in content.graph.value_info}
+    assert [shapes[name][-1] for name in node.input] == [4, 3]  # boxes; three classes, no background
+
+
+def test_a_torchvision_model(tmp_path):
+    pytest.importorskip("torchvision")
+    from test_accelerate import tiny_ssd
+
+    torch.manual_seed(0)
+    plain = tiny_ssd(5).eval()
+    for name, weight in plain.head.named_parameters():
+        if name.endswith("weight"):
+            nn.init.normal_(weight, std=0.3 if "classification" in name else 0.05)
+    width, height = plain.transform.fixed_size
+    session = ort.InferenceSession(export.to_onnx(accelerate(plain), tmp_path / "tv.onnx"))
+    images = cases.images(2, (height, width))
+    found = cases.run(session, images)
+    with torch.no_grad():
+        expected = plain(list(images))
+    for image, theirs in enumerate(expected):
+        count = found[4][image]
+        assert count == len(theirs["scores"]) > 3
+        np.testing.assert_allclose(found[1][image, :count], theirs["scores"], rtol=1e-4)
+        boxes = found[0][image, :count] * np.float32([width, height, width, height])
+        np.testing.assert_allclose(boxes, theirs["boxes"], rtol=1e-4, atol=1e-2)
+        assert found[2][image, :count].tolist() == theirs["labels"].tolist()
+
+
+def test_a_post_process_alone(tmp_path):
+    priors = torch.rand(40, 4) * 0.5 + 0.1
+    module = ssd_nn.PostProcess("nvidia").eval()
+    path = export.to_onnx(module, tmp_path / "post.onnx", priors=priors, num_classes=6)
+    loc, conf = torch.randn(3, 4, 40), torch.randn(3, 6, 40) * 5
+    found = cases.run(ort.InferenceSession(path), loc, conf)
+    cases.assert_same_detections(found, module(loc, conf, priors))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (dict(config=DetectConfig(soft_nms="gaussian")), "soft_nms must be None"),
+        (
+            dict(form="tensorrt", config=DetectConfig(iou_eps=1e-5)),
+            "iou_eps must be 0[.]0 for EfficientNMS_TRT",
+        ),
+        (dict(form="tensorrt", config=DetectConfig(detections_per_image=None)), "must be a number for Eff"),
+        (dict(config=DetectConfig(iou_eps=1e-5, top_k=None)), "top_k must be at most"),
+        (dict(form="tflite"), "form must be one of 'nms', 'raw', 'tensorrt'"),
+        (dict(input="int8"), "input must be 'float32' or 'uint8'"),
+        (dict(classes=["one"]), "classes must name the 3 classes"),
+        (dict(opset=11), "opset must be 18 or later"),
+        (dict(priors=torch.ones(3, 4)), "priors and num_classes are for a PostProcess"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_exported(change, sentence, tmp_path):
+    size = (512, 512) if change.get("config") and change["config"].top_k is None else (64, 64)
+    with pytest.raises(ValueError, match=sentence):
+        export.to_onnx(cases.model(size, 4), tmp_path / "x.onnx", **change)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_models_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="model must be a model of ssd_cuda"):
+        export.to_onnx(nn.Linear(2, 2).eval(), tmp_path / "x.onnx")
+    with pytest.raises(ValueError, match="must be in eval"):
+        export.to_onnx(models.ssd_small(3, (64, 64)), tmp_path / "x.onnx")
+    with pytest.raises(ValueError, match="must not be float64"):
+        export.to_onnx(models.ssd_small(3, (64, 64)).eval().double(), tmp_path / "x.onnx")
+
+
+class TestCommand:
+    def test_a_checkpoint(self, tmp_path, capsys):
+        spec = ModelSpec("ssd_small", cases.CLASSES, (64, 64))
+        torch.manual_seed(0)
+        model = spec.build().eval()
+        for head in model.heads:
+            nn.init.normal_(head.conf_conv.weight, std=0.4)
+        save_model(tmp_path / "checkpoint.pt", spec, model.state_dict())
+        out = tmp_path / "new/model.onnx"
+        line = ["export", str(tmp_path / "checkpoint.pt"), "-o", str(out), "--threshold", "0.4"]
+        assert cli.main([*line, "--detections", "7"]) == 0
+        assert "any batch of 64x64 images" in capsys.readouterr().out
+        session = ort.InferenceSession(out)
+        assert cases.metadata(session)["classes"] == list(cases.CLASSES)
+        config = DetectConfig(score_threshold=0.4, detections_per_image=7)
+        cases.assert_same_detections(
+            cases.run(session, cases.images(2)), model.detect(cases.images(2), config)
+        )
+
+    def test_bad_lines(self, tmp_path, capsys):
+        assert cli.main(["export", str(tmp_path / "none.pt"), "-o", str(tmp_path / "model.onnx")]) == 1
+        assert "does not exist" in capsys.readouterr().err
+        assert cli.main(["export", "none.pt", "-o", "model.tflite"]) == 1
+        assert "--out must end in .onnx for form nms" in capsys.readouterr().err
+        assert cli.main(["export", "none.pt", "-o", "model.onnx", "--form", "pt2"]) == 1
+        assert "--out must end in .pt2 for form pt2" in capsys.readouterr().err
