@@ -54,8 +54,8 @@ def short(name: str) -> str:
 def of_trace(events: Iterable[tuple[str, float]], calls: int) -> dict[str, tuple[float, float]]:
     """(kernel, seconds) in the order of the trace -> kernel: (seconds a call, launches a call).
 
-    A kernel that a call launches once has the median of its launches; one that it launches several times, which
-    differ, the mean of their sums.
+    A kernel that a call launches once has the median of its launches; one that it launches several times,
+    which differ, the mean of their sums.
     """
     times: dict[str, list[float]] = defaultdict(list)
     for name, seconds in events:

@@ -1,9 +1,10 @@
-// Atomics and the cached loads and stores. Threads are fibres of one OS thread, so a plain read-modify-write is
+// Atomics, the cached loads and stores, copies past the registers. Threads are fibres of one OS thread, so a plain read-modify-write is
 // atomic; what a GPU adds, the order in which threads arrive, comes from the scheduler.
 #pragma once
 
 #include "runtime.h"
 #include "sync.h"
+#include "types.h"
 
 namespace emulator {
 
@@ -75,6 +76,13 @@ template <typename T>
 __attribute__((noinline, no_sanitize("thread"))) void store_relaxed(T* address, T value) {
   before_relaxed(address, sizeof(T), true);
   *address = value;
+}
+
+// cp.async and the wait for all that the thread has asked for.
+inline void copy_async(uint4* to, const uint4* from) { begin_copy({to, from}); }
+inline void wait_copies() {
+  AsyncCopy copy;
+  while (next_copy(copy)) *static_cast<uint4*>(copy.to) = *static_cast<const uint4*>(copy.from);
 }
 
 }  // namespace emulator

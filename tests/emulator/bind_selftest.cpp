@@ -1,4 +1,5 @@
 // Kernels that use every primitive once, and kernels that are wrong on purpose: the emulator's own tests.
+#include "common/cuda/launch.cuh"
 #include "emulator/binding.h"
 
 namespace {
@@ -203,6 +204,21 @@ __global__ void uninitialized_dynamic_kernel(int* output) {
   output[threadIdx.x] = static_cast<int*>(emulator::dynamic_shared_memory())[threadIdx.x];
 }
 
+// Each thread passes 16 bytes of its own through shared memory, whether it waits for them or not; or reads those of
+// another thread without a barrier.
+enum class Copied { kRight, kUnwaited, kUnmet };
+template <Copied kHow>
+__global__ void copied_kernel(int* output) {
+  uint4* tile = static_cast<uint4*>(emulator::dynamic_shared_memory());
+  auto* mine = reinterpret_cast<uint4*>(output) + threadIdx.x;
+  ssd_cuda::copy_async(tile + threadIdx.x, mine);
+  if (kHow != Copied::kUnwaited) ssd_cuda::wait_copies();
+  if (kHow != Copied::kUnmet) __syncthreads();
+  const uint4 other = tile[threadIdx.x ^ 1];
+  __syncthreads();
+  *mine = uint4{other.x + 1, other.y, other.z, other.w};
+}
+
 __global__ void write_past_kernel(int* output, int distance) {
   output[static_cast<int>(threadIdx.x) + distance] = 1;
 }
@@ -262,6 +278,11 @@ void define_right(py::module_& m) {
     run(numbers_kernel, (count + 63) / 64, 64, 0, input.data(), output.data(), count);
     return output;
   });
+  m.def("copied", [](Array<int> memory) {
+    const auto threads = static_cast<unsigned>(memory.size() / 4);
+    run(copied_kernel<Copied::kRight>, 1, threads, 16 * threads, memory.data());
+    return memory;
+  });
   m.def("launch_empty", [](unsigned x, unsigned y, unsigned block, std::size_t shared) {
     return static_cast<int>(
         emulator::launch(lost_update_kernel, dim3(x, y), dim3(block), shared, nullptr, nullptr));
@@ -293,6 +314,8 @@ void define_wrong(py::module_& m) {
   define_wrong(m, "lost_update", lost_update_kernel);
   define_wrong(m, "uninitialized", uninitialized_kernel<float>);
   define_wrong(m, "uninitialized_dynamic", uninitialized_dynamic_kernel, 1024);
+  define_wrong(m, "unwaited_copy", copied_kernel<Copied::kUnwaited>, 1024);
+  define_wrong(m, "unmet_copy", copied_kernel<Copied::kUnmet>, 1024);
   define_wrong(m, "overflow", overflow_kernel);
   define_wrong(m, "long_shift", long_shift_kernel);
   m.def("arrival_order", [](unsigned blocks, unsigned threads) {

@@ -72,6 +72,16 @@ void on_fence();
 // Called before a load or a store that may meet others of its kind at the same bytes.
 void before_relaxed(const volatile void* address, std::size_t bytes, bool writes);
 
+// 16 bytes that a thread has asked for by cp.async. They are on their way until it waits: only then are they copied, so that
+// whoever reads them earlier finds what was there before.
+struct AsyncCopy {
+  void* to;
+  const void* from;
+};
+void begin_copy(AsyncCopy copy);
+// Takes the oldest of the running thread's copies; false where it has none.
+bool next_copy(AsyncCopy& copy);
+
 // The byte that fills shared memory between blocks and outputs before a launch; it depends on the seed.
 unsigned char poison();
 

@@ -113,6 +113,7 @@ void begin_block(Block& slot, uint3 index, uint32_t log, std::size_t shared_byte
     thread.started = false;
     thread.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
     thread.warp_clock = 0;
+    thread.copies.clear();
   }
   slot.ready.clear();
   make_ready(all);
@@ -259,6 +260,18 @@ void maybe_yield(const volatile void* global) {
   g_switch = meets_blocks;
   g_block->ready.push_back(g_block->current);
   suspend();
+}
+
+void begin_copy(AsyncCopy copy) {
+  std::vector<AsyncCopy>& copies = current().copies;
+  copies.insert(copies.begin(), copy);
+}
+bool next_copy(AsyncCopy& copy) {
+  std::vector<AsyncCopy>& copies = current().copies;
+  if (copies.empty()) return false;
+  copy = copies.back();
+  copies.pop_back();
+  return true;
 }
 
 void* dynamic_shared_memory() {

@@ -30,6 +30,7 @@ struct Thread {
   int count = 0;
   // Number of __syncwarp passed, made equal among those that meet: orders accesses within a warp.
   uint32_t warp_clock = 0;
+  std::vector<AsyncCopy> copies;  // on their way, the oldest last
 };
 
 class Random {

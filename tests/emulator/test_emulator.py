@@ -63,6 +63,13 @@ def test_barriers_and_shared_memory(kernels, threads):
     assert torch.equal(backwards, rows.flip(1).flatten())
 
 
+def test_copies_past_the_registers(kernels):
+    memory = torch.arange(256, dtype=torch.int32)
+    rows = memory.reshape(32, 2, 4).flip(1).reshape(64, 4).clone()
+    rows[:, 0] += 1
+    assert torch.equal(kernels.copied(memory).reshape(64, 4), rows)
+
+
 def test_warp_primitives(kernels):
     v = np.arange(32, dtype=np.uint32)[::-1] * 7 % 53
     lane = np.arange(32)
@@ -168,7 +175,7 @@ def test_a_race_changes_the_bits(plain, name):
     assert len(outcomes(plain, name, *RACES[name])) > 1
 
 
-@pytest.mark.parametrize("name", ["uninitialized", "uninitialized_dynamic"])
+@pytest.mark.parametrize("name", ["uninitialized", "uninitialized_dynamic", "unwaited_copy"])
 def test_poison_changes_the_bits(plain, name):
     assert len(outcomes(plain, name, 1, 64)) > 1
 
@@ -197,10 +204,15 @@ def test_checker_reports_races(checked, name):
         assert "bind_selftest.cpp:" in message
 
 
-@pytest.mark.parametrize("name", ["uninitialized", "uninitialized_dynamic"])
+@pytest.mark.parametrize("name", ["uninitialized", "uninitialized_dynamic", "unwaited_copy"])
 def test_checker_reports_uninitialized_reads(checked, name):
     for message in reports(checked, name, 1, 64):
         assert "reads uninitialized memory" in message
+
+
+def test_checker_reports_a_copy_that_others_do_not_wait_for(checked):
+    for message in reports(checked, "unmet_copy", 1, 64):
+        assert "a race: " in message or "uninitialized" in message, message
 
 
 @pytest.mark.parametrize(

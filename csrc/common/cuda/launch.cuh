@@ -8,6 +8,7 @@
 #else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_pipeline.h>
 #include <cuda_runtime.h>
 #endif
 
@@ -101,6 +102,24 @@ __device__ __forceinline__ void store_relaxed(T* address, std::type_identity_t<T
   ::emulator::store_relaxed(address, value);
 #else
   *static_cast<volatile T*>(address) = value;
+#endif
+}
+
+// Asks for 16 bytes of global memory in shared memory, past the registers, so that a thread can have any number on their
+// way; on sm_75 a load and a store. The thread sees them after wait_copies(), others after a barrier behind that.
+__device__ __forceinline__ void copy_async(uint4* shared, const uint4* global) {
+#if defined(SSD_CUDA_EMULATE)
+  ::emulator::copy_async(shared, global);
+#else
+  __pipeline_memcpy_async(shared, global, sizeof(uint4));
+#endif
+}
+__device__ __forceinline__ void wait_copies() {
+#if defined(SSD_CUDA_EMULATE)
+  ::emulator::wait_copies();
+#else
+  __pipeline_commit();
+  __pipeline_wait_prior(0);
 #endif
 }
 

@@ -1,6 +1,6 @@
 // The matches that ground truths are owed whatever their IoU, left in codes before match_kernel fills the rest.
 //
-//   best_kernel   one warp a truth: its best prior (search.cuh). argmax: claims it by atomicMax(code, truth),
+//   best_kernel   one warp a truth, or several where there are few: its best prior (search.cuh). argmax: claims it by atomicMax(code, truth),
 //                 so the last truth wins. bipartite: leaves it in tops.
 //   pair_kernel   one block an image: the largest overlap among free truths and free priors makes a pair, again
 //                 and again. Truths and priors agree on which pair is better, so deferred acceptance finds
@@ -16,33 +16,65 @@
 
 namespace ssd_cuda {
 
-// The second bound keeps ptxas from spilling around the division.
+// Warps that share the search for one truth's best prior, a part of the groups each. A search is a chain of dependent
+// steps: with one warp a truth, 224 truths took 18 us on an H200, whose schedulers had nothing to do in 83% of the cycles.
+// From kBusyWarps on they have enough.
+inline int search_warps(int64_t truths) {
+  constexpr int64_t kBusyWarps = 4096;
+  int warps = kMatchWarps;
+  while (warps > 1 && truths * warps > kBusyWarps) warps /= 2;
+  return warps;
+}
+
+// The truth of a warp, by the whole warp. row: -1 where there is none, or none that takes part.
+template <typename T>
+struct WarpTruth {
+  int64_t row = -1, image = 0, index = 0;  // index: in the image
+
+  __device__ __forceinline__ WarpTruth(const MatchArgs<T>& args, int64_t wanted) {
+    if (wanted >= args.rows) return;
+    image = image_of(args, wanted);
+    if (image >= args.batch) return;
+    const TruthRange range = truth_range(args.offsets, image, args.rows);
+    if (!range.contains(wanted)) return;
+    row = wanted;
+    index = wanted - range.begin;
+  }
+};
+
+// The second bound keeps ptxas from spilling around the division. warps: search_warps(), a power of two.
 template <typename T, Forced kForced>
-__global__ void __launch_bounds__(kMatchBlock, 2) best_kernel(const MatchArgs<T> args) {
-  __shared__ T shared_bounds[kMatchWarps][kSpan<T>];
-  T* const bounds = shared_bounds[threadIdx.x / 32];
-  const int64_t row = int64_t{blockIdx.x} * kMatchWarps + threadIdx.x / 32;
-  if (row >= args.rows) return;
-  const int64_t b = image_of(args, row);
-  if (b >= args.batch) return;
-  const TruthRange range = truth_range(args.offsets, b, args.rows);
-  if (!range.contains(row)) return;
-  const Vec4<T> truth = args.truth(row);
+__global__ void __launch_bounds__(kMatchBlock, 2) best_kernel(const MatchArgs<T> args, int warps) {
+  __shared__ T bounds[kMatchWarps][kSpan<T>];
+  __shared__ BestPrior<T> found[kMatchWarps];
+  const int warp = static_cast<int>(threadIdx.x / 32), part = warp % warps;
+  const WarpTruth<T> at(args, int64_t{blockIdx.x} * (kMatchWarps / warps) + warp / warps);
   BestPrior<T> top{T(0), -1};
+  bool takes_part = false;
+  if (at.row >= 0) {
+    const Vec4<T> truth = args.truth(at.row);
+    takes_part = args.rule.takes_part(truth);
+    if (takes_part) {
+      constexpr bool kNumbers = kForced == Forced::kBipartite;
+      const auto counts = [](int64_t, T overlap) { return !kNumbers || overlap == overlap; };
+      top = search_prior(args, at.image, truth, kNumbers ? args.rule.forced_min : T(-1),
+                         bounds[warp], counts, part, warps);
+    }
+  }
+  if (warps > 1) {
+    if (lane_index() == 0) found[warp] = top;
+    __syncthreads();
+    for (int w = 1; part == 0 && w < warps; ++w) top.merge(found[warp + w], args.rule.tie_last);
+  }
+  if (part != 0 || lane_index() != 0 || at.row < 0) return;
   if constexpr (kForced == Forced::kArgmax) {
-    if (!args.rule.takes_part(truth)) return;
-    top = search_prior(args, b, truth, T(-1), bounds, [](int64_t, T) { return true; });
-    if (lane_index() != 0) return;
-    const int32_t g = static_cast<int32_t>(row - range.begin);
-    const int64_t prior = b * args.num_priors + top.prior;
+    if (!takes_part) return;
+    const int32_t g = static_cast<int32_t>(at.index);
+    const int64_t prior = at.image * args.num_priors + top.prior;
     if (args.rule.is_forced(top.overlap)) atomicMax(&args.codes[prior], g);
     if (args.rule.relabels()) atomicMax(&args.renames[prior], g);
   } else {
-    if (args.rule.takes_part(truth)) {
-      const auto is_number = [](int64_t, T overlap) { return overlap == overlap; };
-      top = search_prior(args, b, truth, args.rule.forced_min, bounds, is_number);
-    }
-    if (lane_index() == 0) args.tops[row] = top;
+    args.tops[at.row] = top;
   }
 }
 
@@ -119,10 +151,11 @@ template <typename T>
 inline cudaError_t launch_force(const MatchArgs<T>& args, cudaStream_t stream) {
   const bool pairs = args.rule.forced == Forced::kBipartite;
   const auto best = pairs ? best_kernel<T, Forced::kBipartite> : best_kernel<T, Forced::kArgmax>;
-  const int64_t blocks = ceil_div<int64_t>(args.rows, kMatchWarps);
+  const int warps = search_warps(args.rows);
+  const int64_t blocks = ceil_div<int64_t>(args.rows, kMatchWarps / warps);
   const dim3 block(kMatchBlock);
   const cudaError_t error =
-      launch(best, dim3(static_cast<unsigned>(blocks)), block, 0, stream, args);
+      launch(best, dim3(static_cast<unsigned>(blocks)), block, 0, stream, args, warps);
   if (error != cudaSuccess || !pairs) return error;
   return launch(pair_kernel<T>, dim3(static_cast<unsigned>(args.batch)), block, 0, stream, args);
 }

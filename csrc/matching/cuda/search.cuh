@@ -1,4 +1,4 @@
-// The search of one warp for the best prior of a truth.
+// The search of one warp for the best prior of a truth, among all groups or one part of several.
 //
 // 32 groups at once: their bounds, kept in shared memory. Each lane remembers its best group; the best of
 // these are evaluated first, until none can reach what the search has found (reached). By then nearly all
@@ -26,10 +26,13 @@ class PriorSearch {
         counts_(counts),
         bounds_(bounds) {}
 
-  __device__ __forceinline__ BestPrior<T> run() {
+  // Among part `part` of the groups, cut into `parts`.
+  __device__ __forceinline__ BestPrior<T> run(int part, int parts) {
     const int32_t groups = static_cast<int32_t>(num_groups(args_.num_priors));
-    for (int32_t begin = 0; begin < groups; begin += kSpan<T>) {
-      span(begin, groups - begin < kSpan<T> ? groups - begin : kSpan<T>);
+    const int32_t most = ceil_div(groups, parts), first = part * most;
+    const int32_t end = groups - first < most ? groups : first + most;
+    for (int32_t begin = first; begin < end; begin += kSpan<T>) {
+      span(begin, end - begin < kSpan<T> ? end - begin : kSpan<T>);
     }
     if (zeros_ >= 0) take_zeros();
     return warp_best(mine_, args_.rule.tie_last);
@@ -111,8 +114,9 @@ class PriorSearch {
 template <typename T, typename Counts>
 __device__ __forceinline__ BestPrior<T> search_prior(const MatchArgs<T>& args, int64_t b,
                                                      Vec4<T> truth, T reached, T* bounds,
-                                                     const Counts& counts) {
-  return PriorSearch<T, Counts>(args, b, truth, reached, counts, bounds).run();
+                                                     const Counts& counts, int part = 0,
+                                                     int parts = 1) {
+  return PriorSearch<T, Counts>(args, b, truth, reached, counts, bounds).run(part, parts);
 }
 
 }  // namespace ssd_cuda

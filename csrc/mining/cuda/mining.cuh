@@ -15,17 +15,38 @@ namespace ssd_cuda {
 // How keys are stored; computed as T = float, or double for kDouble.
 enum class KeyType : int { kFloat = 0, kDouble = 1, kHalf = 2, kBFloat16 = 3 };
 
-template <typename T>
-__device__ __forceinline__ T load_key(const void* keys, KeyType type, int64_t i) {
-  if constexpr (sizeof(T) == 8) {
-    return static_cast<const double*>(keys)[i];
-  } else {
-    if (type == KeyType::kHalf) return static_cast<float>(static_cast<const __half*>(keys)[i]);
-    if (type == KeyType::kBFloat16) {
-      return static_cast<float>(static_cast<const __nv_bfloat16*>(keys)[i]);
+// A row of stored keys as a loader of RowKeys: what finish(key, i) makes of them.
+template <typename T, typename Finish>
+struct StoredKeys {
+  const void* keys;
+  KeyType type;
+  int64_t first;  // of the row
+  Finish finish;
+
+  template <typename Fn>
+  __device__ __forceinline__ void with(const Fn& fn) const {
+    if constexpr (sizeof(T) == 8) {
+      as<double>(fn);
+    } else if (type == KeyType::kHalf) {
+      as<__half>(fn);
+    } else if (type == KeyType::kBFloat16) {
+      as<__nv_bfloat16>(fn);
+    } else {
+      as<float>(fn);
     }
-    return static_cast<const float*>(keys)[i];
   }
+
+ private:
+  template <typename S, typename Fn>
+  __device__ __forceinline__ void as(const Fn& fn) const {
+    const S* row = static_cast<const S*>(keys) + first;
+    fn([&](int64_t i) { return finish(static_cast<T>(row[i]), i); });
+  }
+};
+template <typename T, typename Finish>
+__device__ __forceinline__ StoredKeys<T, Finish> stored_keys(const void* keys, KeyType type,
+                                                             int64_t first, const Finish& finish) {
+  return {keys, type, first, finish};
 }
 
 template <typename T>
@@ -61,9 +82,8 @@ __global__ void __launch_bounds__(kSelectBlock, 1) top_k_kernel(TopKArgs args) {
   __shared__ SelectShared shared;
   __shared__ double partial[kSelectWarps];
   const int64_t row = blockIdx.x, first = row * args.width;
-  const auto load = [&](int64_t i) {
-    return ordered_key(load_key<T>(args.keys, args.type, first + i));
-  };
+  const auto load =
+      stored_keys<T>(args.keys, args.type, first, [](T key, int64_t) { return ordered_key(key); });
   const RowKeys<kPerThread, decltype(load), U> keys(load, args.width);
   const RowCut<U> cut = select_row<true, U>(keys, args.k[row], shared);
   double sum = 0;
@@ -96,22 +116,20 @@ template <typename T, int kPerThread>
 __global__ void __launch_bounds__(kSelectBlock, 1) hard_negatives_kernel(HardNegativeArgs args) {
   using U = Ordered<T>;
   __shared__ SelectShared shared;
-  __shared__ unsigned partial[kSelectWarps];
+  __shared__ SumScratch scratch;
   const int64_t row = blockIdx.x, first = row * args.width;
-  const auto load = [&](int64_t i) -> U {
-    if (args.positive[first + i]) return positive_key<T>(args.rule);
-    if (args.candidate != nullptr && !args.candidate[first + i]) return kExcluded<U>;
-    return ordered_key(load_key<T>(args.keys, args.type, first + i));
-  };
+  const bool* candidate = args.candidate != nullptr ? args.candidate + first : nullptr;
+  const auto load = stored_keys<T>(args.keys, args.type, first, [&](T key, int64_t i) -> U {
+    const U own = candidate == nullptr || candidate[i] ? ordered_key(key) : kExcluded<U>;
+    return args.positive[first + i] ? positive_key<T>(args.rule) : own;
+  });
   const RowKeys<kPerThread, decltype(load), U> keys(load, args.width);
   unsigned positives = 0, excluded = 0;
   keys.each([&](U key, int64_t i) {
     positives += args.positive[first + i];
     excluded += key == kExcluded<U>;
   });
-  const auto add = [](unsigned a, unsigned b) { return a + b; };
-  positives = block_reduce(positives, partial, add);
-  excluded = block_reduce(excluded, partial, add);
+  block_sums(positives, excluded, scratch);
   const int64_t k =
       num_hard_negatives(args.rule, positives, args.width - positives - excluded, args.width);
   const RowCut<U> cut = select_row<false, U>(keys, k, shared);

@@ -154,7 +154,6 @@ __global__ void __launch_bounds__(kTileBlock, sizeof(T) == 8 ? 4 : 12)
   const T scale = args.scales[image];
   if (t == 0) num_chosen = 0;
   __syncthreads();
-  clear_rows(args.d_conf, image, begin, rows, classes);
   if (t < rows) {
     const int64_t p = begin + t;
     const RowCut<U> cut{static_cast<U>(args.cuts[2 * image]), args.cuts[2 * image + 1]};
@@ -181,7 +180,9 @@ __global__ void __launch_bounds__(kTileBlock, sizeof(T) == 8 ? 4 : 12)
               Vec4<S>{static_cast<S>(gradient.x), static_cast<S>(gradient.y),
                       static_cast<S>(gradient.z), static_cast<S>(gradient.w)});
   }
-  __syncthreads();  // the zeros are written before the rows that replace them
+  clear_rows(args.d_conf, image, begin, rows,
+             classes);  // after the loads, which would wait behind its stores
+  __syncthreads();      // the zeros are written before the rows that replace them
   for (int i = t / 32; i < static_cast<int>(num_chosen); i += kTileBlock / 32) {
     const int64_t p = begin + chosen[i];
     write_row_gradient(args.conf.at(image, p), args.conf.class_stride, classes, labels[i],

@@ -5,8 +5,9 @@
 //               arrives last makes the normaliser and both losses, added in the order of the images
 //   3 backward  a tile of rows: zeros, then the few rows that count are read again and written
 //
-// 1 stages the tile's logits in shared memory with coalesced loads (rows lie one after the other in [B, P, C],
-// classes in [B, C, P]), then each thread owns a row; the row pitch keeps banks apart. Bytes for [B, P, C] of S:
+// 1 stages the tile's logits in shared memory with coalesced copies (rows lie one after the other in [B, P, C], where
+// they go past the registers by cp.async, so that a whole tile is on its way at once; classes in [B, C, P]), then each
+// thread owns a row; the row pitch keeps banks apart. Bytes for [B, P, C] of S:
 // forward reads B P (C |S| + 4) and writes 4 B P (+ 4 B P read by 2); backward writes B P (C + 4) |S|, reads
 // 8 B P and C |S| at each row that counts (about 1% of them). No [B, P, C] temporary, no host value.
 // Sums are double, in trees and orders that no scheduling changes. Arrivals are counted in a number that 1 sets to 0:
@@ -51,7 +52,7 @@ struct SelectArgs {
 };
 
 // Copies count elements in vectors, to the tile behind a gap: the copy is as misaligned as the source, so the
-// vectors of both fall together. Returns where it starts.
+// vectors of both fall together. Returns where it starts; the vectors are there after wait_copies().
 template <typename S>
 __device__ __forceinline__ const S* copy_run(const S* source, int count, S* tile) {
   const Packs<S> cut(source, count);
@@ -59,8 +60,8 @@ __device__ __forceinline__ const S* copy_run(const S* source, int count, S* tile
   tile += cut.misaligned;
   if (t < cut.head) tile[t] = source[t];
   for (int i = t; i < cut.packs; i += kTileBlock) {
-    reinterpret_cast<uint4*>(tile + cut.head)[i] =
-        reinterpret_cast<const uint4*>(source + cut.head)[i];
+    copy_async(reinterpret_cast<uint4*>(tile + cut.head) + i,
+               reinterpret_cast<const uint4*>(source + cut.head) + i);
   }
   if (cut.tail + t < count) tile[cut.tail + t] = source[cut.tail + t];
   return tile;
@@ -155,6 +156,7 @@ __global__ void __launch_bounds__(kTileBlock, sizeof(T) == 8 ? 5 : 8)
   const S* staged = nullptr;
   if (plan.pitch > 0) {
     staged = stage_tile(args.conf, image, begin, rows, classes, plan.pitch, tile);
+    wait_copies();
     __syncthreads();
   }
   Row row{RowKind::kIgnored, 0};
@@ -194,22 +196,48 @@ __global__ void __launch_bounds__(kTileBlock, sizeof(T) == 8 ? 5 : 8)
   if (t == 0 && blockIdx.x == 0) *args.arrived = 0;
 }
 
-// Sums over kSelectBlock threads, the same on each of them.
-__device__ inline ImageSums block_sums(ImageSums sums, double* doubles, long long* integers) {
-  const auto add = [](auto a, auto b) { return a + b; };
-  sums.loc = block_reduce(sums.loc, doubles, add);
-  sums.conf = block_reduce(sums.conf, doubles, add);
-  for (int64_t* n : {&sums.positives, &sums.localized, &sums.candidates, &sums.negatives}) {
-    *n = block_reduce(static_cast<long long>(*n), integers, add);
-  }
-  return sums;
+// The sum of value(i) over i < count by one warp, on each of its lanes: a lane adds every 32nd, then a tree.
+template <typename T, typename Value>
+__device__ __forceinline__ T warp_total(int64_t count, const Value& value) {
+  T sum = 0;
+  for (int64_t i = threadIdx.x % 32; i < count; i += 32) sum += value(i);
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  return sum;
 }
+
+// The sums of an image's tiles: each of six values by a warp of its own, all at once.
+__device__ inline void add_tiles(const ImageSums* tiles, int64_t count, ImageSums& total) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const bool first = threadIdx.x % 32 == 0;
+  const auto add = [&](int number, auto member) {
+    if (warp != number) return;
+    using Value = std::remove_reference_t<decltype(total.*member)>;
+    const Value sum = warp_total<Value>(count, [&](int64_t i) { return tiles[i].*member; });
+    if (first) total.*member = sum;
+  };
+  add(0, &ImageSums::loc);
+  add(1, &ImageSums::conf);
+  add(2, &ImageSums::positives);
+  add(3, &ImageSums::localized);
+  add(4, &ImageSums::candidates);
+  add(5, &ImageSums::negatives);
+}
+
+// The keys of keys_kernel as a loader of RowKeys.
+template <typename U>
+struct MadeKeys {
+  const U* row;
+  __device__ __forceinline__ U operator()(int64_t i) const { return row[i]; }
+  template <typename Fn>
+  __device__ __forceinline__ void with(const Fn& fn) const {
+    fn(*this);
+  }
+};
 
 // Shared memory of select_kernel.
 struct LossShared {
   SelectShared select;
   double doubles[kSelectWarps];
-  long long integers[kSelectWarps];
   ImageSums total;  // in registers it would crowd out the keys
   bool last;
 };
@@ -221,15 +249,10 @@ __device__ __forceinline__ void select_image(const SelectArgs<T>& args, int64_t 
                                              LossShared& shared) {
   using U = Ordered<T>;
   const U* row = args.keys + image * args.width;
-  ImageSums mine{};
-  for (int64_t i = threadIdx.x; i < args.tiles_per_image; i += kSelectBlock) {
-    mine.add(args.tiles[image * args.tiles_per_image + i]);
-  }
-  mine = block_sums(mine, shared.doubles, shared.integers);
-  if (threadIdx.x == 0) shared.total = mine;
+  const MadeKeys<U> load{row};
+  const RowKeys<kPerThread, decltype(load), U> keys(load, args.width);  // on their way meanwhile
+  add_tiles(args.tiles + image * args.tiles_per_image, args.tiles_per_image, shared.total);
   __syncthreads();
-  const auto load = [&](int64_t i) { return row[i]; };
-  const RowKeys<kPerThread, decltype(load), U> keys(load, args.width);
   const int64_t k = num_hard_negatives(args.rule.mining, shared.total.positives,
                                        shared.total.candidates, args.width);
   const RowCut<U> cut = select_row<false, U>(keys, k, shared.select);
@@ -264,25 +287,26 @@ __device__ __forceinline__ void select_image(const SelectArgs<T>& args, int64_t 
   args.cuts[2 * image + 1] = cut.tie;
 }
 
-// The normaliser and both losses, added in the order of the images.
+// The normaliser and both losses, by one warp: lane l adds the images l, l + 32, ..., then a tree.
 template <typename T>
-__device__ __forceinline__ void finish_batch(const SelectArgs<T>& args, LossShared& shared) {
-  const auto add = [](auto a, auto b) { return a + b; };
+__device__ __forceinline__ void finish_batch(const SelectArgs<T>& args) {
   Denominator batch{};
-  for (int64_t b = threadIdx.x; b < args.images; b += kSelectBlock) batch.add(args.sums[b]);
+  for (int64_t b = threadIdx.x; b < args.images; b += 32) batch.add(args.sums[b]);
   for (int64_t* n : {&batch.localized, &batch.selected, &batch.at_least_one}) {
-    *n = block_reduce(static_cast<long long>(*n), shared.integers, add);
+    for (int step = 16; step > 0; step /= 2) *n += __shfl_xor_sync(0xffffffffu, *n, step);
   }
   double loc = 0, conf = 0;
-  for (int64_t b = threadIdx.x; b < args.images; b += kSelectBlock) {
+  for (int64_t b = threadIdx.x; b < args.images; b += 32) {
     const ImageSums image = args.sums[b];
     const double scale = image_scale(args.rule.loss, batch, image.localized, args.images);
     loc += image_share(image.loc, scale);
     conf += image_share(image.conf, scale);
     args.scales[b] = static_cast<T>(scale);
   }
-  loc = block_reduce(loc, shared.doubles, add);
-  conf = block_reduce(conf, shared.doubles, add);
+  for (int step = 16; step > 0; step /= 2) {
+    loc += __shfl_xor_sync(0xffffffffu, loc, step);
+    conf += __shfl_xor_sync(0xffffffffu, conf, step);
+  }
   if (threadIdx.x != 0) return;
   *args.localization = static_cast<T>(loc * args.rule.loss.loc_factor);
   *args.classification = static_cast<T>(conf);
@@ -299,7 +323,7 @@ __global__ void __launch_bounds__(kSelectBlock, 1) select_kernel(SelectArgs<T> a
     __threadfence();  // the sums of the others, after theirs
   }
   __syncthreads();
-  if (shared.last) finish_batch(args, shared);
+  if (shared.last && threadIdx.x < 32) finish_batch(args);
 }
 
 template <typename S, typename T>
