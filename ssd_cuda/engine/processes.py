@@ -135,4 +135,4 @@ def _is_lost_connection(error: RuntimeError) -> bool:
 
 def _first_line(error: Exception) -> str:
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return line.rpartition("] ")[2][:160]
+    return line.rpartition("] ")[2].partition(". ")[0][:160]
