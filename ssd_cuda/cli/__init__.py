@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> int | None:
     for name, value in vars(chosen).items():
-        if "" in (value if isinstance(value, list) else [value]):  # an unset shell variable, not the folder "."
+        if "" in (value if isinstance(value, list) else [value]):  # an unset shell variable
             raise options.UsageError(f"{name.replace('_', '-')} must not be empty, got ''")
     return _COMMANDS[chosen.command].run(chosen)
 
