@@ -108,9 +108,12 @@ def detect(
     require("detect", loc, conf, priors, extra, clip_sizes)
     class_dim = 1 if config.layout == "bcp" else 2
     options = op_options(config, conf.shape[3 - class_dim], conf.shape[class_dim])
-    found = torch.ops.ssd_cuda.detect(loc, conf, priors, clip_sizes, **options)
+    boxes, scores, labels, prior_indices, counts = torch.ops.ssd_cuda.detect(
+        loc, conf, priors, clip_sizes, **options
+    )
+    carried = None if extra is None else _carry(extra, prior_indices)
     # At once: torch.compile of torch 2.11 cannot trace NamedTuple._replace.
-    return Detections(*found, extra=None if extra is None else _carry(extra, found[3]))
+    return Detections(boxes, scores, labels, prior_indices, counts, carried)
 
 
 def _check(
