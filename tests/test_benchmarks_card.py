@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import harness, machine, publish
+from benchmarks import harness, kernel_times, machine, publish
+from benchmarks.__main__ import cases
 from benchmarks.harness import Case, Contest
 
 CARD = torch.device("cuda")
@@ -184,3 +185,35 @@ def test_pytest_benchmark_drives_the_micro_benchmarks():
     alone = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     done = subprocess.run(command, cwd=publish.ROOT, env=alone, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "test_case[priors: paper, cpu]" in done.stdout, done.stdout + done.stderr
+
+
+def test_kernels_are_named_shortly():
+    long = "void ssd_cuda::(anonymous namespace)::keys_kernel<__half, float>(ssd_cuda::Args<__half, float>)"
+    assert kernel_times.short(long) == "keys_kernel<__half,float>"
+    assert (
+        kernel_times.short("void ssd_cuda::select_kernel<float, (int)9>(ssd_cuda::Args)")
+        == "select_kernel<float,9>"
+    )
+    assert kernel_times.short("Memset (Device)") == "Memset "
+
+
+def test_the_kernels_of_a_call_by_hand():
+    """Two calls: one kernel launched once in each, one twice."""
+    trace = [("a", 1.0), ("b", 2.0), ("b", 4.0), ("a", 3.0), ("b", 6.0), ("b", 8.0)]
+    assert kernel_times.of_trace(trace, 2) == {"a": (2.0, 1.0), "b": (10.0, 2.0)}
+    case = {"family": "nms", "name": "x", "graph": 20e-6, "how": "graph", "min_bytes": 4_000_000}
+    kernels = {"a": {"seconds": 2e-6, "launches": 1}, "b": {"seconds": 10e-6, "launches": 2}}
+    lines = kernel_times.table({"copy_rate": 4e12, "cases": [{**case, "kernels": kernels}]}).splitlines()
+    assert lines[0] == "nms x: 20.0 us (graph); kernels 12.0; bytes 1.0"
+    assert lines[1].split() == ["10.00", "us", "b", "x2"] and lines[2].split() == ["2.00", "us", "a"]
+
+
+def test_the_ops_whose_kernels_are_timed_exist():
+    names = {(case.family, case.name) for case in cases(device="cuda")}
+    assert set(kernel_times.CHOSEN) <= names
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_the_time_of_kernels_needs_a_card(capsys):
+    assert kernel_times.main([]) == 3
+    assert "needs a CUDA card" in capsys.readouterr().out
