@@ -186,6 +186,7 @@ def test_a_broken_data_set_names_the_file(capsys, tmp_path, voc, name, content, 
         (["train", "--lr", "0"], "lr must lie in"),
         (["train", "--data", ""], "data must not be empty, got ''"),
         (["train", "--resume", ""], "resume must not be empty, got ''"),
+        (["train", "--test-split", "foo", "--epochs", "1"], "must be 'train' or 'test', got 'foo'"),
         (["train", "--test-split", ""], "test-split must not be empty, got ''"),
         (["eval", ""], "checkpoint must not be empty, got ''"),
         (["eval", __file__, "--json", ""], "json must not be empty, got ''"),
@@ -203,8 +204,8 @@ def test_a_broken_data_set_names_the_file(capsys, tmp_path, voc, name, content, 
 )
 def test_a_mistake_gets_one_sentence(capsys, tmp_path, arguments, finding):
     where = ["--out", tmp_path] if arguments[0] == "train" else []
-    status, _, err = run(capsys, *arguments, *where)
-    assert status == 1
+    status, out, err = run(capsys, *arguments, *where)
+    assert status == 1 and "epoch" not in out
     lines = err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("ssd-cuda: error:") and finding in lines[0]
 

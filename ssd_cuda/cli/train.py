@@ -103,7 +103,8 @@ def _train(
     warn_if_empty(dataset, f"the split {split!r} of {options.data}")
     spec = ModelSpec(name, tuple(dataset.classes), size)
     _check_batch(config, name, len(dataset), size)
-    validation = _validation(options, spec, config) if options.eval_every else None
+    tested = _tested(options, spec)
+    validation = _validation(options, tested, config) if tested and options.eval_every else None
     log = RunLog(Path(options.out), tell, validation, tensorboard=options.tensorboard and processes.is_first)
     batches = _batches(dataset, size, config, device, processes)
     checkpoint = Path(options.out) / "checkpoint.pt"
@@ -128,7 +129,7 @@ def _train(
             on_epoch=log.on_epoch,
             stop=stop,
         )
-    _finish(options, trainer, checkpoint, spec, stop())
+    _finish(options, trainer, checkpoint, None if options.no_eval else tested, stop())
 
 
 def _batches(
@@ -163,13 +164,20 @@ def _initial(
     return lambda model: tell(pretrained.load_into(model, spec.classes))
 
 
-def _validation(options: argparse.Namespace, spec: ModelSpec, config: TrainConfig) -> Validation:
+def _tested(options: argparse.Namespace, spec: ModelSpec) -> DetectionDataset | None:
+    """What is evaluated, if anything: looked at before hours of training end in a split that is not there."""
     from .. import data
+
+    if options.no_eval and not options.eval_every:
+        return None
+    return open_data(options, options.test_split or data.data_splits(options.data)[1], spec)
+
+
+def _validation(options: argparse.Namespace, tested: DetectionDataset, config: TrainConfig) -> Validation:
     from ..engine.validation import Validation
 
-    split = options.test_split or data.data_splits(options.data)[1]
     return Validation(
-        open_data(options, split, spec),
+        tested,
         every=options.eval_every,
         patience=options.patience,
         best=Path(options.out) / "best.pt",
@@ -217,9 +225,12 @@ def _check_batch(config: TrainConfig, name: str, images: int, size: tuple[int, i
 
 
 def _finish(
-    options: argparse.Namespace, trainer: Trainer, checkpoint: Path, spec: ModelSpec, stopped: bool
+    options: argparse.Namespace,
+    trainer: Trainer,
+    checkpoint: Path,
+    tested: DetectionDataset | None,
+    stopped: bool,
 ) -> None:
-    from .. import data
     from ..engine.draw import save_loss_curve
     from ..engine.evaluate import evaluate
 
@@ -230,12 +241,11 @@ def _finish(
         raise KeyboardInterrupt(f"wrote {checkpoint} after step {trainer.step}; --resume goes on from there")
     if trainer.processes.is_first:
         say(f"wrote {checkpoint} and loss.png beside it")
-    if options.no_eval:
+    if tested is None:
         return
-    split = options.test_split or data.data_splits(options.data)[1]
     scores = evaluate(
         trainer.average,
-        open_data(options, split, spec),
+        tested,
         batch_size=trainer.config.batch_size,
         workers=trainer.config.workers,
         rule=ap_rule(options),
