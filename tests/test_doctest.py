@@ -33,7 +33,7 @@ NAMES["export"] = export
 NO_EXAMPLE = {"CachedDataset", "CocoDataset", "DataError", "DetectionDataset", "TransformedDataset"}
 NO_EXAMPLE |= {"VocDataset", "read_image", "Detections", "MultiBoxLosses", "TopK"}
 NO_EXAMPLE |= {"CheckpointError", "load_checkpoint", "load_model", "save_checkpoint", "save_model", "train"}
-NO_EXAMPLE |= {"TrainStep", "read_pretrained", "ONNXExportError"}
+NO_EXAMPLE |= {"TrainStep", "read_pretrained", "ONNXExportError", "Imported"}
 NO_EXAMPLE |= {"save_grid", "save_loss_curve", "save_picture"}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -1,4 +1,4 @@
-"""The command line: ``ssd-cuda train | eval | detect | export | info``, one module a command."""
+"""The command line, a module a command: ``train | eval | detect | import | export | models | info``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from typing import Any
 from .. import __version__
 from .._names import printable
 from ..engine.console import run_safely
-from . import detect, evaluate, export, info, options, train
+from . import detect, evaluate, export, importing, info, models, options, train
 
 __all__ = ["main"]
 
-_COMMANDS = {"train": train, "eval": evaluate, "detect": detect, "export": export, "info": info}
+_COMMANDS = {
+    "train": train,
+    "eval": evaluate,
+    "detect": detect,
+    "import": importing,
+    "export": export,
+    "models": models,
+    "info": info,
+}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -31,6 +31,7 @@ class ModelSpec:
         name: a key of ``ssd_cuda.models.MODELS``.
         classes: names of labels 1, 2, ...; the model has one class more, the background.
         image_size: (height, width), of at most 2^26 pixels.
+        options: what else :func:`~ssd_cuda.models.build_model` needs.
 
     Raises:
         ValueError: none of the models, no class or one twice, a size that is none.
@@ -43,6 +44,7 @@ class ModelSpec:
     name: str
     classes: tuple[str, ...]
     image_size: tuple[int, int]
+    options: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.name not in MODELS:
@@ -53,6 +55,8 @@ class ModelSpec:
         if not named or not self.classes:
             raise ValueError(f"classes must be names, at least one, got {str(self.classes)[:80]}")
         check_distinct("classes", self.classes)
+        if not isinstance(self.options, str):
+            raise ValueError(f"options must be text, got {type(self.options).__name__}")
         size = self.image_size
         whole = isinstance(size, tuple) and all(type(side) is int and side >= 1 for side in size)
         if not whole or len(size) != 2 or size[0] * size[1] > _MOST_PIXELS:
@@ -65,7 +69,7 @@ class ModelSpec:
 
     def build(self) -> SSD:
         """A model with new weights."""
-        return build_model(self.name, len(self.classes) + 1, self.image_size)
+        return build_model(self.name, len(self.classes) + 1, self.image_size, self.options)
 
 
 def save_checkpoint(path: str | Path, spec: ModelSpec, state: dict[str, Any]) -> None:
@@ -117,7 +121,8 @@ def save_model(path: str | Path, spec: ModelSpec, weights: Mapping[str, torch.Te
 
 
 def _plain(spec: ModelSpec) -> dict[str, Any]:
-    return {**asdict(spec), "classes": list(spec.classes)}
+    found = {**asdict(spec), "classes": list(spec.classes)}
+    return {key: value for key, value in found.items() if key != "options" or value}
 
 
 def _load(path: str | Path, device: torch.device | str) -> tuple[ModelSpec, dict[str, Any], SSD]:
@@ -133,13 +138,13 @@ def _build(
     """The spec of a file and a new model of it, if the weights in ``part`` are of as many classes."""
     found = content.pop("spec")
     keys = ("name", "classes", "image_size")
-    if not isinstance(found, dict) or set(found) != set(keys):
+    if not isinstance(found, dict) or {*found, "options"} != {*keys, "options"}:
         raise CheckpointError(f"{path} must have a spec of {', '.join(keys)}, got {str(found)[:80]}")
     try:
         classes, size = (
             tuple(v) if isinstance(v, list) else v for v in (found["classes"], found["image_size"])
         )
-        spec = ModelSpec(found["name"], classes, size)
+        spec = ModelSpec(found["name"], classes, size, found.get("options", ""))
     except ValueError as error:
         raise CheckpointError(f"{path} must have a spec of a model that there is: {error}") from error
     rows = _class_rows(content[part])
@@ -147,8 +152,11 @@ def _build(
         raise CheckpointError(
             f"{path} must hold the weights of {len(spec.classes)} classes and the background, got {rows} rows"
         )
-    with torch.random.fork_rng(devices=[]):
-        model = spec.build().to(device)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = spec.build().to(device)
+    except ValueError as error:
+        raise CheckpointError(f"{path} must have a spec of a model that there is: {error}") from error
     return spec, model
 
 

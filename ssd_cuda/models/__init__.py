@@ -2,6 +2,7 @@
 
 from .detector import SSD
 from .layers import L2Norm, SSDExtraLayers, SSDHead
+from .loading import Imported, import_weights, load
 from .registry import MODELS, build_model
 from .small import ssd_small
 from .vgg import ssd300_vgg16, ssd512_vgg16
@@ -9,10 +10,13 @@ from .vgg import ssd300_vgg16, ssd512_vgg16
 __all__ = [
     "MODELS",
     "SSD",
+    "Imported",
     "L2Norm",
     "SSDExtraLayers",
     "SSDHead",
     "build_model",
+    "import_weights",
+    "load",
     "ssd300_vgg16",
     "ssd512_vgg16",
     "ssd_small",

@@ -36,6 +36,8 @@ class SSD(nn.Module):
         std: per channel, divides after that.
         loss_config: rule of :meth:`loss`.
         detect_config: rule of :meth:`detect`.
+        heads: one per map, ``[B, channels, H, W]`` -> offsets ``[B, P, 4]`` and logits ``[B, P, C]``; None:
+            an :class:`SSDHead` each.
 
     Attributes:
         priors: ``[P, 4]``, a buffer outside the state dict: it moves with the model and is never loaded.
@@ -72,6 +74,7 @@ class SSD(nn.Module):
         std: Sequence[float],
         loss_config: MultiBoxConfig | dict | str,
         detect_config: DetectConfig | dict | str,
+        heads: Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
@@ -82,10 +85,10 @@ class SSD(nn.Module):
                 f"spec must have one level per feature map ({len(channels)}), got {spec.num_levels}"
             )
         self.backbone = backbone
-        self.heads = nn.ModuleList(
-            SSDHead(width, boxes, num_classes)
-            for width, boxes in zip(channels, spec.boxes_per_cell(), strict=True)
-        )
+        if heads is None:
+            cells = zip(channels, spec.boxes_per_cell(), strict=True)
+            heads = [SSDHead(width, boxes, num_classes) for width, boxes in cells]
+        self.heads = nn.ModuleList(heads)
         self.num_classes = num_classes
         self.spec = spec
         self.image_size = (int(spec.image_size[0]), int(spec.image_size[1]))

@@ -159,6 +159,18 @@ def ssd512_vgg16(num_classes: int = 21) -> SSD:
     return _vgg_ssd(VGGBackbone(SSD512ExtraLayers()), spec, num_classes)
 
 
+def ssd300_amdegroot(num_classes: int) -> SSD:
+    """SSD300 by amdegroot's rules of loss and detection, with new weights."""
+    return _vgg_ssd(VGGBackbone(SSDExtraLayers()), PriorSpec.preset("amdegroot"), num_classes, "amdegroot")
+
+
+def ssd300_torchvision(num_classes: int) -> SSD:
+    """SSD300 by torchvision's priors and rules of loss and detection, with new weights."""
+    return _vgg_ssd(
+        VGGBackbone(SSDExtraLayers()), PriorSpec.preset("torchvision"), num_classes, "torchvision"
+    )
+
+
 def _vgg_ssd(backbone: VGGBackbone, spec: PriorSpec, num_classes: int, dialect: str = "paper") -> SSD:
     model = SSD(
         backbone,

@@ -31,6 +31,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._extras import require
+
 __all__ = ["read_weights", "recognise", "rename"]
 
 _HEADS = {
@@ -141,9 +143,19 @@ def read_file(path: Path) -> Any:
     """
     if not path.is_file():
         raise ValueError(f"weights file {path} does not exist")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its readers do: pickle, zip, runtime, EOF errors
         raise ValueError(
             f"weights file {path} must load with weights_only=True, got {type(error).__name__}"
         ) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    load_file = require("safetensors.torch", "reading .safetensors").load_file
+    try:
+        return load_file(path)
+    except Exception as error:  # its reader is another language's and raises its own errors
+        raise ValueError(f"weights file {path} must be of safetensors, got {type(error).__name__}") from error
