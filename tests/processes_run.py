@@ -21,19 +21,18 @@ import torch
 import torch._dynamo
 import torchvision.transforms.v2
 import tqdm
-from torch import nn
+from tiny_model import tiny
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torchvision import tv_tensors
 
 from ssd_cuda import cli, data
-from ssd_cuda.config import DetectConfig, MultiBoxConfig, PriorSpec
 from ssd_cuda.data.sampling import Share
 from ssd_cuda.engine.checkpoint import ModelSpec
 from ssd_cuda.engine.console import run_safely
 from ssd_cuda.engine.processes import join_processes
 from ssd_cuda.engine.train import TrainConfig, train
 from ssd_cuda.engine.validation import Validation
-from ssd_cuda.models import MODELS, SSD
+from ssd_cuda.models import MODELS
 
 # Imported once, before the processes part.
 IMPORTED = (matplotlib.figure, pycocotools.cocoeval, torch._dynamo, torchvision.transforms.v2, tqdm)
@@ -52,34 +51,8 @@ CONFIG = TrainConfig(
 CONFIG_SHORT = replace(CONFIG, epochs=1)
 
 
-class Backbone(nn.Module):
-    """Two maps, of 8 and 4 cells a side; no batch norm, whose statistics would be those of a share."""
-
-    out_channels = (8, 8)
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU())
-        self.second = nn.Sequential(nn.Conv2d(8, 8, 2, 2), nn.ReLU())
-
-    def forward(self, x):
-        first = self.first(x)
-        return [first, self.second(first)]
-
-
-def tiny(normalizer, num_classes, image_size):
-    spec = PriorSpec(
-        image_size=image_size, feature_maps=(8, 4), sizes=(12, 30), larger_sizes=(30, 60),
-        ratios=((2,), (2,)), steps=None,
-    )  # fmt: skip
-    return SSD(
-        Backbone(), spec, num_classes, mean=(0.5,) * 3, std=(0.25,) * 3,
-        loss_config=MultiBoxConfig(normalizer=normalizer), detect_config=DetectConfig(),
-    )  # fmt: skip
-
-
 for normalizer in ("batch", "per_image", "selected"):
-    MODELS[f"tiny {normalizer}"] = (lambda n, s, kind=normalizer: tiny(kind, n, s), None)
+    MODELS[f"tiny {normalizer}"] = (lambda n, s, kind=normalizer: tiny(n, s, kind), None)
 
 
 class WithBlanks(data.ShapesDataset):
