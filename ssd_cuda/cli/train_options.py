@@ -40,6 +40,7 @@ def _add_recipe(group: Any) -> None:
     add("--recipe", default="small", help=f"{', '.join(recipes.NAMES)}, or a .json file (default: small)")
     add("--stage", type=int, default=1, help="part of a recipe that has several (default: 1)")
     add("--model", help=", ".join(MODELS))
+    add("--priors", choices=("model", "auto"), help="auto: boxes of the priors fitted to the images")
     add("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="image size")
     add("--epochs", type=int, help="passes over the images")
     add("--steps", type=int, help="steps of the whole run, instead of epochs")

@@ -8,6 +8,7 @@ import torch
 
 from .caffe import caffe_ssd
 from .detector import SSD
+from .own_boxes import with_boxes
 from .small import ssd_small
 from .vgg import ssd300_amdegroot, ssd300_torchvision, ssd300_vgg16, ssd512_vgg16
 
@@ -31,7 +32,8 @@ def build_model(name: str, num_classes: int, image_size: tuple[int, int], option
         name: a key of ``MODELS``.
         num_classes: background included.
         image_size: (height, width); most models take one size only.
-        options: what else a model needs, as JSON: ``"caffe"``, the description of its network.
+        options: what else a model needs, as JSON: ``"caffe"``, the description of its network; any other,
+            the boxes of its priors (:func:`ssd_cuda.models.own_boxes.box_options`).
 
     Raises:
         ValueError: an unknown name, a size the model does not take.
@@ -43,8 +45,10 @@ def build_model(name: str, num_classes: int, image_size: tuple[int, int], option
     if name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
     builder, only = MODELS[name]
-    if options or builder is caffe_ssd:
+    if builder is caffe_ssd:
         return builder(num_classes, tuple(image_size), options)
+    if options:
+        return with_boxes(build_model(name, num_classes, image_size), options)
     if only is None:
         return builder(num_classes, image_size).to(memory_format=torch.channels_last)
     if tuple(image_size) != only:

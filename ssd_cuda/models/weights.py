@@ -16,9 +16,7 @@ here                              amdegroot/ssd.pytorch  torchvision ssd300_vgg1
 ``heads.<n>.conf_conv``           ``conf.<n>``           ``head.classification_head.module_list.<n>``
 ================================= ====================== ==================================
 
-Of VGG-16 without an SSD around it, ``"vgg16"`` (torchvision's classification network) and
-``"vgg16_reducedfc"`` (Caffe's with its fc6 and fc7 reduced, as amdegroot ships it) give ``backbone.vgg``: see
-:mod:`ssd_cuda.models.vgg_weights`.
+VGG-16 without an SSD around it is for :mod:`ssd_cuda.models.vgg_weights`.
 """
 
 from __future__ import annotations
@@ -75,14 +73,11 @@ _SIGNS = {
     "own": "backbone.vgg.0.weight",
     "amdegroot": "vgg.0.weight",
     "torchvision": "backbone.features.0.weight",
-    "vgg16": "features.0.weight",
-    "vgg16_reducedfc": "0.weight",
 }
 
 
 def recognise(state: Mapping[str, Any]) -> str:
-    """``"own"``, ``"amdegroot"``, ``"torchvision"``, ``"vgg16"`` or ``"vgg16_reducedfc"``, by the name
-    of the first convolution.
+    """``"own"``, ``"amdegroot"`` or ``"torchvision"``, by the name of the first convolution.
 
     Raises:
         ValueError: none of them.
