@@ -14,8 +14,9 @@
 
 namespace emulator {
 
-// Volatile accesses are plain ones: they order nothing. A relaxed one may meet another at the same time.
-enum class Kind { kRead, kWrite, kRelaxedRead, kRelaxedWrite, kAtomic };
+// Volatile accesses are plain ones: they order nothing. A relaxed one may meet another at the same time. The begin of a
+// copy is a write after which nothing is there yet.
+enum class Kind { kRead, kWrite, kRelaxedRead, kRelaxedWrite, kAtomic, kCopyBegins };
 
 // When something was done, and by whom.
 struct Moment {

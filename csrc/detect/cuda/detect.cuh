@@ -1,7 +1,7 @@
 // The fused post-process: logits and offsets -> the best detections of every image, padded, without a host sync.
 //
-//   scan_kernel   grid B x slices, a warp a tile of rows: reads the logits once, writes the best candidates of each slice
-//                 of the priors as sortable keys (score, label, prior) to the workspace
+//   scan_kernel   grid B x slices, a warp a tile of rows at a time: reads the logits once, writes the best candidates of
+//                 each slice of the priors as sortable keys (score, label, prior) to the workspace
 //   image_kernel  a CTA an image: merges the slices, sorts, and runs NMS over all classes in score order, kChunk
 //                 candidates at a time, until the rows are full. Only these candidates are decoded.
 //   soft_nms.cuh  takes their place for soft-NMS
@@ -12,11 +12,13 @@
 // for the next ones, as often as needed: there is no limit on candidates.
 //
 // Reads B P C logits once, 32 B for a decoded candidate; writes 40 B a row. Workspace: kSliceCapacity keys of 8 B (16 B in
-// fp64) for each of at most kMaxSlices slices of an image: 8.4 MB at B = 32, whatever P and C; and 24 B a row where
-// more are wanted than shared memory has room for, 4 B a class where top_k can bind.
+// fp64) for each slice: 3.2 MB on a card of 132 multiprocessors, 64 KB an image from B = 50 on, whatever P and C; and
+// 24 B a row where more are wanted than shared memory has room for, 4 B a class where top_k can bind.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <limits>
 
 #include "image_nms.cuh"
 #include "soft_nms.cuh"
@@ -26,8 +28,9 @@ namespace ssd_cuda {
 
 constexpr int kScanThreads = 256;
 constexpr int kImageThreads = 512;
-constexpr int64_t kMaxSlices = 32;
-constexpr int64_t kSmallestSlice = 128;
+constexpr int kScanBlocks = 3;  // a multiprocessor
+constexpr int64_t kFewestSlices = 8, kMostSlices = 256;
+constexpr int64_t kSmallestSlice = 64;
 constexpr unsigned kSliceCapacity = 1024, kSliceKeep = 512;
 constexpr unsigned kImageCapacity = 2048, kImageKeep = 1024;
 constexpr int64_t kSharedRows = 512;
@@ -49,6 +52,20 @@ inline int64_t shared_rows() {
   if (room < kImageBytes<T>) return 0;
   const auto rows = static_cast<int64_t>((room - kImageBytes<T>) / kKeptBytes<T>);
   return rows < kSharedRows ? rows : kSharedRows;
+}
+
+// Slices of an image: as many as end soonest on the current device, counted in rows; each costs a block that many more.
+inline int64_t slices_of(int64_t images, int64_t num_priors) {
+  constexpr int64_t kBlockRows = 32;
+  const int64_t most = std::min(kMostSlices, ceil_div(num_priors, kSmallestSlice));
+  const int64_t at_once = kScanBlocks * multiprocessors();
+  int64_t best = most, least = std::numeric_limits<int64_t>::max();
+  for (int64_t slices = most; slices >= std::min(kFewestSlices, most) && slices > 0; --slices) {
+    const int64_t rounds = ceil_div(images * slices, at_once);
+    const int64_t rows = rounds * (ceil_div(num_priors, slices) + kBlockRows);
+    if (rows < least) best = slices, least = rows;
+  }
+  return best;
 }
 
 // Where everything is in the workspace. With a null workspace it only counts the bytes.
@@ -78,8 +95,7 @@ struct DetectWorkspace {
  private:
   void place_hard(const DetectOptions<T>& options, int64_t images, int64_t num_priors,
                   int64_t seen_lists) {
-    slices = ceil_div(num_priors, kSmallestSlice);
-    if (slices > kMaxSlices) slices = kMaxSlices;
+    slices = slices_of(images, num_priors);
     slice_rows = slices > 0 ? ceil_div(num_priors, slices) : 0;
     slice_keys = take<CandidateKey<T>>(images * slices * kSliceCapacity);
     slice_worst = take<CandidateKey<T>>(images * slices);
@@ -115,15 +131,32 @@ struct DetectWorkspace {
   unsigned char* base_;
 };
 
-// rows_of_tile: of tile_rows(), or 0 for rows of any stride.
+template <typename T>
+struct ScanShared {
+  CandidateKey<T> keys[kSliceCapacity];
+  PoolState<T> state;
+  SortScratch<kScanThreads> scratch;
+};
+
+// Bytes of shared memory that a block has for its tiles, when kScanBlocks of them share a multiprocessor; where it has
+// little, half of them.
+template <typename T>
+inline std::size_t tile_room() {
+  constexpr std::size_t kReserved = 1024;  // of each block, by the driver
+  const std::size_t all = dynamic_shared_room(0) + kReserved;
+  const std::size_t one = all / (all < 128 * 1024 ? 2 : kScanBlocks);
+  return one > kReserved + sizeof(ScanShared<T>) ? one - kReserved - sizeof(ScanShared<T>) : 0;
+}
+
 template <typename T, typename S, bool kTiles>
-__global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 1 : 3)
+__global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 1 : kScanBlocks)
     scan_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, DetectWorkspace<T> workspace,
-                int64_t rows_of_tile) {
-  __shared__ CandidateKey<T> keys[kSliceCapacity];
-  __shared__ PoolState<T> state;
-  __shared__ SortScratch<kScanThreads> scratch;
-  const Pool<T, kScanThreads> pool{keys, kSliceCapacity, kSliceKeep, &state, &scratch};
+                TilePlan plan) {
+  SSD_DYNAMIC_SHARED(unsigned char, tiles);
+  __shared__ ScanShared<T> shared;
+  PoolState<T>& state = shared.state;
+  const Pool<T, kScanThreads> pool{shared.keys, kSliceCapacity, kSliceKeep, &state,
+                                   &shared.scratch};
   if (threadIdx.x == 0) pool.reset();
   __syncthreads();
   const int64_t slice = blockIdx.x % workspace.slices, begin = slice * workspace.slice_rows;
@@ -138,14 +171,18 @@ __global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 1 : 3)
                            .seen = nullptr};
   const RowScan<T, S> scan{options, inputs, range};
   if constexpr (kTiles) {
-    __shared__ uint4 tiles[kScanThreads / 32][kTileBytes / 16];
-    TileScan<T, S>{scan, reinterpret_cast<S*>(tiles[threadIdx.x / 32]), rows_of_tile}.fill(pool);
+    unsigned char* own = tiles + threadIdx.x / 32 * kTileStages * plan.bytes;
+    const S* image = inputs.conf.row(range.image, 0);
+    const S* image_end = image + inputs.num_priors * inputs.num_classes;
+    TileScan<T, S>{scan, own, plan, reinterpret_cast<uintptr_t>(image),
+                   reinterpret_cast<uintptr_t>(image_end)}
+        .fill(pool);
   } else {
     scan.fill(pool);
   }
   const int64_t row = blockIdx.x;
   for (unsigned i = threadIdx.x; i < state.count; i += kScanThreads) {
-    workspace.slice_keys[row * kSliceCapacity + i] = keys[i];
+    workspace.slice_keys[row * kSliceCapacity + i] = shared.keys[i];
   }
   if (threadIdx.x == 0) {
     workspace.slice_counts[row] = state.count;
@@ -281,10 +318,12 @@ inline cudaError_t launch_detect(const DetectOptions<T>& options, const DetectIn
                   options, inputs, outputs, workspace.soft, per_image);
   }
   if (options.labels() <= 0) workspace.slices = 0;
-  const int64_t tile = tile_rows(inputs, workspace.slice_rows, kScanThreads / 32);
-  const cudaError_t error = launch(tile > 0 ? scan_kernel<T, S, true> : scan_kernel<T, S, false>,
-                                   blocks(inputs.images * workspace.slices), dim3(kScanThreads), 0,
-                                   stream, options, inputs, workspace, tile);
+  const TilePlan plan = plan_tiles(inputs, workspace.slice_rows, kScanThreads / 32, tile_room<T>());
+  const cudaError_t error =
+      launch(plan.rows > 0 ? scan_kernel<T, S, true> : scan_kernel<T, S, false>,
+             blocks(inputs.images * workspace.slices), dim3(kScanThreads),
+             static_cast<std::size_t>(plan.bytes) * kTileStages * (kScanThreads / 32), stream,
+             options, inputs, workspace, plan);
   if (error != cudaSuccess) return error;
   const int64_t kept_rows = workspace.kept_in_shared ? options.rows : 0;
   return launch(image_kernel<T, S>, blocks(inputs.images), dim3(kImageThreads),
