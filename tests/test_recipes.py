@@ -101,8 +101,8 @@ def test_dssd():
     configs = [TrainConfig(**part["train"]) for part in (first, second, third)]
     assert [config.steps for config in configs] == [80_000, 30_000, 40_000]
     assert [part["model"] for part in (first, second, third)] == [
-        "ssd321_resnet101",
-        *["dssd321_resnet101"] * 2,
+        "ssd321",
+        *["dssd321"] * 2,
     ]
     assert rates(configs[0], VOC_IMAGES, 39_999, 40_000, 60_000) == pytest.approx([1e-3, 1e-4, 1e-5])
     assert rates(configs[1], VOC_IMAGES, 19_999, 20_000) == pytest.approx([1e-3, 1e-4])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._names import name_list
-from ..models import SSD, import_weights
+from ..models import SSD, import_weights, resnet
 from ..models.vgg_weights import CLASSIFIERS, from_classification
 from ..models.weights import read_file, read_weights
 from .checkpoint import FORMAT, MODEL_FORMAT, ModelSpec, load_model
@@ -75,6 +75,13 @@ class Pretrained:
             boxes.append((len(loc) // 4, head.num_boxes))
             rows.append(len(conf) // max(1, len(loc) // 4))
         heads = {name for name in self.state if name.startswith("heads.")}
+        own = model.state_dict()
+        if any(
+            name in own and own[name].shape != self.state[name].shape
+            for name in heads
+            if not name.endswith(("_conv.weight", "_conv.bias"))
+        ):
+            return heads, ["all heads (they see other maps)"]
         if any(there != here for there, here in boxes):
             return heads, ["all heads (a cell has other boxes)"]
         differ = ""
@@ -104,8 +111,8 @@ class Pretrained:
 
 
 def read_pretrained(path: str | Path) -> Pretrained:
-    """The weights of a file: a checkpoint or a model of ours (the averaged weights), VGG-16 as a
-    classification network, or whatever :func:`ssd_cuda.models.import_weights` knows.
+    """The weights of a file: a checkpoint or a model of ours (the averaged weights), VGG-16 or
+    a ResNet as a classification network, or whatever :func:`ssd_cuda.models.import_weights` knows.
 
     Raises:
         CheckpointError: a damaged checkpoint. ValueError: something else altogether.
@@ -121,6 +128,8 @@ def read_pretrained(path: str | Path) -> Pretrained:
         state = {key: value for key, value in read_weights(content).items() if isinstance(value, Tensor)}
         if any(name.startswith("heads.") for name in state):
             return Pretrained(str(path), state)
+        if resnet.is_classification(state):
+            return Pretrained(str(path), resnet.from_classification(state))
         layout = next((name for name in CLASSIFIERS if CLASSIFIERS[name] in state), None)
         if layout is not None:
             return Pretrained(str(path), from_classification(state, layout))

@@ -8,6 +8,7 @@ import torch
 
 from .caffe import caffe_ssd
 from .detector import SSD
+from .dssd import dssd321, dssd513, ssd321, ssd513
 from .own_boxes import with_boxes
 from .small import ssd_small
 from .vgg import ssd300_amdegroot, ssd300_torchvision, ssd300_vgg16, ssd512_vgg16
@@ -22,6 +23,10 @@ MODELS: dict[str, tuple[Callable[..., SSD], tuple[int, int] | None]] = {
     "ssd300_vgg16_amdegroot": (ssd300_amdegroot, (300, 300)),
     "ssd300_vgg16_torchvision": (ssd300_torchvision, (300, 300)),
     "caffe": (caffe_ssd, None),
+    "ssd321": (ssd321, (321, 321)),
+    "ssd513": (ssd513, (513, 513)),
+    "dssd321": (dssd321, (321, 321)),
+    "dssd513": (dssd513, (513, 513)),
 }
 
 
