@@ -191,14 +191,16 @@ class SSD(nn.Module):
             TypeError: not a tensor, or another dtype.
             ValueError: another shape.
         """
+        return self.predict(images)[:2]  # type: ignore[return-value]
+
+    def predict(self, images: Tensor) -> tuple[Tensor, ...]:
+        """:meth:`forward`, and behind loc and conf what else the heads give: ``[B, P, n]`` landmarks."""
         self._check_images(images)
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
         features = self.backbone((images - self.mean) / self.std)
         outputs = [head(feature) for head, feature in zip(self.heads, features, strict=True)]
-        loc = torch.cat([output[0] for output in outputs], 1)
-        conf = torch.cat([output[1] for output in outputs], 1)
-        return loc, conf
+        return tuple(torch.cat(parts, 1) for parts in zip(*outputs, strict=True))
 
     def loss(self, images: Tensor, gt: GroundTruth) -> MultiBoxLosses:
         """The MultiBox loss of a batch.

@@ -9,8 +9,14 @@ import torch
 from .caffe import caffe_ssd
 from .detector import SSD
 from .dssd import dssd321, dssd513, ssd321, ssd513
+from .lufficc import ssd300_lufficc, ssd320_mobilenet_v2_lufficc, ssd512_lufficc
+from .nvidia import ssd300_resnet50
 from .own_boxes import with_boxes
+from .qfgaohao import mb1_ssd, mb1_ssd_lite, mb2_ssd_lite, vgg16_ssd
+from .retinaface import retinaface_mobilenet
 from .small import ssd_small
+from .ssdlite import ssdlite320_mobilenet_v3
+from .ulfg import ulfg_rfb, ulfg_slim
 from .vgg import ssd300_amdegroot, ssd300_torchvision, ssd300_vgg16, ssd512_vgg16
 
 __all__ = ["MODELS", "build_model"]
@@ -22,6 +28,18 @@ MODELS: dict[str, tuple[Callable[..., SSD], tuple[int, int] | None]] = {
     "ssd512_vgg16": (ssd512_vgg16, (512, 512)),
     "ssd300_vgg16_amdegroot": (ssd300_amdegroot, (300, 300)),
     "ssd300_vgg16_torchvision": (ssd300_torchvision, (300, 300)),
+    "ssd300_vgg16_lufficc": (ssd300_lufficc, (300, 300)),
+    "ssd512_vgg16_lufficc": (ssd512_lufficc, (512, 512)),
+    "ssd320_mobilenet_v2_lufficc": (ssd320_mobilenet_v2_lufficc, (320, 320)),
+    "ssdlite320_mobilenet_v3": (ssdlite320_mobilenet_v3, (320, 320)),
+    "ssd300_resnet50": (ssd300_resnet50, (300, 300)),
+    "mb1_ssd": (mb1_ssd, (300, 300)),
+    "mb1_ssd_lite": (mb1_ssd_lite, (300, 300)),
+    "mb2_ssd_lite": (mb2_ssd_lite, (300, 300)),
+    "vgg16_ssd": (vgg16_ssd, (300, 300)),
+    "ulfg_slim": (ulfg_slim, None),
+    "ulfg_rfb": (ulfg_rfb, None),
+    "retinaface_mobilenet": (retinaface_mobilenet, None),
     "caffe": (caffe_ssd, None),
     "ssd321": (ssd321, (321, 321)),
     "ssd513": (ssd513, (513, 513)),

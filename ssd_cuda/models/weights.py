@@ -41,7 +41,7 @@ _HEADS = {
 }
 
 
-def _extra(index: int) -> str:
+def extra_name(index: int) -> str:
     """conv8_1, conv8_2, conv9_1 ... counted from 0."""
     return f"backbone.extras.conv{8 + index // 2}_{1 + index % 2}"
 
@@ -51,7 +51,7 @@ _RULES: dict[str, list[tuple[str, Callable[..., str]]]] = {
     "amdegroot": [
         (r"vgg\.(\d+)\.(\w+)", lambda n, kind: f"backbone.vgg.{n}.{kind}"),
         (r"L2Norm\.weight", lambda: "backbone.norm.weight"),
-        (r"extras\.(\d+)\.(\w+)", lambda n, kind: f"{_extra(int(n))}.{kind}"),
+        (r"extras\.(\d+)\.(\w+)", lambda n, kind: f"{extra_name(int(n))}.{kind}"),
         (r"(loc|conf)\.(\d+)\.(\w+)", lambda part, n, kind: f"heads.{n}.{_HEADS[part]}.{kind}"),
     ],
     "torchvision": [
@@ -60,7 +60,7 @@ _RULES: dict[str, list[tuple[str, Callable[..., str]]]] = {
         (r"backbone\.extra\.0\.(\d+)\.(\w+)", lambda n, kind: f"backbone.vgg.{int(n) + 23}.{kind}"),
         (
             r"backbone\.extra\.(\d+)\.([02])\.(\w+)",
-            lambda k, half, kind: f"{_extra(2 * int(k) - 2 + int(half) // 2)}.{kind}",
+            lambda k, half, kind: f"{extra_name(2 * int(k) - 2 + int(half) // 2)}.{kind}",
         ),
         (r"backbone\.scale_weight", lambda: "backbone.norm.weight"),
         (
