@@ -132,7 +132,18 @@ def test_a_file_is_a_recipe_too(tmp_path):
 @pytest.mark.parametrize(
     ("content", "finding"),
     [
-        ("{", "must be a file of json"),
+        ("{", "does not parse: Expecting property name"),
+        ("[" * 100_000, "does not parse: maximum recursion depth"),
+        (
+            '{"model": "ssd_small", "size": [64, 64, 3], "train": {}}',
+            "must have [height, width] as size, got",
+        ),
+        ('{"model": "ssd_small", "size": "ab", "train": {}}', "must have [height, width] as size, got ab"),
+        ('{"model": "ssd_small", "train": {"epochs": "x"}}', "epochs must be an integer, got 'x'"),
+        (
+            '{"model": "ssd_small", "train": {"milestones": "x"}}',
+            "milestones must be a list of counts, got 'x'",
+        ),
         ("[]", "must hold a recipe, or a list of them under 'stages'"),
         ('{"model": "ssd_small"}', "must have model, size, train in every part, got"),
         ('{"model": "ssd_small", "train": {"mixup": 1}}', "must have the fields of TrainConfig: "),
@@ -144,7 +155,8 @@ def test_a_file_is_a_recipe_too(tmp_path):
 def test_a_recipe_that_is_none_is_one_sentence(capsys, tmp_path, content, finding):
     path = tmp_path / "mine.json"
     path.write_text(content)
-    assert cli.main(["train", "--recipe", str(path), "--device", "cpu", "--out", str(tmp_path)]) == 1
+    arguments = ["train", "--recipe", str(path), "--device", "cpu", "--out", str(tmp_path), "--epochs", "3"]
+    assert cli.main(arguments) == 1
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and finding in lines[0]
 
