@@ -11,13 +11,14 @@ from typing import Any
 from .. import __version__
 from .._names import printable
 from ..engine.console import run_safely
-from . import data, detect, evaluate, export, importing, info, models, options, train
+from . import curves, data, detect, evaluate, export, importing, info, models, options, train
 
 __all__ = ["main"]
 
 _COMMANDS = {
     "train": train,
     "data": data,
+    "curves": curves,
     "eval": evaluate,
     "detect": detect,
     "import": importing,
