@@ -145,6 +145,7 @@ def test_tiles_where_shared_memory_is_scarce(architecture, classes):
 
 def test_more_slices_than_warps_merge_them():
     check(*head(1, 2200, 2), DetectConfig(), seeds=(0,))
+    check(*head(1, 2200, 3, background=0), DetectConfig(), seeds=(0,))  # more than the image's pool holds
 
 
 @pytest.mark.parametrize("architecture", [75, 80, 86, 90])

@@ -187,7 +187,7 @@ _DETECT = _of(
     (
         "slices from the 16th on are lost",
         "slice += «kImageThreads / 32», done",
-        "static_cast<int>(workspace.slices)",
+        "slices",
         "more_slices",
     ),
     (
@@ -203,8 +203,27 @@ _DETECT = _of(
         "equal_logits",
     ),
     ("the last bucket has no end", "[kSortKeys * kThreads] = «base + sum»;", "base", "last_bucket"),
+    (
+        "slices are copied although one dropped candidates",
+        "return «bound == ~Key{0}» && places",
+        "true",
+        "overflow",
+    ),
+    (
+        "slices are copied although they do not fit",
+        "«places->first[kMostSlices] <= kImageCapacity»;",
+        "true",
+        "more_slices",
+    ),
+    (
+        "a chunk meets the lists of the last",
+        "if («table.chunk != nullptr && t < count») {",
+        "false",
+        "options",
+    ),
+    ("kept boxes are not in the table", "if («table.kept != nullptr») {", "false", "presets or equal_logits"),
     ("an image stops after what is stored", "(!cut && («!stored» ||", "true", "overflow"),
-    ("slices that dropped candidates set no bound", "bound = «worst < bound» ?", "false", "overflow"),
+    ("slices that dropped candidates set no bound", "bound = «worst[s] < bound» ?", "false", "overflow"),
     (
         "one candidate more than top_k",
         "if («rank >= options.top_k») atomicOr",

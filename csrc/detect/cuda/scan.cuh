@@ -93,7 +93,8 @@ struct RowScan {
   // 32 / kLanes residues modulo 32; it joins its own sums first, as the butterfly over 32 lanes would.
   template <int kLanes, typename Index>
   __device__ __forceinline__ T sum_of_row(const S* x, Index step, T top) const {
-    constexpr int kParts = 32 / kLanes, kUnroll = kParts < kLoads ? kLoads / kParts : 1;
+    constexpr int kParts = 32 / kLanes;
+    [[maybe_unused]] constexpr int kUnroll = kParts < kLoads ? kLoads / kParts : 1;
     const Index lane = static_cast<Index>(threadIdx.x % kLanes);
     Index left = static_cast<Index>(inputs.num_classes) - lane;
     x += lane * step;
