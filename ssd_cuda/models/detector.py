@@ -122,12 +122,15 @@ class SSD(nn.Module):
     def stages(self) -> list[list[nn.Module]]:
         """The parts of the backbone that weights of another task fill, from the image on: what can be frozen.
 
-        A backbone names them by a method or a list of modules ``stages``; else each of its children is one.
+        A backbone names them by a method or a list of modules ``stages``. Of another one they are the
+        parts of its first child, which most have their classification network in, or else its children.
         """
         named = getattr(self.backbone, "stages", None)
-        if isinstance(named, nn.ModuleList):
-            return [[child] for child in named]
-        return [[child] for child in self.backbone.children()] if named is None else named()
+        if named is not None and not isinstance(named, nn.ModuleList):
+            return named()
+        first = next(self.backbone.children(), self.backbone)
+        parts = named or list(first.children()) or self.backbone.children()
+        return [[child] for child in parts]
 
     def batch_norms(self) -> list[nn.Module]:
         """Every batch norm of the model."""
