@@ -46,13 +46,12 @@ BYTES = {
     "keys_kernel": "B P (C T + 4) read, 4 B P written",
     "select_kernel": "4 B P read, two losses written; rows longer than shared memory in each pass",
     "backward_kernel": "8 B P and C T a row that counts read, B P (C + 4) T written",
-    "nms_key_kernel": "T N read, 4 N written (8 N in fp64)",
-    "nms_gather_kernel": "(4 T + 16) N read, (4 T + 9) N and 4 B a head written",
-    "nms_clear_kernel": "4 T + 13 B a box, 4 B a cell, 4 T + 12 B a kept box tested; 5 B a box written",
-    "nms_conflict_kernel": "4 T + 13 B a box, 4 B a cell, 4 T + 12 B a pair tested; 4 B a suppressor written",
-    "nms_resolve_kernel": "5 B a box, 4 B an open suppressor and round read; 1 B a box written",
-    "nms_insert_kernel": "4 T + 9 B a kept box read, 8 B written, 4 B a head of the panel",
-    "nms_compact_kernel": "9 N read, 8 B a row written",
+    "nms_tile_kernel": "(5 T + 8) N read (T N for one panel), 8 N written (16 N in fp64), 4 B a bin",
+    "nms_merge_kernel": "8 B an item and step of a search, from L1 and L2; 8 N written",
+    "nms_gather_kernel": "8 B a step of a search, (4 T + 16) N read, (4 T + 21) N and 16 B a bin written",
+    "nms_clear_kernel": "4 T + 21 B a box, 8 B a cell, 4 T B a kept box tested; 5 B a box written",
+    "nms_decide_kernel": "4 T + 21 B a box, 8 B a cell, 4 T + 4 B a pair, 1 B a look; 4 T + 9 B a kept box",
+    "nms_compact_kernel": "N a block and 5 N read, 8 B a row written",
 }
 
 

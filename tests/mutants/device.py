@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from mutants.mutant import Mutant
-
-
-def _of(family: str, tests: str, *rows: tuple[str, str, str] | tuple[str, str, str, str]) -> list[Mutant]:
-    """Rows of what, old, new and, where a few tests are enough, an expression for pytest's -k."""
-    return [
-        Mutant(family, what, old, new, f"{tests} -k '{only[0]}'" if only else tests)
-        for what, old, new, *only in rows
-    ]
+from mutants.mutant import rows_of as _of
+from mutants.nms import NMS
 
 
 _TAKEN = ")) {\n      best = score, index = other;\n    }\n  }\n"
@@ -128,56 +121,6 @@ _MINING = _of(
         "  value = scratch[threadIdx.x % kSelectWarps];",
         "",
         "test_dtypes",
-    ),
-)
-
-_NMS = _of(
-    "nms",
-    "tests/test_emulated_nms.py",
-    (
-        "clear: a state changes while the team reads it",
-        "«__syncwarp(NmsTeam<kNmsLanes>::mask());»",
-        "",
-        "several",
-    ),
-    (
-        "clear: kept boxes of earlier panels remove nothing",
-        "«begin > 0» && nms_search<kNmsLanes>(",
-        "false",
-        "several",
-    ),
-    (
-        "conflict: notes begin before they are cleared",
-        "«__syncwarp(NmsTeam<kLanes>::mask());»\n  nms_search<kLanes>(",
-        "",
-        "several",
-    ),
-    ("a list takes one more than it has", "if («slot < kNmsList») args", "slot <= kNmsList", "list_holds"),
-    ("a list that was cut counts as whole", "verdict.cut = «found > kNmsListed»;", "false", "list_holds"),
-    ("only the first of a list is looked at", "slots = «found == 1» ? 1", "found >= 1", "several or chains"),
-    (
-        "resolve: a round begins before the bits of the last are there",
-        "bits.kept[w] = bits.next_kept[w];\n    }\n    «__syncthreads();»",
-        "",
-        "several or chains",
-    ),
-    ("the highest level in reach is left out", "level < low || «level > high») continue", "level >= high"),
-    (
-        "gather: a level is read while it is set",
-        "if (!(«load_relaxed(word)» & bit))",
-        "*word",
-        "is_the_reference",
-    ),
-    ("gather: the class of the rank", "args.classes[p] = input.idxs[«i»];", "p", "several"),
-    ("compact: more rows than asked for", "& 1) && «place < o.rows») o.keep", "true", "compact"),
-    ("compact: counts beyond the rows", "written = «min(written, o.rows)»;", "written", "compact"),
-    ("compact: totals are overwritten", "«__syncthreads();»  // before totals", "", "compact"),
-    ("> is >=", ": «value > threshold»;", "value >= threshold", "test_options"),
-    (
-        "the threshold is rounded to the nearest float",
-        "rounded = «std::nextafter(rounded, T(-INFINITY))»;",
-        "rounded",
-        "division or options",
     ),
 )
 
@@ -363,4 +306,4 @@ _PRIORS = _of(
     ),
 )
 
-DEVICE = [*_MULTIBOX, *_MINING, *_NMS, *_DETECT, *_MATCHING, *_BOXES, *_PRIORS]
+DEVICE = [*_MULTIBOX, *_MINING, *NMS, *_DETECT, *_MATCHING, *_BOXES, *_PRIORS]
