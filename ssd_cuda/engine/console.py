@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -14,7 +13,6 @@ from typing import Any, TextIO
 import torch
 
 from .._names import printable
-from .processes import launched
 
 __all__ = ["StopOnInterrupt", "complain", "run_safely", "say"]
 
@@ -82,16 +80,14 @@ def _show_warning(message: Any, *_: Any, **__: Any) -> None:
 class StopOnInterrupt:
     """While it is entered, the first Ctrl-C only makes a call of it true; the second interrupts as ever.
 
-    A step of training is not cut in two, so that what is saved afterwards is whole. A launcher of several
-    processes passes on the Ctrl-C that its terminal has sent to all of them already: of these, what comes
-    within a second is the first one again.
+    A step of training is not cut in two, so that what is saved afterwards is whole.
     """
 
     def __init__(self) -> None:
-        self._asked: float | None = None
+        self._asked = False
 
     def __call__(self) -> bool:
-        return self._asked is not None
+        return self._asked
 
     def __enter__(self) -> StopOnInterrupt:
         self._owner = threading.current_thread() is threading.main_thread()  # only that may set handlers
@@ -104,8 +100,6 @@ class StopOnInterrupt:
             signal.signal(signal.SIGINT, self._before)
 
     def _interrupt(self, *_: object) -> None:
-        now = time.monotonic()
-        again = self._asked is not None and launched() and now - self._asked < 1.0
-        if self._asked is not None and not again:
+        if self._asked:
             raise KeyboardInterrupt
-        self._asked = now
+        self._asked = True

@@ -81,8 +81,7 @@ def launched() -> bool:
         >>> launched()
         False
     """
-    count = os.environ.get("WORLD_SIZE", "1")
-    return count.isdigit() and int(count) > 1
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextlib.contextmanager
