@@ -9,7 +9,6 @@ test can tell whether it is of today without compiling for all of them.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -47,13 +46,12 @@ BYTES = {
     "keys_kernel": "B P (C T + 4) read, 4 B P written",
     "select_kernel": "4 B P read, two losses written; rows longer than shared memory in each pass",
     "backward_kernel": "8 B P and C T a row that counts read, B P (C + 4) T written",
-    "nms_key_kernel": "T N read, 4 N written (8 N in fp64)",
-    "nms_gather_kernel": "(4 T + 16) N read, (4 T + 9) N and 4 B a head written",
-    "nms_clear_kernel": "4 T + 13 B a box, 4 B a cell, 4 T + 12 B a kept box tested; 5 B a box written",
-    "nms_conflict_kernel": "4 T + 13 B a box, 4 B a cell, 4 T + 12 B a pair tested; 4 B a suppressor written",
-    "nms_resolve_kernel": "5 B a box, 4 B an open suppressor and round read; 1 B a box written",
-    "nms_insert_kernel": "4 T + 9 B a kept box read, 8 B written, 4 B a head of the panel",
-    "nms_compact_kernel": "9 N read, 8 B a row written",
+    "nms_tile_kernel": "(5 T + 8) N read (T N for one panel), 8 N written (16 N in fp64), 4 B a bin",
+    "nms_merge_kernel": "8 B an item and step of a search, from L1 and L2; 8 N written",
+    "nms_gather_kernel": "8 B a step of a search, (4 T + 16) N read, (4 T + 21) N and 16 B a bin written",
+    "nms_clear_kernel": "4 T + 21 B a box, 8 B a cell, 4 T B a kept box tested; 5 B a box written",
+    "nms_decide_kernel": "4 T + 21 B a box, 8 B a cell, 4 T + 4 B a pair, 1 B a look; 4 T + 9 B a kept box",
+    "nms_compact_kernel": "N a block and 5 N read, 8 B a row written",
 }
 
 
@@ -191,24 +189,18 @@ def launch_bounds(ptx: str) -> dict[str, int]:
 
 def measure(family: str, arch: str) -> list[Kernel]:
     """Every kernel of a family on an architecture; compiled once per content of the sources."""
-    folder = CACHE / f"{family}.{arch}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:  # of processes that want the same
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return _measure(family, arch, folder)
-
-
-def _measure(family: str, arch: str, folder: Path) -> list[Kernel]:
     source = ROOT / "csrc" / family / "cuda" / f"{family}_cuda.cu"
     note = CACHE / f"{family}.{arch}.json"
     nvcc = find_nvcc()
     try:
         known = json.loads(note.read_text())
-        same = known["nvcc"] == nvcc and all(_digest(path) == d for path, d in known["files"].items())
-        if same and any(folder.glob("*.ptx")):
+        if known["nvcc"] == nvcc and all(_digest(path) == d for path, d in known["files"].items()):
             return [Kernel(**kernel) for kernel in known["kernels"]]
     except (OSError, ValueError, KeyError, TypeError):
         pass
+    folder = CACHE / f"{family}.{arch}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     depends = folder / "depends"
     command = [
         nvcc,
@@ -237,16 +229,7 @@ def _measure(family: str, arch: str, folder: Path) -> list[Kernel]:
     files = depends.read_text().replace("\\\n", " ").split(":", 1)[1].split()
     content = {path: _digest(path) for path in files}
     note.write_text(json.dumps({"nvcc": nvcc, "files": content, "kernels": [asdict(k) for k in kernels]}))
-    for path in folder.iterdir():
-        if path.suffix != ".ptx" and path.name != "lock":
-            path.unlink()
     return kernels
-
-
-def ptx(family: str, arch: str) -> str:
-    """What nvcc made of a family's kernels before ptxas."""
-    measure(family, arch)
-    return "\n".join(path.read_text() for path in sorted((CACHE / f"{family}.{arch}").glob("*.ptx")))
 
 
 def _digest(path: str) -> str:
@@ -254,12 +237,9 @@ def _digest(path: str) -> str:
 
 
 def sources(family: str) -> list[Path]:
-    """What a family's kernels are: their .cuh and all of csrc that this includes.
-
-    Not the binding: torch's side chooses kernels and does not change them.
-    """
+    """What a family's kernels are compiled from: its .cu and all of csrc that this includes."""
     found: list[Path] = []
-    waiting = [ROOT / "csrc" / family / "cuda" / f"{family}.cuh"]
+    waiting = [ROOT / "csrc" / family / "cuda" / f"{family}_cuda.cu"]
     while waiting:
         path = waiting.pop()
         if path in found:
@@ -272,7 +252,7 @@ def sources(family: str) -> list[Path]:
 
 
 def digest(family: str) -> str:
-    """Of a family's kernels without comments and layout: it changes when they may have."""
+    """Of a family's sources without comments and layout: it changes when the kernels may have."""
     whole = hashlib.sha256()
     for path in sources(family):
         whole.update("".join(re.sub(r"//[^\n]*", "", path.read_text()).split()).encode())

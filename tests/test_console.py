@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 
 from ssd_cuda._names import check_distinct, name_list, printable
 from ssd_cuda.engine import console
-from ssd_cuda.engine.console import complain, run_safely, say
+from ssd_cuda.engine.console import StopOnInterrupt, complain, run_safely, say
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,3 +110,25 @@ def test_a_reader_that_goes_away_leaves_one_sentence():
         err = process.stderr.read().decode()
         assert process.wait() == 1
     assert len(err.splitlines()) == 1 and "broken pipe" in err
+
+
+@pytest.mark.parametrize(
+    ("processes", "later", "again"), [("1", 0.1, True), ("2", 0.1, False), ("2", 1.5, True)]
+)
+def test_what_a_launcher_passes_on_is_the_same_interrupt(monkeypatch, processes, later, again):
+    """A terminal sends Ctrl-C to all, and torchrun sends it to its processes once more."""
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    clock = [5.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    with StopOnInterrupt() as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+        clock[0] += later
+        if again:
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                stop()
+        else:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop()

@@ -22,7 +22,7 @@ MODULES = (
     *(f"ssd_cuda.engine.{name}" for name in ("recipe", "train", "evaluate", "metrics", "checkpoint", "draw")),
     *(
         f"ssd_cuda.engine.{name}"
-        for name in ("finetune", "optimizer", "processes", "progress", "step", "validation")
+        for name in ("finetune", "optimizer", "processes", "progress", "step", "validation", "curves")
     ),
     "ssd_cuda.recipes",
 )

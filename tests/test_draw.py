@@ -16,9 +16,9 @@ from PIL import Image
 
 from ssd_cuda.engine import fonts
 from ssd_cuda.engine.draw import (
-    _running_mean,
     class_colour,
     draw_detections,
+    running_mean,
     save_grid,
     save_loss_curve,
     save_picture,
@@ -150,10 +150,10 @@ def test_the_loss_curve_is_written(tmp_path, rows, evaluations):
     assert (green > 100) == bool(evaluations)
 
 
-def test_the_running_mean_passes_over_what_is_not_finite():
+def test_therunning_mean_passes_over_what_is_not_finite():
     values = np.array([1.0, 3.0, math.nan, 5.0, math.inf, math.inf, math.inf])
     expected = [2.0, 2.0, 4.0, 5.0, 5.0, math.nan, math.nan]
-    np.testing.assert_allclose(_running_mean(values, 1), expected)
+    np.testing.assert_allclose(running_mean(values, 1), expected)
 
 
 def test_an_empty_history_and_a_missing_matplotlib_are_explained(tmp_path, monkeypatch):

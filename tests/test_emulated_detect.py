@@ -130,8 +130,22 @@ def test_slices_that_overflow_stay_exact():
         assert found[4].item() == 40
 
 
+@pytest.mark.parametrize("num_priors, dtype", [(1090, torch.float16), (2100, torch.float32)])
+def test_tiles_of_many_rows(num_priors, dtype):
+    """A small card divides six images into eight slices each: tiles of 18 and of 33 rows, a lane a row."""
+    inputs = head(6, num_priors, 3, background=7.0, dtype=dtype)
+    check(*inputs, DetectConfig(), seeds=(3,), architecture=87)
+
+
+@pytest.mark.parametrize("architecture", [75, 86])
+@pytest.mark.parametrize("classes", [19, 81, 200, 400])
+def test_tiles_where_shared_memory_is_scarce(architecture, classes):
+    check(*head(1, 140, classes, background=7.0), DetectConfig(), seeds=(0,), architecture=architecture)
+
+
 def test_more_slices_than_warps_merge_them():
     check(*head(1, 2200, 2), DetectConfig(), seeds=(0,))
+    check(*head(1, 2200, 3, background=0), DetectConfig(), seeds=(0,))  # more than the image's pool holds
 
 
 @pytest.mark.parametrize("architecture", [75, 80, 86, 90])

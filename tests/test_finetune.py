@@ -109,7 +109,7 @@ def test_weights_that_do_not_fit_are_one_sentence(damage, finding):
     ("content", "finding"),
     [
         ([1], "must hold a state dict, got list"),
-        ({"a.b": torch.zeros(1)}, "is not known: weights must be a VGG"),
+        ({"a.b": torch.zeros(1)}, "weights must be of one of these: this package"),
     ],
 )
 def test_a_file_of_something_else_is_named(tmp_path, content, finding):
@@ -236,6 +236,25 @@ def test_the_stages_of_vgg_are_its_five_and_fc():
         model.freeze(7)
     model.freeze(0)
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "free"),
+    [
+        ("mb1_ssd", 14, {"extras"}),
+        ("ssdlite320_mobilenet_v3", 2, {"extra"}),
+        ("ssd300_resnet50", 7, {"additional_blocks"}),
+        ("retinaface_mobilenet", 3, {"fpn", "ssh"}),
+    ],
+)
+def test_a_backbone_that_names_no_stages_has_those_of_its_first_part(name, stages, free):
+    with torch.device("meta"):
+        model = models.build_model(name, 3, models.MODELS[name][1] or (320, 320))
+    model.freeze(len(model.stages()))
+    assert len(model.stages()) == stages
+    assert {
+        n.split(".")[1] for n, p in model.named_parameters() if p.requires_grad and n[:4] == "back"
+    } == free
 
 
 def test_each_part_has_its_rate():

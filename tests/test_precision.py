@@ -37,9 +37,9 @@ def batch(seed=0):
     return torch.rand(4, 3, 64, 64, generator=generator), GroundTruth.from_list(boxes, labels)
 
 
-def run(config, steps=6, speed=None):
+def run(config, steps=6, speed=None, device="cpu"):
     torch.manual_seed(0)
-    trainer = Trainer(tiny(3), config, steps, speed=speed)
+    trainer = Trainer(tiny(3).to(device), config, steps, speed=speed)
     if trainer.trained.scaler.is_enabled():  # so that no step is skipped, which is another test's
         trainer.trained.scaler.load_state_dict({**trainer.trained.scaler.state_dict(), "scale": 64.0})
     trainer.run_epoch([batch(i % 2) for i in range(steps)])
@@ -52,9 +52,9 @@ def exact():
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_half_precision_learns_alike(exact, amp):
+def test_half_precision_learns_alike(exact, amp, device):
     """Weights and loss stay in float32: the curve follows that of float32 by a few roundings of 8 bits."""
-    trainer = run(replace(CONFIG, amp=amp))
+    trainer = run(replace(CONFIG, amp=amp), device=device)
     found = torch.tensor(trainer.history).sum(1)
     assert found[-1] < 0.95 * found[0] and not torch.equal(found, exact)
     torch.testing.assert_close(found, exact, rtol=0.01, atol=0.0)
@@ -76,9 +76,9 @@ def test_the_loss_is_of_float32_and_the_convolutions_are_not(monkeypatch):
     assert seen == [(torch.bfloat16, torch.bfloat16, torch.float32, torch.float32)]
 
 
-def test_a_step_that_is_too_large_for_fp16_is_skipped_and_leaves_nothing():
+def test_a_step_that_is_too_large_for_fp16_is_skipped_and_leaves_nothing(device):
     """Of torch's fused SGD the first such step would leave momentum as the memory was."""
-    step = TrainStep(tiny(3), replace(CONFIG, amp="fp16"))
+    step = TrainStep(tiny(3).to(device), replace(CONFIG, amp="fp16"))
     before = {name: value.clone() for name, value in step.model.named_parameters()}
     step.scaler.load_state_dict({**step.scaler.state_dict(), "scale": 1e38})
     step([batch()])
@@ -134,8 +134,8 @@ def test_a_damaged_part_of_such_a_run_is_one_sentence(tmp_path, damage, finding)
     assert finding in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_order_of_memory_changes_no_number(exact):
-    trainer = run(CONFIG, speed=Speed(channels_last=True))
+def test_the_order_of_memory_changes_no_number(exact, device):
+    trainer = run(CONFIG, speed=Speed(channels_last=True), device=device)
     weight = trainer.model.heads[0].loc_conv.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(torch.tensor(trainer.history).sum(1), exact, rtol=1e-3, atol=1e-4)
@@ -149,6 +149,15 @@ def test_the_network_is_compiled_and_its_checkpoint_is_not(monkeypatch):
     trainer = run(CONFIG, 1, speed=Speed(compile="reduce-overhead"))
     assert modes == [("SSD", {"mode": "reduce-overhead"})]
     assert trainer.state()["model"].keys() == tiny(3).state_dict().keys()
+
+
+@pytest.mark.parametrize("compile", ["default", "reduce-overhead"])
+def test_a_compiled_network_learns_alike(exact, device, compile):
+    """Compiled in earnest where there is a card; a CPU would take half a minute for it."""
+    if device.type == "cpu":
+        pytest.skip("compiles in earnest on a card")
+    found = torch.tensor(run(CONFIG, speed=Speed(compile=compile), device=device).history).sum(1)
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-3)
 
 
 def test_both_optimizers_have_a_place_for_each_weight():

@@ -15,6 +15,9 @@ import torch
 
 pytest.importorskip("torchvision")
 
+from layouts import write_checkpoint
+from PIL import Image
+
 from ssd_cuda import cli, data
 from ssd_cuda.engine.checkpoint import CheckpointError, ModelSpec, load_checkpoint
 from ssd_cuda.engine.evaluate import evaluate
@@ -287,3 +290,32 @@ def test_the_command_line_shows_it_all(capsys, tmp_path, monkeypatch):
     old, new = (load_checkpoint(tmp_path / name / "checkpoint.pt")[1] for name in "ab")
     moved = {name for name, value in new["model"].items() if not torch.equal(value, old["average"][name])}
     assert {name.partition(".")[0] for name in moved} == {"heads"}
+
+
+# Curves
+
+
+def test_curves_of_runs_are_drawn_together(finished, capsys, tmp_path):
+    folder, out = finished[2], tmp_path / "c/x.png"
+    assert cli.main(["curves", str(folder / "x.pt"), str(folder / "best.pt"), "-o", str(out)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    last, best = sum(finished[0].history[-1]), max(row["ap50"] for row in finished[0].scores)
+    assert said[0] == f"{folder / 'x.pt'}: 6 steps, last loss {last:.3f}, best AP50 {best:.3f}"
+    picture = Image.open(out)
+    assert picture.size == (1260, 960) and len(set(picture.convert("L").getdata())) > 50
+
+
+@pytest.mark.parametrize(
+    ("arguments", "finding"),
+    [
+        (["/no/such"], "checkpoint /no/such does not exist"),
+        (["{run}/x.pt", "-o", "x.txt"], "--out must end in .png, .pdf or .svg, got x.txt"),
+        (["{run}/new.pt"], "new.pt' must have at least one step, got none"),
+    ],
+)
+def test_curves_that_cannot_be_are_one_sentence(finished, capsys, tmp_path, monkeypatch, arguments, finding):
+    write_checkpoint(finished[2] / "new.pt")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["curves", *(word.format(run=finished[2]) for word in arguments)]) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert finding in sentence

@@ -3,9 +3,10 @@
 //
 // For IoU > t the widths (and heights) of two boxes differ by a factor of at most 1/t, and their centres by at most
 // (wa + wb) (1 - t) / (2 (1 + t)). So a box is filed by level (power of two of its longer side), class and the cell of its
-// centre, with cells as long as the longest box of the level, and a search looks only into the few cells of the few levels
-// in reach. Kept boxes do not overlap by more than t, so a cell holds few of them whatever the number of boxes. Cells are
-// hashed: no limit on coordinates, levels or classes; a collision only adds a box to the test, which is exact.
+// centre, with cells as long as the longest box of the level or a fraction of it, and a search looks only into the few
+// cells of the few levels in reach. Kept boxes do not overlap by more than t, so a cell holds few of them whatever the
+// number of boxes. Cells are hashed: no limit on coordinates, levels or classes; a collision only adds a box to the test,
+// which is exact.
 //
 // Bounds are widened by far more than rounding. Boxes for which that argument fails (areas near the ends of the floating
 // range) are odd: tested against every box, and every box against them. Boxes without a positive finite area are inert:
@@ -78,7 +79,9 @@ struct Cells {
 template <typename T>
 class GridRule {
  public:
-  explicit GridRule(const SuppressRule<T>& rule) : pixel_offset_(rule.pixel_offset) {
+  // A cell is as long as the longest box of its level over 2^finer.
+  explicit GridRule(const SuppressRule<T>& rule, int finer = 0)
+      : finer_(finer), pixel_offset_(rule.pixel_offset) {
     // The least true IoU of a pair whose rounded IoU passes. Below, only "they overlap" is used.
     const double t = rule.threshold;
     if (rule.pixel_offset == 0) {
@@ -87,6 +90,7 @@ class GridRule {
       least_iou_ = t < 1e-2 ? 0 : t * (1 - 1e-3);
     }
     reach_factor_ = (1 - least_iou_) / (2 * (1 + least_iou_));
+    most_ratio_ = 1 / max_of(least_iou_, kSmallest);
   }
 
   SSD_HOST_DEVICE Shape shape(Vec4<T> b) const {
@@ -101,7 +105,7 @@ class GridRule {
     return level_of(max_of(max_of(s.w, s.h) * least_iou_, kSmallest));
   }
   SSD_HOST_DEVICE int highest_level(const Shape& s) const {
-    return level_of(min_of(max_of(s.w, s.h) / max_of(least_iou_, kSmallest), kLargest));
+    return level_of(min_of(max_of(s.w, s.h) * most_ratio_, kLargest));
   }
 
   // Cells of one row are neighbours: hash = row_hash + ix.
@@ -116,15 +120,15 @@ class GridRule {
     return row + static_cast<uint64_t>(ix);
   }
   // Where a box of this shape is filed.
-  SSD_HOST_DEVICE static uint64_t home_hash(const Shape& s, int64_t cls) {
-    const double inverse = power_of_two(-(s.level + 1));
+  SSD_HOST_DEVICE uint64_t home_hash(const Shape& s, int64_t cls) const {
+    const double inverse = power_of_two(finer_ - (s.level + 1));
     return cell_hash(floor_to_int(s.cx * inverse),
                      row_hash(floor_to_int(s.cy * inverse), s.level, cls));
   }
 
   // Where boxes of a level that may remove one of this shape are filed.
   SSD_HOST_DEVICE Cells cells(const Shape& s, int level) const {
-    const double largest = power_of_two(level + 1), inverse = power_of_two(-(level + 1));
+    const double largest = power_of_two(level + 1), inverse = power_of_two(finer_ - (level + 1));
     const double rx = reach(s.w, s.cx, largest), ry = reach(s.h, s.cy, largest);
     return {floor_to_int((s.cx - rx) * inverse), floor_to_int((s.cx + rx) * inverse),
             floor_to_int((s.cy - ry) * inverse), floor_to_int((s.cy + ry) * inverse),
@@ -136,12 +140,13 @@ class GridRule {
   // `largest` long: along an axis too, overlap / union is at least the IoU, so the distance is at most
   // (a + b) (1 - t) / (2 (1 + t)), and b at most a / t.
   SSD_HOST_DEVICE double reach(double size, double centre, double largest) const {
-    const double b = min_of(size / max_of(least_iou_, kSmallest), largest);
+    const double b = min_of(size * most_ratio_, largest);
     return (size + b) * reach_factor_ * (1 + 1e-6) + std::abs(centre) * 1e-15;
   }
 
+  int finer_;
   T pixel_offset_;
-  double least_iou_, reach_factor_;
+  double least_iou_, reach_factor_, most_ratio_;
 };
 
 }  // namespace nms

@@ -1,4 +1,5 @@
-"""The command line, a module a command: ``train | eval | detect | import | export | models | info``."""
+"""The command line, a module a command: ``train | data | eval | detect | import | export | models |
+info``."""
 
 from __future__ import annotations
 
@@ -10,12 +11,14 @@ from typing import Any
 from .. import __version__
 from .._names import printable
 from ..engine.console import run_safely
-from . import detect, evaluate, export, importing, info, models, options, train
+from . import curves, data, detect, evaluate, export, importing, info, models, options, train
 
 __all__ = ["main"]
 
 _COMMANDS = {
     "train": train,
+    "data": data,
+    "curves": curves,
     "eval": evaluate,
     "detect": detect,
     "import": importing,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,30 @@ def _check_start(options: argparse.Namespace) -> None:
         load_checkpoint(options.resume)
 
 
+def _spec(
+    options: argparse.Namespace,
+    spec: ModelSpec,
+    dataset: DetectionDataset,
+    pretrained: Pretrained | None,
+    tell: Callable[..., Any],
+) -> ModelSpec:
+    """``spec`` with the priors that are asked for, or those that the run or the weights have."""
+    from ..engine.checkpoint import load_checkpoint
+    from ..engine.priors_fit import with_fitted_priors
+
+    if options.resume:
+        found = load_checkpoint(options.resume)[0]
+        return found if replace(found, options="") == spec else spec
+    if options.priors == "auto":
+        spec, told = with_fitted_priors(spec, dataset)
+        tell(told)
+    theirs = pretrained.spec if pretrained and options.priors is None else None
+    if theirs is not None and theirs.options and theirs.name == spec.name:
+        tell(f"priors are those of {options.weights}; --priors model takes the model's own")
+        return replace(spec, options=theirs.options)
+    return spec
+
+
 def _train(
     options: argparse.Namespace,
     name: str,
@@ -101,7 +126,7 @@ def _train(
     split = options.split or data.data_splits(options.data)[0]
     dataset = open_data(options, split)
     warn_if_empty(dataset, f"the split {split!r} of {options.data}")
-    spec = ModelSpec(name, tuple(dataset.classes), size)
+    spec = _spec(options, ModelSpec(name, tuple(dataset.classes), size), dataset, pretrained, tell)
     _check_batch(config, name, len(dataset), size)
     tested = _tested(options, spec)
     validation = _validation(options, tested, config) if tested and options.eval_every else None

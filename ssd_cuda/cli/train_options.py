@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,6 +39,7 @@ def _add_recipe(group: Any) -> None:
     add("--recipe", default="small", help=f"{', '.join(recipes.NAMES)}, or a .json file (default: small)")
     add("--stage", type=int, default=1, help="part of a recipe that has several (default: 1)")
     add("--model", help=", ".join(MODELS))
+    add("--priors", choices=("model", "auto"), help="auto: boxes of the priors fitted to the images")
     add("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="image size")
     add("--epochs", type=int, help="passes over the images")
     add("--steps", type=int, help="steps of the whole run, instead of epochs")
@@ -98,12 +98,13 @@ def choose(options: argparse.Namespace) -> Chosen:
     if name not in MODELS:
         raise UsageError(f"--model must be one of {', '.join(MODELS)}, got {name!r}")
     size = tuple(options.size) if options.size else MODELS[name][1] or part.get("size")
-    values = _overridden(part["train"], options, [field.name for field in fields(TrainConfig)])
-    values["freeze"] = _frozen(values.get("freeze", 0), name)
-    try:
-        config = TrainConfig(**values)
+    try:  # as it stands first: what it says is counted with below
+        TrainConfig(**{**part["train"], "freeze": 0})
     except TypeError as error:
         raise UsageError(f"--recipe {options.recipe} must have the fields of TrainConfig: {error}") from error
+    values = _overridden(part["train"], options, [field.name for field in fields(TrainConfig)])
+    values["freeze"] = _frozen(values.get("freeze", 0), name)
+    config = TrainConfig(**values)
     return Chosen(name, None if size is None else (int(size[0]), int(size[1])), config)
 
 
@@ -136,10 +137,9 @@ def _part(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--recipe {path} must be a file of json: {error}") from error
+    from ..data.files import read_json
+
+    found = read_json(path, "--recipe")
     parts = found.get("stages", [found]) if isinstance(found, dict) else []
     if not isinstance(parts, list) or not parts:
         raise UsageError(f"--recipe {path} must hold a recipe, or a list of them under 'stages'")
@@ -151,6 +151,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
             raise UsageError(
                 f"--recipe {path} must have {', '.join(_KEYS)} in every part, got {str(part)[:80]}"
             )
+        size = part.get("size", [1, 1])
+        if not isinstance(size, list) or [type(side) for side in size] != [int, int]:
+            raise UsageError(f"--recipe {path} must have [height, width] as size, got {str(size)[:80]}")
     return parts
 
 

@@ -24,7 +24,7 @@ def freeze(value: Any) -> Any:
 class _Kind:
     """What an annotation asks of a value; plain data, so that torch.compile can trace the check."""
 
-    name: str  # choice, tuple, config, flag, integer or number
+    name: str  # choice, tuple, config, flag, integer, number, or number or tuple
     optional: bool = False
     choices: tuple[Any, ...] = ()
     config: Any = None
@@ -33,8 +33,11 @@ class _Kind:
 def _kind(annotation: Any, optional: bool = False) -> _Kind:
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
-        (inner,) = (part for part in get_args(annotation) if part is not type(None))
-        return _kind(inner, optional=True)
+        parts = [part for part in get_args(annotation) if part is not type(None)]
+        if len(parts) == 1:
+            return _kind(parts[0], optional=True)
+        assert parts[0] is float and get_origin(parts[1]) is tuple, annotation  # one number, or one per level
+        return _Kind("number or tuple", optional)
     if origin is Literal:
         choices = get_args(annotation)
         return _Kind("choice", choices=(None, *choices) if optional else choices)
@@ -51,6 +54,8 @@ def _fit(name: str, kind: _Kind, value: Any) -> Any:
         return None
     if kind.name == "choice":
         check_choice(name, value, kind.choices)
+    elif kind.name == "number or tuple" and isinstance(value, (list, tuple)):
+        return freeze(value)
     elif kind.name == "tuple":
         if not isinstance(value, (list, tuple)):
             raise TypeError(f"{name} must be a tuple or a list, got {type(value).__name__}")

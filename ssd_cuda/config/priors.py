@@ -52,7 +52,7 @@ class PriorSpec(HasPresets, presets="PRIORS"):
         ratio_order: ``"pairs"``: every ratio gives (w, h) and then (h, w); ``"listed"``: the list names both.
         larger_position: the square of s' comes ``"second"`` or ``"last"`` among the boxes of its size.
         steps: per level the pixels between centres, one number or (y, x). None: image / feature map.
-        offset: where in its cell a centre lies.
+        offset: where in its cell a centre lies, one number or one per level (DSSD).
         layout: within a level ``"cell_major"``: the boxes of a cell are neighbours; ``"box_major"``: the
             cells of a box are (NVIDIA).
         integer_sizes: sizes are cut to integers first (caffe, mmdet).
@@ -79,7 +79,7 @@ class PriorSpec(HasPresets, presets="PRIORS"):
     ratio_order: Literal["pairs", "listed"] = "pairs"
     larger_position: Literal["second", "last"] = "second"
     steps: tuple[Any, ...] | None = (8, 16, 32, 64, 100, 300)
-    offset: float = 0.5
+    offset: float | tuple[float, ...] = 0.5
     layout: Literal["cell_major", "box_major"] = "cell_major"
     integer_sizes: bool = False
     clip: Literal["none", "cxcywh", "wh", "corners"] = "none"
@@ -89,7 +89,8 @@ class PriorSpec(HasPresets, presets="PRIORS"):
     variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
 
     def _check(self) -> None:
-        check_range("offset", self.offset, -math.inf)
+        for offset in self.offset if isinstance(self.offset, tuple) else (self.offset,):
+            check_range("offset", offset, -math.inf)
         check_variances(self.variances, (4,))
         _pairs("image_size", (self.image_size,))
         if self.steps is not None:
@@ -109,6 +110,10 @@ class PriorSpec(HasPresets, presets="PRIORS"):
 
     def _check_boxes(self) -> None:
         levels = self.num_levels
+        if isinstance(self.offset, tuple) and len(self.offset) != levels:
+            raise ValueError(
+                f"offset must be one number or one per feature map ({levels}), got {len(self.offset)}"
+            )
         names = ["steps"]
         if self.boxes is not None:
             names.append("boxes")
@@ -147,6 +152,11 @@ class PriorSpec(HasPresets, presets="PRIORS"):
     def boxes_per_cell(self) -> list[int]:
         """Boxes of a cell of every level: what the head of that level must predict."""
         return [len(row) for row in self.cell_boxes()]
+
+    def offsets(self) -> list[float]:
+        """Per level where in its cell a centre lies."""
+        several = self.offset if isinstance(self.offset, tuple) else (self.offset,) * self.num_levels
+        return [float(offset) for offset in several]
 
     def divisors(self) -> list[Pair]:
         """Per level what (row + offset, column + offset) are divided by to give fractions of the image."""

@@ -13,6 +13,7 @@ from .loading import (
     open_dataset,
     prepare,
 )
+from .pairs import PairsDataset, ground_truth_of
 from .shapes import ShapesDataset
 from .transforms import make_transform
 from .voc import VocDataset
@@ -23,11 +24,13 @@ __all__ = [
     "CocoDataset",
     "DataError",
     "DetectionDataset",
+    "PairsDataset",
     "ShapesDataset",
     "TransformedDataset",
     "VocDataset",
     "collate",
     "data_splits",
+    "ground_truth_of",
     "make_transform",
     "open_dataset",
     "prepare",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
 from collections import defaultdict
@@ -14,7 +13,7 @@ import numpy as np
 
 from .._names import name_list
 from .dataset import OnDegenerate, Record, RecordDataset
-from .files import DataError, DataFolder, read_text
+from .files import DataError, DataFolder, read_json
 
 Identifier = int | str
 _LIMIT = 1e9  # pixels; float32 squares it without overflow
@@ -82,11 +81,7 @@ class CocoDataset(RecordDataset):
 
 
 def _load(path: Path) -> dict[str, list]:
-    text = read_text(path, "annotation file")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"annotation file {path} does not parse: {error}") from error
+    content = read_json(path, "annotation file")
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DataError(f"{path} must be COCO instances with a list {key!r}, got none")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 # In the order in which they are tried for a name that comes without one; whatever their case.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
@@ -49,6 +51,16 @@ def read_text(path: Path, what: str) -> str:
         return read_bytes(path, what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{what} {path} cannot be read: it must be UTF-8 ({reason_of(error)})") from error
+
+
+def read_json(path: Path, what: str) -> Any:
+    """What a JSON file holds."""
+    try:
+        return json.loads(read_text(path, what))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{what} {path} does not parse: {reason_of(error)}") from error
 
 
 def visible(paths: Iterable[Path]) -> list[Path]:

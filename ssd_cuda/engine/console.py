@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -13,6 +14,7 @@ from typing import Any, TextIO
 import torch
 
 from .._names import printable
+from .processes import launched
 
 __all__ = ["StopOnInterrupt", "complain", "run_safely", "say"]
 
@@ -80,14 +82,16 @@ def _show_warning(message: Any, *_: Any, **__: Any) -> None:
 class StopOnInterrupt:
     """While it is entered, the first Ctrl-C only makes a call of it true; the second interrupts as ever.
 
-    A step of training is not cut in two, so that what is saved afterwards is whole.
+    A step of training is not cut in two, so that what is saved afterwards is whole. A launcher of several
+    processes passes on the Ctrl-C that its terminal has sent to all of them already: of these, what comes
+    within a second is the first one again.
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked: float | None = None
 
     def __call__(self) -> bool:
-        return self._asked
+        return self._asked is not None
 
     def __enter__(self) -> StopOnInterrupt:
         self._owner = threading.current_thread() is threading.main_thread()  # only that may set handlers
@@ -100,6 +104,8 @@ class StopOnInterrupt:
             signal.signal(signal.SIGINT, self._before)
 
     def _interrupt(self, *_: object) -> None:
-        if self._asked:
+        now = time.monotonic()
+        again = self._asked is not None and launched() and now - self._asked < 1.0
+        if self._asked is not None and not again:
             raise KeyboardInterrupt
-        self._asked = True
+        self._asked = now

@@ -178,7 +178,7 @@ def save_loss_curve(
     top = 0.0
     for name, hue in zip(names, hues, strict=False):
         values = np.array([row[name] for row in history], float)
-        smooth = _running_mean(values, max(1, len(values) // 40))
+        smooth = running_mean(values, max(1, len(values) // 40))
         axes.plot(steps, values, color=hue, alpha=0.18, linewidth=0.8)
         axes.plot(steps, smooth, color=hue, linewidth=2.0, label=f"{name} {smooth[-1]:.2f}")
         finite = values[np.isfinite(values)]
@@ -202,8 +202,13 @@ def save_loss_curve(
     write_file(path, lambda file: figure.savefig(file, format=Path(path).suffix[1:] or "png"))
 
 
-def _running_mean(values: np.ndarray, reach: int) -> np.ndarray:
-    """Mean of the finite ones of up to ``reach`` values at either side; nan if there is none.  # [n]"""
+def running_mean(values: np.ndarray, reach: int) -> np.ndarray:
+    """Mean of the finite ones of up to ``reach`` values at either side; nan if there is none.  # [n]
+
+    Example:
+        >>> running_mean(np.array([1.0, 3.0, np.nan]), 1).tolist()
+        [2.0, 2.0, 3.0]
+    """
     finite = np.isfinite(values)
     i = np.arange(len(values))
     low, high = np.maximum(i - reach, 0), np.minimum(i + reach + 1, len(values))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from .._names import name_list
-from ..models import SSD
-from ..models.vgg_weights import from_classification
-from ..models.weights import read_file, read_weights, recognise, rename
-from .checkpoint import FORMAT, load_checkpoint
+from ..models import SSD, import_weights, resnet
+from ..models.vgg_weights import CLASSIFIERS, from_classification
+from ..models.weights import read_file, read_weights
+from .checkpoint import FORMAT, MODEL_FORMAT, ModelSpec, load_model
 
 __all__ = ["Pretrained", "read_pretrained"]
 
@@ -26,6 +26,7 @@ class Pretrained:
         source: the file, for messages.
         state: name to tensor.
         classes: names of its labels 1, 2, ...; None: not known.
+        spec: of a file of ours, or None.
 
     Example:
         >>> model = models.ssd_small(num_classes=4, image_size=(64, 64))
@@ -36,6 +37,7 @@ class Pretrained:
     source: str
     state: Mapping[str, Tensor]
     classes: tuple[str, ...] | None = None
+    spec: ModelSpec | None = None
 
     def load_into(self, model: SSD, classes: object = ()) -> str:
         """Copy what fits into ``model``; a sentence that says what, and what stays new.
@@ -73,6 +75,13 @@ class Pretrained:
             boxes.append((len(loc) // 4, head.num_boxes))
             rows.append(len(conf) // max(1, len(loc) // 4))
         heads = {name for name in self.state if name.startswith("heads.")}
+        own = model.state_dict()
+        if any(
+            name in own and own[name].shape != self.state[name].shape
+            for name in heads
+            if not name.endswith(("_conv.weight", "_conv.bias"))
+        ):
+            return heads, ["all heads (they see other maps)"]
         if any(there != here for there, here in boxes):
             return heads, ["all heads (a cell has other boxes)"]
         differ = ""
@@ -102,25 +111,27 @@ class Pretrained:
 
 
 def read_pretrained(path: str | Path) -> Pretrained:
-    """The weights of a file: a checkpoint of ours (its averaged ones), an SSD that
-    :func:`ssd_cuda.models.weights.recognise` knows, or VGG-16 as a classification network.
+    """The weights of a file: a checkpoint or a model of ours (the averaged weights), VGG-16 or
+    a ResNet as a classification network, or whatever :func:`ssd_cuda.models.import_weights` knows.
 
     Raises:
         CheckpointError: a damaged checkpoint. ValueError: something else altogether.
     """
-    content = read_file(Path(path))
-    if isinstance(content, Mapping) and content.get("format") == FORMAT:
-        spec, state = load_checkpoint(path)
-        return Pretrained(str(path), state["average"], spec.classes)
-    if not isinstance(content, Mapping):
-        raise ValueError(f"weights file {path} must hold a state dict, got {type(content).__name__}")
-    state = {key: value for key, value in read_weights(content).items() if isinstance(value, Tensor)}
-    if any(name.startswith("heads.") for name in state):
-        return Pretrained(str(path), state)
-    try:
-        layout = recognise(state)
-    except ValueError as error:
-        raise ValueError(f"weights file {path} is not known: {error}") from error
-    if layout.startswith("vgg16"):
-        return Pretrained(str(path), from_classification(state, layout))
-    return Pretrained(str(path), rename(state, layout))
+    path = Path(path)
+    if path.suffix != ".caffemodel":
+        content = read_file(path)
+        if isinstance(content, Mapping) and content.get("format") in (FORMAT, MODEL_FORMAT):
+            model, spec = load_model(path)
+            return Pretrained(str(path), model.state_dict(), spec.classes, spec)
+        if not isinstance(content, Mapping):
+            raise ValueError(f"weights file {path} must hold a state dict, got {type(content).__name__}")
+        state = {key: value for key, value in read_weights(content).items() if isinstance(value, Tensor)}
+        if any(name.startswith("heads.") for name in state):
+            return Pretrained(str(path), state)
+        if resnet.is_classification(state):
+            return Pretrained(str(path), resnet.from_classification(state))
+        layout = next((name for name in CLASSIFIERS if CLASSIFIERS[name] in state), None)
+        if layout is not None:
+            return Pretrained(str(path), from_classification(state, layout))
+    found = import_weights(path)
+    return Pretrained(str(path), found.model.state_dict())

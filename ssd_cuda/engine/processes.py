@@ -81,7 +81,8 @@ def launched() -> bool:
         >>> launched()
         False
     """
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    count = os.environ.get("WORLD_SIZE", "1")
+    return count.isdigit() and int(count) > 1
 
 
 @contextlib.contextmanager

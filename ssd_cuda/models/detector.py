@@ -122,12 +122,15 @@ class SSD(nn.Module):
     def stages(self) -> list[list[nn.Module]]:
         """The parts of the backbone that weights of another task fill, from the image on: what can be frozen.
 
-        A backbone names them by a method or a list of modules ``stages``; else each of its children is one.
+        A backbone names them by a method or a list of modules ``stages``. Of another one they are the
+        parts of its first child, which most have their classification network in, or else its children.
         """
         named = getattr(self.backbone, "stages", None)
-        if isinstance(named, nn.ModuleList):
-            return [[child] for child in named]
-        return [[child] for child in self.backbone.children()] if named is None else named()
+        if named is not None and not isinstance(named, nn.ModuleList):
+            return named()
+        first = next(self.backbone.children(), self.backbone)
+        parts = named or list(first.children()) or self.backbone.children()
+        return [[child] for child in parts]
 
     def batch_norms(self) -> list[nn.Module]:
         """Every batch norm of the model."""
@@ -191,14 +194,16 @@ class SSD(nn.Module):
             TypeError: not a tensor, or another dtype.
             ValueError: another shape.
         """
+        return self.predict(images)[:2]  # type: ignore[return-value]
+
+    def predict(self, images: Tensor) -> tuple[Tensor, ...]:
+        """:meth:`forward`, and behind loc and conf what else the heads give: ``[B, P, n]`` landmarks."""
         self._check_images(images)
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
         features = self.backbone((images - self.mean) / self.std)
         outputs = [head(feature) for head, feature in zip(self.heads, features, strict=True)]
-        loc = torch.cat([output[0] for output in outputs], 1)
-        conf = torch.cat([output[1] for output in outputs], 1)
-        return loc, conf
+        return tuple(torch.cat(parts, 1) for parts in zip(*outputs, strict=True))
 
     def loss(self, images: Tensor, gt: GroundTruth) -> MultiBoxLosses:
         """The MultiBox loss of a batch.

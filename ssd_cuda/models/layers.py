@@ -58,12 +58,13 @@ class SSD512ExtraLayers(_ExtraLayers):
 
 
 class SSDHead(nn.Module):
-    """The predictions of one feature map: a 3x3 convolution for offsets, one for class logits.
+    """The predictions of one feature map: a convolution for offsets, one for class logits.
 
     Args:
         in_channels: channels of the feature map.
         num_boxes: priors per cell.
         num_classes: classes, background included.
+        kernel: side of both convolutions, odd.
 
     Example:
         >>> loc, conf = models.SSDHead(8, 4, 21)(torch.zeros(1, 8, 5, 5))
@@ -71,10 +72,11 @@ class SSDHead(nn.Module):
         (torch.Size([1, 100, 4]), torch.Size([1, 100, 21]))
     """
 
-    def __init__(self, in_channels: int, num_boxes: int, num_classes: int) -> None:
+    def __init__(self, in_channels: int, num_boxes: int, num_classes: int, kernel: int = 3) -> None:
         super().__init__()
-        self.loc_conv = nn.Conv2d(in_channels, num_boxes * 4, 3, padding=1)
-        self.conf_conv = nn.Conv2d(in_channels, num_boxes * num_classes, 3, padding=1)
+        pad = kernel // 2
+        self.loc_conv = nn.Conv2d(in_channels, num_boxes * 4, kernel, padding=pad)
+        self.conf_conv = nn.Conv2d(in_channels, num_boxes * num_classes, kernel, padding=pad)
         self.num_classes = num_classes
         self.num_boxes = num_boxes
 
@@ -82,9 +84,14 @@ class SSDHead(nn.Module):
         """``[B, in_channels, H, W]`` -> offsets ``[B, P, 4]``, logits ``[B, P, C]``; P = H * W * boxes."""
         batch = x.size(0)
         count = x.size(2) * x.size(3) * self.num_boxes
-        loc = self.loc_conv(x).permute(0, 2, 3, 1).reshape(batch, count, 4)
-        conf = self.conf_conv(x).permute(0, 2, 3, 1).reshape(batch, count, self.num_classes)
+        for_loc, for_conf = self.features(x)
+        loc = self.loc_conv(for_loc).permute(0, 2, 3, 1).reshape(batch, count, 4)
+        conf = self.conf_conv(for_conf).permute(0, 2, 3, 1).reshape(batch, count, self.num_classes)
         return loc, conf
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the two convolutions see of the map; here the map itself."""
+        return x, x
 
 
 class L2Norm(nn.Module):

@@ -8,7 +8,15 @@ import torch
 
 from .caffe import caffe_ssd
 from .detector import SSD
+from .dssd import dssd321, dssd513, ssd321, ssd513
+from .lufficc import ssd300_lufficc, ssd320_mobilenet_v2_lufficc, ssd512_lufficc
+from .nvidia import ssd300_resnet50
+from .own_boxes import with_boxes
+from .qfgaohao import mb1_ssd, mb1_ssd_lite, mb2_ssd_lite, vgg16_ssd
+from .retinaface import retinaface_mobilenet
 from .small import ssd_small
+from .ssdlite import ssdlite320_mobilenet_v3
+from .ulfg import ulfg_rfb, ulfg_slim
 from .vgg import ssd300_amdegroot, ssd300_torchvision, ssd300_vgg16, ssd512_vgg16
 
 __all__ = ["MODELS", "build_model"]
@@ -20,7 +28,23 @@ MODELS: dict[str, tuple[Callable[..., SSD], tuple[int, int] | None]] = {
     "ssd512_vgg16": (ssd512_vgg16, (512, 512)),
     "ssd300_vgg16_amdegroot": (ssd300_amdegroot, (300, 300)),
     "ssd300_vgg16_torchvision": (ssd300_torchvision, (300, 300)),
+    "ssd300_vgg16_lufficc": (ssd300_lufficc, (300, 300)),
+    "ssd512_vgg16_lufficc": (ssd512_lufficc, (512, 512)),
+    "ssd320_mobilenet_v2_lufficc": (ssd320_mobilenet_v2_lufficc, (320, 320)),
+    "ssdlite320_mobilenet_v3": (ssdlite320_mobilenet_v3, (320, 320)),
+    "ssd300_resnet50": (ssd300_resnet50, (300, 300)),
+    "mb1_ssd": (mb1_ssd, (300, 300)),
+    "mb1_ssd_lite": (mb1_ssd_lite, (300, 300)),
+    "mb2_ssd_lite": (mb2_ssd_lite, (300, 300)),
+    "vgg16_ssd": (vgg16_ssd, (300, 300)),
+    "ulfg_slim": (ulfg_slim, None),
+    "ulfg_rfb": (ulfg_rfb, None),
+    "retinaface_mobilenet": (retinaface_mobilenet, None),
     "caffe": (caffe_ssd, None),
+    "ssd321": (ssd321, (321, 321)),
+    "ssd513": (ssd513, (513, 513)),
+    "dssd321": (dssd321, (321, 321)),
+    "dssd513": (dssd513, (513, 513)),
 }
 
 
@@ -31,7 +55,8 @@ def build_model(name: str, num_classes: int, image_size: tuple[int, int], option
         name: a key of ``MODELS``.
         num_classes: background included.
         image_size: (height, width); most models take one size only.
-        options: what else a model needs, as JSON: ``"caffe"``, the description of its network.
+        options: what else a model needs, as JSON: ``"caffe"``, the description of its network; any other,
+            the boxes of its priors (:func:`ssd_cuda.models.own_boxes.box_options`).
 
     Raises:
         ValueError: an unknown name, a size the model does not take.
@@ -43,8 +68,10 @@ def build_model(name: str, num_classes: int, image_size: tuple[int, int], option
     if name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
     builder, only = MODELS[name]
-    if options or builder is caffe_ssd:
+    if builder is caffe_ssd:
         return builder(num_classes, tuple(image_size), options)
+    if options:
+        return with_boxes(build_model(name, num_classes, image_size), options)
     if only is None:
         return builder(num_classes, image_size).to(memory_format=torch.channels_last)
     if tuple(image_size) != only:

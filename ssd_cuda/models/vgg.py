@@ -13,7 +13,14 @@ from .detector import SSD
 from .layers import L2Norm, SSD512ExtraLayers, SSDExtraLayers
 from .weights import read_weights, recognise, rename
 
-__all__ = ["VGGBackbone", "ssd300_vgg16", "ssd512_vgg16"]
+__all__ = [
+    "VGGBackbone",
+    "ssd300_amdegroot",
+    "ssd300_torchvision",
+    "ssd300_vgg16",
+    "ssd512_vgg16",
+    "vgg_ssd",
+]
 
 # Channel means of ImageNet in [0, 1]; the network sees mean-free pixels in [0, 255], as Caffe's VGG did.
 _MEAN = (0.48235, 0.45882, 0.40784)
@@ -118,7 +125,7 @@ def ssd300_vgg16(num_classes: int | None = None, *, weights: Any = None) -> SSD:
         num_classes = _check_classes(state, num_classes)
     spec = PriorSpec.preset("torchvision" if dialect == "torchvision" else "amdegroot")
     classes = 21 if num_classes is None else num_classes
-    model = _vgg_ssd(VGGBackbone(SSDExtraLayers()), spec, classes, dialect)
+    model = vgg_ssd(VGGBackbone(SSDExtraLayers()), spec, classes, dialect)
     if state is not None:
         _load(model, state)
     return model
@@ -156,22 +163,22 @@ def ssd512_vgg16(num_classes: int = 21) -> SSD:
     """
     # caffe's sizes, but as the PyTorch ports have them: not cut to integers, cut to the image.
     spec = PriorSpec.preset("paper512", integer_sizes=False, format="cxcywh", clip="cxcywh")
-    return _vgg_ssd(VGGBackbone(SSD512ExtraLayers()), spec, num_classes)
+    return vgg_ssd(VGGBackbone(SSD512ExtraLayers()), spec, num_classes)
 
 
 def ssd300_amdegroot(num_classes: int) -> SSD:
-    """SSD300 by amdegroot's rules of loss and detection, with new weights."""
-    return _vgg_ssd(VGGBackbone(SSDExtraLayers()), PriorSpec.preset("amdegroot"), num_classes, "amdegroot")
+    """SSD300 by amdegroot's rules; its COCO configuration (201 classes there, or 81) has other sizes."""
+    spec = PriorSpec.preset("amdegroot_coco" if num_classes in (81, 201) else "amdegroot")
+    return vgg_ssd(VGGBackbone(SSDExtraLayers()), spec, num_classes, "amdegroot")
 
 
 def ssd300_torchvision(num_classes: int) -> SSD:
     """SSD300 by torchvision's priors and rules of loss and detection, with new weights."""
-    return _vgg_ssd(
-        VGGBackbone(SSDExtraLayers()), PriorSpec.preset("torchvision"), num_classes, "torchvision"
-    )
+    return vgg_ssd(VGGBackbone(SSDExtraLayers()), PriorSpec.preset("torchvision"), num_classes, "torchvision")
 
 
-def _vgg_ssd(backbone: VGGBackbone, spec: PriorSpec, num_classes: int, dialect: str = "paper") -> SSD:
+def vgg_ssd(backbone: VGGBackbone, spec: PriorSpec, num_classes: int, dialect: str = "paper") -> SSD:
+    """An SSD on VGG-16 by the rules of loss and detection of a codebase."""
     model = SSD(
         backbone,
         spec,

@@ -17,14 +17,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["from_classification"]
+__all__ = ["CLASSIFIERS", "from_classification"]
+
+# layout -> the name of its first convolution
+CLASSIFIERS = {"vgg16": "features.0.weight", "vgg16_reducedfc": "0.weight"}
 
 _MEAN = (0.48235, 0.45882, 0.40784)  # of the backbone, in [0, 1]; it divides by 1 / 255
 _V1_MEAN, _V1_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def from_classification(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """``state`` of a layout of :func:`ssd_cuda.models.weights.recognise` under the names of an SSD here.
+    """``state`` of a layout of ``CLASSIFIERS`` under the names of an SSD here.
 
     Returns:
         ``backbone.vgg.<n>.weight`` and ``bias`` of the 13 convolutions and, where they are known, of fc6

@@ -16,9 +16,7 @@ here                              amdegroot/ssd.pytorch  torchvision ssd300_vgg1
 ``heads.<n>.conf_conv``           ``conf.<n>``           ``head.classification_head.module_list.<n>``
 ================================= ====================== ==================================
 
-Of VGG-16 without an SSD around it, ``"vgg16"`` (torchvision's classification network) and
-``"vgg16_reducedfc"`` (Caffe's with its fc6 and fc7 reduced, as amdegroot ships it) give ``backbone.vgg``: see
-:mod:`ssd_cuda.models.vgg_weights`.
+VGG-16 without an SSD around it is for :mod:`ssd_cuda.models.vgg_weights`.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ _HEADS = {
 }
 
 
-def _extra(index: int) -> str:
+def extra_name(index: int) -> str:
     """conv8_1, conv8_2, conv9_1 ... counted from 0."""
     return f"backbone.extras.conv{8 + index // 2}_{1 + index % 2}"
 
@@ -53,7 +51,7 @@ _RULES: dict[str, list[tuple[str, Callable[..., str]]]] = {
     "amdegroot": [
         (r"vgg\.(\d+)\.(\w+)", lambda n, kind: f"backbone.vgg.{n}.{kind}"),
         (r"L2Norm\.weight", lambda: "backbone.norm.weight"),
-        (r"extras\.(\d+)\.(\w+)", lambda n, kind: f"{_extra(int(n))}.{kind}"),
+        (r"extras\.(\d+)\.(\w+)", lambda n, kind: f"{extra_name(int(n))}.{kind}"),
         (r"(loc|conf)\.(\d+)\.(\w+)", lambda part, n, kind: f"heads.{n}.{_HEADS[part]}.{kind}"),
     ],
     "torchvision": [
@@ -62,7 +60,7 @@ _RULES: dict[str, list[tuple[str, Callable[..., str]]]] = {
         (r"backbone\.extra\.0\.(\d+)\.(\w+)", lambda n, kind: f"backbone.vgg.{int(n) + 23}.{kind}"),
         (
             r"backbone\.extra\.(\d+)\.([02])\.(\w+)",
-            lambda k, half, kind: f"{_extra(2 * int(k) - 2 + int(half) // 2)}.{kind}",
+            lambda k, half, kind: f"{extra_name(2 * int(k) - 2 + int(half) // 2)}.{kind}",
         ),
         (r"backbone\.scale_weight", lambda: "backbone.norm.weight"),
         (
@@ -75,14 +73,11 @@ _SIGNS = {
     "own": "backbone.vgg.0.weight",
     "amdegroot": "vgg.0.weight",
     "torchvision": "backbone.features.0.weight",
-    "vgg16": "features.0.weight",
-    "vgg16_reducedfc": "0.weight",
 }
 
 
 def recognise(state: Mapping[str, Any]) -> str:
-    """``"own"``, ``"amdegroot"``, ``"torchvision"``, ``"vgg16"`` or ``"vgg16_reducedfc"``, by the name
-    of the first convolution.
+    """``"own"``, ``"amdegroot"`` or ``"torchvision"``, by the name of the first convolution.
 
     Raises:
         ValueError: none of them.

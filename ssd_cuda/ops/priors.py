@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 from typing import Any
 
@@ -78,13 +79,31 @@ def _cached(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Shared
 def _generate(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
     output = torch.empty(spec.num_priors, 4, device=device, dtype=dtype)
     require("generate_priors", output)
-    torch.ops.ssd_cuda.fill_priors(output, **op_options(spec))
+    row = 0
+    for part in _of_one_offset(spec):
+        torch.ops.ssd_cuda.fill_priors(output[row : row + part.num_priors], **op_options(part))
+        row += part.num_priors
     return output
+
+
+def _of_one_offset(spec: PriorSpec) -> list[PriorSpec]:
+    """The spec cut into runs of levels with the same offset, which is one number for the op."""
+    if not isinstance(spec.offset, tuple):
+        return [spec]
+    parts = []
+    levels = range(spec.num_levels)
+    for offset, run in itertools.groupby(levels, key=spec.offset.__getitem__):
+        own = list(run)
+        names = ("feature_maps", "sizes", "larger_sizes", "ratios", "steps", "boxes")
+        cut = slice(own[0], own[-1] + 1)
+        rows = {name: value[cut] for name in names if (value := getattr(spec, name)) is not None}
+        parts.append(spec.replace(offset=offset, **rows))
+    return parts
 
 
 def op_options(spec: PriorSpec) -> dict[str, Any]:
     """The options of ``torch.ops.ssd_cuda.fill_priors``: the table of csrc/priors/priors_rule.h."""
-    assert spec.feature_maps is not None
+    assert spec.feature_maps is not None and not isinstance(spec.offset, tuple)
     boxes = spec.cell_boxes()
     grid: list[int] = []
     for (rows, columns), row in zip(spec.feature_maps, boxes, strict=True):

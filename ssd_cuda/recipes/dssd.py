@@ -13,17 +13,17 @@ _COMMON = dict(_PAPER300["train"], bias_lr=1.0)
 RECIPE = dict(
     stages=(
         dict(
-            model="ssd321_resnet101",
+            model="ssd321",
             size=None,
             train=dict(_COMMON, steps=80_000, lr=1e-3, milestones=(40_000, 60_000)),
         ),
         dict(
-            model="dssd321_resnet101",
+            model="dssd321",
             size=None,
             train=dict(_COMMON, steps=30_000, lr=1e-3, milestones=(20_000,), freeze="backbone"),
         ),
         dict(
-            model="dssd321_resnet101",
+            model="dssd321",
             size=None,
             train=dict(_COMMON, steps=40_000, lr=1e-4, schedule="constant", milestones=(), freeze_norms=True),
         ),

@@ -7,7 +7,7 @@ It starts from VGG16_Weights.IMAGENET1K_FEATURES (``--weights``). Published: 25.
 NOTE = "torchvision's images of one batch have similar shapes before they are resized"
 
 RECIPE = dict(
-    model="ssd300_vgg16",
+    model="ssd300_vgg16_torchvision",
     size=None,
     train=dict(
         epochs=120, batch_size=8 * 4, optimizer="sgd", lr=2e-3, momentum=0.9, weight_decay=5e-4,

@@ -6,7 +6,7 @@ Eight cards of 24 images; warm-up as in :mod:`ssd_cuda.recipes.torchvision_ssd30
 NOTE = "torchvision takes the cosine by epochs, here it falls with every step"
 
 RECIPE = dict(
-    model="ssdlite320_mobilenet_v3_large",
+    model="ssdlite320_mobilenet_v3",
     size=None,
     train=dict(
         epochs=660, batch_size=8 * 24, optimizer="sgd", lr=0.15, momentum=0.9, weight_decay=4e-5,

@@ -46,7 +46,8 @@ def _prior(spec: PriorSpec, level: int, row: int, column: int, shape: tuple[floa
     height, width = spec.image_size
     rows, columns = spec.feature_maps[level]  # type: ignore[index]
     step_y, step_x = (height / rows, width / columns) if spec.steps is None else spec.steps[level]
-    cx, cy = (column + spec.offset) * step_x / width, (row + spec.offset) * step_y / height
+    offset = spec.offset[level] if isinstance(spec.offset, tuple) else spec.offset
+    cx, cy = (column + offset) * step_x / width, (row + offset) * step_y / height
     w, h = shape
     if spec.clip == "cxcywh":
         cx, cy, w, h = _unit(cx), _unit(cy), _unit(w), _unit(h)

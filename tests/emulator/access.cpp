@@ -188,7 +188,7 @@ void check_cell(Region& region, Cell& cell, std::ptrdiff_t offset, Kind kind, co
     if (!(atomic && cell.read.atomic) && races(cell.read, region.space)) {
       report_race(region, offset, kind, cell.read, false, code);
     }
-    cell.write = {now(), atomic, false, false};
+    cell.write = kind == Kind::kCopyBegins ? Access{} : Access{now(), atomic, false, false};
   } else {
     note_read(cell.read, atomic);
   }
@@ -229,6 +229,11 @@ void before_relaxed(const volatile void* address, std::size_t bytes, bool writes
   if (!kChecked) return;
   check_alignment(address, bytes, code);
   check_access(address, bytes, writes ? Kind::kRelaxedWrite : Kind::kRelaxedRead, code);
+}
+
+void check_copy_begins(const volatile void* address, std::size_t bytes, const void* code) {
+  check_alignment(address, bytes, code);
+  check_access(address, bytes, Kind::kCopyBegins, code);
 }
 
 void check_alignment(const volatile void* address, std::size_t bytes, const void* code) {

@@ -78,11 +78,13 @@ __attribute__((noinline, no_sanitize("thread"))) void store_relaxed(T* address, 
   *address = value;
 }
 
-// cp.async and the wait for all that the thread has asked for.
+// cp.async, the end of a group of them, and the wait for all groups of the thread but the newest.
 inline void copy_async(uint4* to, const uint4* from) { begin_copy({to, from}); }
-inline void wait_copies() {
+inline void end_copies() { end_copy_group(); }
+inline void wait_copies(unsigned newest) {
   AsyncCopy copy;
-  while (next_copy(copy)) *static_cast<uint4*>(copy.to) = *static_cast<const uint4*>(copy.from);
+  while (next_copy(newest, copy))
+    *static_cast<uint4*>(copy.to) = *static_cast<const uint4*>(copy.from);
 }
 
 }  // namespace emulator

@@ -1,7 +1,4 @@
-// The nms kernels for Python: everything of the CUDA path; a stable sort stands in for torch's.
-#include <algorithm>
-#include <numeric>
-
+// The nms kernels for Python: everything of the CUDA path.
 #include "emulator/binding.h"
 #include "emulator/options.h"
 #include "nms/cuda/nms.cuh"
@@ -13,45 +10,30 @@ using emulator::Array;
 namespace py = pybind11;
 using namespace ssd_cuda;
 
-template <typename T>
-using Key = std::conditional_t<std::is_same_v<T, double>, int64_t, int32_t>;
-
-// scores: [N] -> [N] keys that ascend in the order of suppression
-template <typename S, typename T>
-Array<Key<T>> keys(Array<S> scores) {
-  const int64_t n = scores.shape(0);
-  Array<Key<T>> output({n});
-  Array<uint32_t> counters({kNmsCounters});
-  emulator::check(launch_nms_keys<S, T, Key<T>>(scores, n, output, counters, nullptr));
-  for (std::size_t i = 0; i < counters.size(); ++i) {
-    if (counters.data()[i] != 0) throw std::runtime_error("the counters are not cleared");
-  }
-  return output;
-}
-
-// boxes: [N, 4], scores: [N], idxs: [N] or None -> keep [rows], count []; first_panel: see NmsPlan
-template <typename S, typename T>
-py::tuple run(Array<S> boxes, Array<S> scores, std::optional<Array<int64_t>> idxs,
-              const NmsPaddedSettings& settings, int64_t first_panel) {
+// boxes: [N, 4], scores: [N], idxs: [N] or None -> keep [rows], count []; tuning: see NmsTuning
+template <typename S, typename Score>
+py::tuple run(Array<S> boxes, Array<Score> scores, std::optional<Array<int64_t>> idxs,
+              const NmsPaddedSettings& settings, const NmsTuning& tuning) {
+  using T = acc_t<S>;
+  using Item = NmsItem<acc_t<Score>>;
   const int64_t rows = settings.max_output;
   const int64_t n = boxes.shape(0);
   emulator::Memory memory;
   const auto rule = suppress_rule_of<T>(settings);
-  const NmsArgs<T> args(NmsPlan(n, first_panel), n, idxs.has_value(), rule, memory);
-  Array<Key<T>> key({n});
-  emulator::check(launch_nms_keys<S, T, Key<T>>(scores, n, key, args.counters, nullptr));
-  Array<int64_t> order({n}, int64_t{0}), keep({rows}), count({1});
-  std::iota(order.data(), order.data() + n, 0);
-  std::stable_sort(order.data(), order.data() + n,
-                   [&](int64_t a, int64_t b) { return key.data()[a] < key.data()[b]; });
-  const NmsInput<S> input{boxes, emulator::pointer(idxs), order};
-  emulator::check(launch_nms(input, args, nullptr));
-  emulator::check(launch_nms_compact({args.states, order, keep, count, n, rows}, nullptr));
+  const NmsArgs<T> args(NmsPlan(n, tuning), n, idxs.has_value(), rule, memory);
+  Array<int64_t> keep({rows}), count({1});
+  const NmsInput<S> input{boxes, emulator::pointer(idxs)};
+  if (n > 0) {
+    emulator::check(
+        launch_nms_sort<S, Score, T, Item>(input, scores, memory(2 * n, Item{}), args, nullptr));
+    emulator::check(launch_nms_panels(args, nullptr));
+  }
+  emulator::check(launch_nms_compact({args.states, args.order, keep, count, n, rows}, nullptr));
   return py::make_tuple(keep.numpy(), count.numpy());
 }
 
 // states: [N] by rank, order: [N] -> keep [rows], count []
-py::tuple compact(Array<uint8_t> states, Array<int64_t> order, int64_t rows) {
+py::tuple compact(Array<uint8_t> states, Array<int32_t> order, int64_t rows) {
   Array<int64_t> keep({rows}), count({1});
   emulator::check(launch_nms_compact({states, order, keep, count, order.shape(0), rows}, nullptr));
   return py::make_tuple(keep.numpy(), count.numpy());
@@ -73,26 +55,38 @@ Array<uint8_t> removes(Array<T> a, Array<T> b, const NmsSettings& settings) {
 }
 
 // The panels of n boxes: (begin, end) each.
-std::vector<std::pair<int64_t, int64_t>> panels(int64_t n, int64_t first_panel) {
+std::vector<std::pair<int64_t, int64_t>> panels(int64_t n, const NmsTuning& tuning) {
   std::vector<std::pair<int64_t, int64_t>> result;
-  for_each_nms_panel(n, first_panel,
+  for_each_nms_panel(n, tuning,
                      [&](int64_t begin, int64_t end) { result.emplace_back(begin, end); });
   return result;
+}
+
+// (tiles of a group, passes) of a sort of n boxes.
+std::pair<int64_t, int> merges(int64_t n, const NmsTuning& tuning) {
+  const NmsMergePlan plan(n, tuning);
+  return {plan.fan, plan.passes};
 }
 
 }  // namespace
 
 EMULATOR_MODULE(m) {
-  m.def("keys", &keys<float, float>);
-  m.def("keys", &keys<double, double>);
-  m.def("keys", &keys<__half, float>);
-  m.def("keys", &keys<__nv_bfloat16, float>);
+  py::class_<NmsTuning>(m, "Tuning")
+      .def(py::init<>())
+      .def_readwrite("first_panel", &NmsTuning::first_panel)
+      .def_readwrite("growth", &NmsTuning::growth)
+      .def_readwrite("attempts", &NmsTuning::attempts)
+      .def_readwrite("merge_once", &NmsTuning::merge_once)
+      .def_readwrite("merge_most", &NmsTuning::merge_most);
   m.def("removes", &removes<float>);
   m.def("removes", &removes<double>);
   m.def("panels", &panels);
+  m.def("merges", &merges);
   m.def("compact", &compact);
   m.def("nms", &run<float, float>);
   m.def("nms", &run<double, double>);
+  m.def("nms", &run<__half, __half>);
+  m.def("nms", &run<__nv_bfloat16, __nv_bfloat16>);
+  m.def("nms", &run<float, double>);
   m.def("nms", &run<__half, float>);
-  m.def("nms", &run<__nv_bfloat16, float>);
 }

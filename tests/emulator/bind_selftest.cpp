@@ -219,6 +219,39 @@ __global__ void copied_kernel(int* output) {
   *mine = uint4{other.x + 1, other.y, other.z, other.w};
 }
 
+// A warp adds up tiles of 32 vectors, each lane its neighbour's, while the next tile is copied. Wrong, by choice: it waits for
+// too few copies, or begins one where others may still read.
+template <Copied kHow>
+__global__ void staged_kernel(const int4* input, int tiles, int* output) {
+  __shared__ uint4 stages[2][32];
+  const unsigned lane = threadIdx.x;
+  const auto load = [&](int tile) {
+    const auto* next = reinterpret_cast<const uint4*>(input) + 32 * tile + lane;
+    if (tile < tiles) ssd_cuda::copy_async(&stages[tile % 2][lane], next);
+    ssd_cuda::end_copies();
+  };
+  load(0);
+  unsigned sum = 0;
+  for (int tile = 0; tile < tiles; ++tile) {
+    if (kHow != Copied::kUnmet) __syncwarp();
+    load(tile + 1);
+    ssd_cuda::wait_copies_but<kHow == Copied::kUnwaited ? 2 : 1>();
+    __syncwarp();
+    const uint4 vector = stages[tile % 2][(lane + 1) % 32];
+    sum += vector.x + vector.y + vector.z + vector.w;
+  }
+  output[lane] = static_cast<int>(sum);
+}
+// The numbers from 0 on are the input.
+template <Copied kHow>
+Array<int> staged(int tiles) {
+  Array<int> input({128 * tiles}, 0), output({32}, 0);
+  for (int i = 0; i < 128 * tiles; ++i) input.data()[i] = i;
+  run(staged_kernel<kHow>, 1, 32, 0, reinterpret_cast<const int4*>(input.data()), tiles,
+      output.data());
+  return output;
+}
+
 __global__ void write_past_kernel(int* output, int distance) {
   output[static_cast<int>(threadIdx.x) + distance] = 1;
 }
@@ -283,6 +316,7 @@ void define_right(py::module_& m) {
     run(copied_kernel<Copied::kRight>, 1, threads, 16 * threads, memory.data());
     return memory;
   });
+  m.def("staged", &staged<Copied::kRight>);
   m.def("launch_empty", [](unsigned x, unsigned y, unsigned block, std::size_t shared) {
     return static_cast<int>(
         emulator::launch(lost_update_kernel, dim3(x, y), dim3(block), shared, nullptr, nullptr));
@@ -318,6 +352,8 @@ void define_wrong(py::module_& m) {
   define_wrong(m, "unmet_copy", copied_kernel<Copied::kUnmet>, 1024);
   define_wrong(m, "overflow", overflow_kernel);
   define_wrong(m, "long_shift", long_shift_kernel);
+  m.def("unwaited_stage", &staged<Copied::kUnwaited>);
+  m.def("unmet_stage", &staged<Copied::kUnmet>);
   m.def("arrival_order", [](unsigned blocks, unsigned threads) {
     Array<unsigned> count({1}, 0u);
     Array<int> output({py::ssize_t(blocks * threads)});

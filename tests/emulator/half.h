@@ -2,6 +2,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 
 #include "types.h"
@@ -58,6 +59,9 @@ inline float2 __half22float2(__half2 v) { return {v.x, v.y}; }
 inline __half2 __float22half2_rn(float2 v) { return {__half(v.x), __half(v.y)}; }
 inline __half2 __floats2half2_rn(float x, float y) { return {__half(x), __half(y)}; }
 inline __half2 __halves2half2(__half x, __half y) { return {x, y}; }
+inline __half2 __hmax2(__half2 a, __half2 b) {  // a number before a NaN
+  return {__half(std::fmax(float(a.x), float(b.x))), __half(std::fmax(float(a.y), float(b.y)))};
+}
 
 inline float __bfloat162float(__nv_bfloat16 h) { return h; }
 inline __nv_bfloat16 __float2bfloat16(float v) { return __nv_bfloat16(v); }
@@ -78,3 +82,7 @@ inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
   return {__nv_bfloat16(x), __nv_bfloat16(y)};
 }
 inline __nv_bfloat162 __halves2bfloat162(__nv_bfloat16 x, __nv_bfloat16 y) { return {x, y}; }
+inline __nv_bfloat162 __hmax2(__nv_bfloat162 a, __nv_bfloat162 b) {
+  return {__nv_bfloat16(std::fmax(float(a.x), float(b.x))),
+          __nv_bfloat16(std::fmax(float(a.y), float(b.y)))};
+}

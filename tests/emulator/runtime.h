@@ -72,15 +72,19 @@ void on_fence();
 // Called before a load or a store that may meet others of its kind at the same bytes.
 void before_relaxed(const volatile void* address, std::size_t bytes, bool writes);
 
-// 16 bytes that a thread has asked for by cp.async. They are on their way until it waits: only then are they copied, so that
-// whoever reads them earlier finds what was there before.
+// 16 bytes that a thread has asked for by cp.async. They are on their way until it waits: only then are they copied. Until
+// then there is poison, which nobody has written; that it comes there is checked as a write is.
 struct AsyncCopy {
   void* to;
   const void* from;
+  unsigned group = 0;  // of its thread
 };
+constexpr std::size_t kCopyBytes = 16;
 void begin_copy(AsyncCopy copy);
-// Takes the oldest of the running thread's copies; false where it has none.
-bool next_copy(AsyncCopy& copy);
+void end_copy_group();
+// Takes the oldest of the running thread's copies if its group has ended and is none of the `newest` last; false where there
+// is none.
+bool next_copy(unsigned newest, AsyncCopy& copy);
 
 // The byte that fills shared memory between blocks and outputs before a launch; it depends on the seed.
 unsigned char poison();

@@ -14,7 +14,7 @@ dim3 blockDim, gridDim;
 
 namespace emulator {
 
-uint64_t g_interval = 1;  // no block's: the host's (checker_mark_initialized)
+uint64_t g_interval = 0;
 bool g_in_kernel = false;
 FiberPool g_fibers;
 const void* g_host_frame = nullptr;
@@ -114,6 +114,7 @@ void begin_block(Block& slot, uint3 index, uint32_t log, std::size_t shared_byte
     thread.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
     thread.warp_clock = 0;
     thread.copies.clear();
+    thread.copy_groups = 0;
   }
   slot.ready.clear();
   make_ready(all);
@@ -263,12 +264,16 @@ void maybe_yield(const volatile void* global) {
 }
 
 void begin_copy(AsyncCopy copy) {
+  check_copy_begins(copy.to, kCopyBytes, __builtin_return_address(0));
+  std::memset(copy.to, poison(), kCopyBytes);
+  copy.group = current().copy_groups;
   std::vector<AsyncCopy>& copies = current().copies;
   copies.insert(copies.begin(), copy);
 }
-bool next_copy(AsyncCopy& copy) {
+void end_copy_group() { ++current().copy_groups; }
+bool next_copy(unsigned newest, AsyncCopy& copy) {
   std::vector<AsyncCopy>& copies = current().copies;
-  if (copies.empty()) return false;
+  if (copies.empty() || copies.back().group + newest >= current().copy_groups) return false;
   copy = copies.back();
   copies.pop_back();
   return true;

@@ -31,6 +31,7 @@ struct Thread {
   // Number of __syncwarp passed, made equal among those that meet: orders accesses within a warp.
   uint32_t warp_clock = 0;
   std::vector<AsyncCopy> copies;  // on their way, the oldest last
+  unsigned copy_groups = 0;       // that have ended
 };
 
 class Random {
@@ -115,6 +116,7 @@ void checker_exchange_static(std::size_t slot);
 std::size_t checker_static_bytes();
 void checker_register(void* address, std::size_t bytes, const std::string& what, bool shared);
 void checker_forget(void* address);
+void check_copy_begins(const volatile void* address, std::size_t bytes, const void* code);
 void check_alignment(const volatile void* address, std::size_t bytes, const void* code);
 
 }  // namespace emulator

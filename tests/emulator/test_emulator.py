@@ -70,6 +70,13 @@ def test_copies_past_the_registers(kernels):
     assert torch.equal(kernels.copied(memory).reshape(64, 4), rows)
 
 
+def test_copies_of_one_tile_beside_the_work_on_another(kernels):
+    lane = (np.arange(32) + 1) % 32
+    for tiles in (1, 2, 5):
+        vectors = np.arange(128 * tiles).reshape(tiles, 32, 4)
+        assert np.array_equal(kernels.staged(tiles).numpy(), vectors.sum((0, 2))[lane])
+
+
 def test_warp_primitives(kernels):
     v = np.arange(32, dtype=np.uint32)[::-1] * 7 % 53
     lane = np.arange(32)
@@ -208,6 +215,18 @@ def test_checker_reports_races(checked, name):
 def test_checker_reports_uninitialized_reads(checked, name):
     for message in reports(checked, name, 1, 64):
         assert "reads uninitialized memory" in message
+
+
+def test_a_stage_that_is_not_waited_for_changes_the_bits(plain):
+    assert len(outcomes(plain, "unwaited_stage", 3)) > 1
+
+
+def test_checker_reports_stages_that_are_used_too_soon(checked):
+    for message in reports(checked, "unwaited_stage", 4):
+        assert "reads uninitialized memory" in message, message
+    messages = reports(checked, "unmet_stage", 4)  # who comes first decides what is seen
+    assert any("a race: " in message for message in messages)
+    assert all("a race: " in message or "uninitialized" in message for message in messages)
 
 
 def test_checker_reports_a_copy_that_others_do_not_wait_for(checked):

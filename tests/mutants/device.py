@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from mutants.mutant import Mutant
-
-
-def _of(family: str, tests: str, *rows: tuple[str, str, str] | tuple[str, str, str, str]) -> list[Mutant]:
-    """Rows of what, old, new and, where a few tests are enough, an expression for pytest's -k."""
-    return [
-        Mutant(family, what, old, new, f"{tests} -k '{only[0]}'" if only else tests)
-        for what, old, new, *only in rows
-    ]
+from mutants.mutant import rows_of as _of
+from mutants.nms import NMS
 
 
 _TAKEN = ")) {\n      best = score, index = other;\n    }\n  }\n"
@@ -27,19 +20,19 @@ _MULTIBOX = _of(
     ("select: no fence after the arrival", "«__threadfence();»  // the sums of the others", "", "presets"),
     (
         "select: the normaliser of 1,024 images only",
-        "b < «args.images»; b += 32) batch.add",
+        "b < «args.images»; b += kSelectBlock) batch.add",
         "(args.images < 1024 ? args.images : int64_t{1024})",
         "more_images",
     ),
     (
         "select: the losses of 1,024 images only",
-        "b < «args.images»; b += 32) {\n    const ImageSums",
+        "b < «args.images»; b += kSelectBlock) {\n    const ImageSums",
         "(args.images < 1024 ? args.images : int64_t{1024})",
         "more_images",
     ),
     (
         "select: the last tile's sums are left out",
-        "image * args.tiles_per_image, «args.tiles_per_image», shared.total);",
+        "i < «args.tiles_per_image»; i +=",
         "args.tiles_per_image - 1",
     ),
     (
@@ -78,12 +71,7 @@ _MULTIBOX = _of(
         "cut.tail + t + 1 < count",
     ),
     ("backward: the head is longer than the run", "if («head > count») head", "false"),
-    (
-        "backward: no barrier after the zeros",
-        "«__syncthreads();»      // the zeros are written",
-        "",
-        "presets",
-    ),
+    ("backward: no barrier after the zeros", "«__syncthreads();»  // the zeros are written", "", "presets"),
     ("L1 at difference 0 is 0 / 0", "return «size < beta» ?", "size <= beta", "on_its_target"),
     (
         "the gradient of L1 at difference 0 is 0 / 0",
@@ -136,63 +124,13 @@ _MINING = _of(
     ),
 )
 
-_NMS = _of(
-    "nms",
-    "tests/test_emulated_nms.py",
-    (
-        "clear: a state changes while the team reads it",
-        "«__syncwarp(NmsTeam<kNmsLanes>::mask());»",
-        "",
-        "several",
-    ),
-    (
-        "clear: kept boxes of earlier panels remove nothing",
-        "«begin > 0» && nms_search<kNmsLanes>(",
-        "false",
-        "several",
-    ),
-    (
-        "conflict: notes begin before they are cleared",
-        "«__syncwarp(NmsTeam<kLanes>::mask());»\n  nms_search<kLanes>(",
-        "",
-        "several",
-    ),
-    ("a list takes one more than it has", "if («slot < kNmsList») args", "slot <= kNmsList", "list_holds"),
-    ("a list that was cut counts as whole", "verdict.cut = «found > kNmsListed»;", "false", "list_holds"),
-    ("only the first of a list is looked at", "slots = «found == 1» ? 1", "found >= 1", "several or chains"),
-    (
-        "resolve: a round begins before the bits of the last are there",
-        "bits.kept[w] = bits.next_kept[w];\n    }\n    «__syncthreads();»",
-        "",
-        "several or chains",
-    ),
-    ("the highest level in reach is left out", "level < low || «level > high») continue", "level >= high"),
-    (
-        "gather: a level is read while it is set",
-        "if (!(«load_relaxed(word)» & bit))",
-        "*word",
-        "is_the_reference",
-    ),
-    ("gather: the class of the rank", "args.classes[p] = input.idxs[«i»];", "p", "several"),
-    ("compact: more rows than asked for", "& 1) && «place < o.rows») o.keep", "true", "compact"),
-    ("compact: counts beyond the rows", "written = «min(written, o.rows)»;", "written", "compact"),
-    ("compact: totals are overwritten", "«__syncthreads();»  // before totals", "", "compact"),
-    ("> is >=", ": «value > threshold»;", "value >= threshold", "test_options"),
-    (
-        "the threshold is rounded to the nearest float",
-        "rounded = «std::nextafter(rounded, T(-INFINITY))»;",
-        "rounded",
-        "division or options",
-    ),
-)
-
 _DETECT = _of(
     "detect",
     "tests/test_emulated_detect.py",
     (
         "slices from the 16th on are lost",
         "slice += «kImageThreads / 32», done",
-        "static_cast<int>(workspace.slices)",
+        "slices",
         "more_slices",
     ),
     (
@@ -208,8 +146,27 @@ _DETECT = _of(
         "equal_logits",
     ),
     ("the last bucket has no end", "[kSortKeys * kThreads] = «base + sum»;", "base", "last_bucket"),
+    (
+        "slices are copied although one dropped candidates",
+        "return «bound == ~Key{0}» && places",
+        "true",
+        "overflow",
+    ),
+    (
+        "slices are copied although they do not fit",
+        "«places->first[kMostSlices] <= kImageCapacity»;",
+        "true",
+        "more_slices",
+    ),
+    (
+        "a chunk meets the lists of the last",
+        "if («table.chunk != nullptr && t < count») {",
+        "false",
+        "options",
+    ),
+    ("kept boxes are not in the table", "if («table.kept != nullptr») {", "false", "presets or equal_logits"),
     ("an image stops after what is stored", "(!cut && («!stored» ||", "true", "overflow"),
-    ("slices that dropped candidates set no bound", "bound = «worst < bound» ?", "false", "overflow"),
+    ("slices that dropped candidates set no bound", "bound = «worst[s] < bound» ?", "false", "overflow"),
     (
         "one candidate more than top_k",
         "if («rank >= options.top_k») atomicOr",
@@ -229,13 +186,34 @@ _DETECT = _of(
         "equal_logits or stay_where",
     ),
     ("a chunk writes beyond the rows", "(chunk->kept, t) && «place < options.rows») {", "true", "options"),
-    ("the first vector of an image is not read", "if («low > 0» && lane >= skew", "false", "begin_anywhere"),
+    ("the first vector of an image is not read", "«low > 0» ? skew : kElements", "false", "begin_anywhere"),
     (
         "the last vector of an image is not read",
-        "if («high >= low» && high + lane",
+        "if («tail + lane < wanted») tile",
         "false",
         "begin_anywhere",
     ),
+    ("a tile is read before it is there", "wait_copies_but<«1»>();", "2", "sizes or presets"),
+    (
+        "a tile takes the place of one that is read",
+        "«__syncwarp();»  // everyone has read the tile",
+        "",
+        "tiles",
+    ),
+    (
+        "a tile is read before the other lanes' part is there",
+        "«__syncwarp();»  // the tile is there",
+        "",
+        "tiles",
+    ),
+    (
+        "rows after the first group of a tile are not tested",
+        "row += «32 >> plan.shift»;",
+        "tile.count",
+        "tiles",
+    ),
+    ("of two rows with candidates one is offered", "found = «left»;", "0", "presets or sizes"),
+    ("a row that found no room begins again", "at.open &= «at.open - 1»;", "0", "overflow"),
     (
         "a second scan offers the first candidates again",
         "(«!range.after_any» || key > range",
@@ -303,9 +281,9 @@ _MATCHING = _of(
 _BOXES = _of(
     "boxes",
     "tests/test_emulated_boxes.py",
-    ("variances do not repeat", "coder.variance_of(«prior_row»)", "row", "repeat"),
+    ("variances do not repeat", "load_row(args.variances, «prior_row»)", "row", "repeat"),
     ("no gradient at the limit", "return «!(v > max_log)» &&", "v < max_log", "clamp"),
-    ("iou: rows of the other table", "boxes1[«pair / m»]", "pair / n", "iou"),
+    ("iou: rows of the other table", "load_row(boxes1, «pair / m»)", "pair / n", "iou"),
     ("decode: the centre moves by the height", "variance.x), «center.z»));", "center.w", "decode"),
     (
         "the union lacks a box",
@@ -328,52 +306,4 @@ _PRIORS = _of(
     ),
 )
 
-_PLACE = "«static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x»;\n"
-_NARROW = "blockIdx.x * blockDim.x + threadIdx.x"
-
-_WIDE = [
-    Mutant(family, f"32 bits: {what}", old, new, f"tests/test_emulated_wide.py -k '{only}'")
-    for family, what, old, new, only in (
-        ("boxes", "a pair", f"int64_t pair = {_PLACE}", _NARROW, "iou"),
-        ("boxes", "a row", f"int64_t row = {_PLACE}  if (row >= rows)", _NARROW, "decode"),
-        ("priors", "a prior", f"int64_t i = {_PLACE}  if (i >= cells", _NARROW, "priors"),
-        (
-            "matching",
-            "a code",
-            "const int64_t row = «at.b * args.num_priors + at.p»;",
-            "static_cast<uint32_t>(at.b * args.num_priors + at.p)",
-            "match and none",
-        ),
-        (
-            "mining",
-            "a key",
-            "first = «row * args.width»;\n  const auto load",
-            "static_cast<int32_t>(row * args.width)",
-            "top_k",
-        ),
-        ("mining", "a mask", "«uint64_t{blockIdx.x}» * static_cast", "blockIdx.x", "hard"),
-        (
-            "multibox",
-            "an image",
-            "S* at(int64_t image, int64_t p) const {\n    return data + «image * image_stride» +",
-            "static_cast<uint32_t>(image * image_stride)",
-            "multibox",
-        ),
-        (
-            "multibox",
-            "a class",
-            "tile[row * pitch + c] = source[«c * view.class_stride» + row];",
-            "static_cast<uint32_t>(c * view.class_stride)",
-            "multibox",
-        ),
-        (
-            "detect",
-            "an image",
-            "«image * image_stride» + prior * row_stride;",
-            "static_cast<uint32_t>(image * image_stride)",
-            "detect",
-        ),
-    )
-]
-
-DEVICE = [*_MULTIBOX, *_MINING, *_NMS, *_DETECT, *_MATCHING, *_BOXES, *_PRIORS, *_WIDE]
+DEVICE = [*_MULTIBOX, *_MINING, *NMS, *_DETECT, *_MATCHING, *_BOXES, *_PRIORS]

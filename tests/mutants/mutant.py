@@ -20,3 +20,11 @@ class Mutant:
         before, rest = self.old.split("«")
         old, after = rest.split("»")
         return before, old, after
+
+
+def rows_of(family: str, tests: str, *rows: tuple[str, str, str] | tuple[str, str, str, str]) -> list[Mutant]:
+    """Rows of what, old, new and, where a few tests are enough, an expression for pytest's -k."""
+    return [
+        Mutant(family, what, old, new, f"{tests} -k '{only[0]}'" if only else tests)
+        for what, old, new, *only in rows
+    ]

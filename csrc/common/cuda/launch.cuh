@@ -13,6 +13,7 @@
 #endif
 
 #include <cstddef>
+#include <cstdint>
 #include <type_traits>
 
 #include "once.h"
@@ -67,6 +68,17 @@ inline std::size_t dynamic_shared_room(std::size_t static_bytes) {
   return room > static_bytes ? room - static_bytes : 0;
 }
 
+// Multiprocessors of the current device, 1 if it does not say: what a launch divides its work by.
+inline int64_t multiprocessors() {
+  int device = 0, count = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
+    cudaGetLastError();  // nobody else's failure
+    return 1;
+  }
+  return count;
+}
+
 template <typename... Params>
 inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
                           std::size_t shared_bytes, cudaStream_t stream,
@@ -114,13 +126,25 @@ __device__ __forceinline__ void copy_async(uint4* shared, const uint4* global) {
   __pipeline_memcpy_async(shared, global, sizeof(uint4));
 #endif
 }
-__device__ __forceinline__ void wait_copies() {
+// Ends a group of what the thread has asked for since the last one, so that it can wait for all groups but the newest.
+__device__ __forceinline__ void end_copies() {
 #if defined(SSD_CUDA_EMULATE)
-  ::emulator::wait_copies();
+  ::emulator::end_copies();
 #else
   __pipeline_commit();
-  __pipeline_wait_prior(0);
 #endif
+}
+template <int kNewest>
+__device__ __forceinline__ void wait_copies_but() {
+#if defined(SSD_CUDA_EMULATE)
+  ::emulator::wait_copies(kNewest);
+#else
+  __pipeline_wait_prior(kNewest);
+#endif
+}
+__device__ __forceinline__ void wait_copies() {
+  end_copies();
+  wait_copies_but<0>();
 }
 
 template <typename T>

@@ -1,7 +1,7 @@
 // The fused post-process: logits and offsets -> the best detections of every image, padded, without a host sync.
 //
-//   scan_kernel   grid B x slices, a warp a tile of rows: reads the logits once, writes the best candidates of each slice
-//                 of the priors as sortable keys (score, label, prior) to the workspace
+//   scan_kernel   grid B x slices, a warp a tile of rows at a time: reads the logits once, writes the best candidates of
+//                 each slice of the priors as sortable keys (score, label, prior) to the workspace
 //   image_kernel  a CTA an image: merges the slices, sorts, and runs NMS over all classes in score order, kChunk
 //                 candidates at a time, until the rows are full. Only these candidates are decoded.
 //   soft_nms.cuh  takes their place for soft-NMS
@@ -12,25 +12,28 @@
 // for the next ones, as often as needed: there is no limit on candidates.
 //
 // Reads B P C logits once, 32 B for a decoded candidate; writes 40 B a row. Workspace: kSliceCapacity keys of 8 B (16 B in
-// fp64) for each of at most kMaxSlices slices of an image: 8.4 MB at B = 32, whatever P and C; and 24 B a row where
-// more are wanted than shared memory has room for, 4 B a class where top_k can bind.
+// fp64) for each slice: 3.2 MB on a card of 132 multiprocessors, 64 KB an image from B = 50 on, whatever P and C; and
+// 24 B a row where more are wanted than shared memory has room for, 4 B a class where top_k can bind.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <limits>
 
 #include "image_nms.cuh"
+#include "slices.cuh"
 #include "soft_nms.cuh"
 #include "tile_scan.cuh"
 
 namespace ssd_cuda {
 
 constexpr int kScanThreads = 256;
-constexpr int kImageThreads = 512;
-constexpr int64_t kMaxSlices = 32;
-constexpr int64_t kSmallestSlice = 128;
-constexpr unsigned kSliceCapacity = 1024, kSliceKeep = 512;
-constexpr unsigned kImageCapacity = 2048, kImageKeep = 1024;
+constexpr int kScanBlocks = 3;  // a multiprocessor
+constexpr int64_t kFewestSlices = 8;
+constexpr int64_t kSmallestSlice = 64;
 constexpr int64_t kSharedRows = 512;
+constexpr int64_t kTableLists =
+    1024;  // from here on comparing lists is less work than clearing the table
 static_assert(kSliceCapacity <= SortScratch<kScanThreads>::kCapacity &&
               kImageCapacity <= SortScratch<kImageThreads>::kCapacity);
 static_assert(kImageThreads % kChunk == 0, "a candidate of a chunk has whole parts of the block");
@@ -51,6 +54,36 @@ inline int64_t shared_rows() {
   return rows < kSharedRows ? rows : kSharedRows;
 }
 
+// Slices of an image: as many as end soonest on the current device, counted in rows; each costs a block that many more.
+inline int64_t slices_of(int64_t images, int64_t num_priors) {
+  constexpr int64_t kBlockRows = 32;
+  const int64_t most = std::min<int64_t>(kMostSlices, ceil_div(num_priors, kSmallestSlice));
+  const int64_t at_once = kScanBlocks * multiprocessors();
+  int64_t best = most, least = std::numeric_limits<int64_t>::max();
+  for (int64_t slices = most; slices >= std::min(kFewestSlices, most) && slices > 0; --slices) {
+    const int64_t rounds = ceil_div(images * slices, at_once);
+    const int64_t rows = rounds * (ceil_div(num_priors, slices) + kBlockRows);
+    if (rows < least) best = slices, least = rows;
+  }
+  return best;
+}
+
+// Words of 32 boxes in a ListTable of so many rows.
+__host__ __device__ constexpr int table_words(int64_t rows) {
+  return kChunkWords + static_cast<int>(ceil_div<int64_t>(rows, 32));
+}
+
+// Lists of the table of image_kernel whose rows are in shared memory: all, or 0 where there is no room for it.
+template <typename T>
+inline int64_t table_lists(const DetectOptions<T>& options) {
+  const std::size_t room = dynamic_shared_room(sizeof(PoolState<T>));
+  const std::size_t taken = kImageBytes<T> + static_cast<std::size_t>(options.rows) * kKeptBytes<T>;
+  const auto word = static_cast<std::size_t>(table_words(options.rows)) * sizeof(unsigned);
+  const int64_t lists = options.lists();
+  const bool fits = room > taken && lists <= static_cast<int64_t>((room - taken) / word);
+  return fits && lists <= kTableLists ? lists : 0;
+}
+
 // Where everything is in the workspace. With a null workspace it only counts the bytes.
 template <typename T>
 struct DetectWorkspace {
@@ -60,7 +93,8 @@ struct DetectWorkspace {
   unsigned* slice_counts;        // [B, slices]
   KeptList<T> kept;              // [B, rows], unless kept_in_shared
   bool kept_in_shared;
-  unsigned* seen;  // [B, lists], or null
+  int64_t table_lists;  // of a ListTable, or 0
+  unsigned* seen;       // [B, lists], or null
   SoftScratch<T> soft;
   std::size_t bytes = 0;
 
@@ -78,13 +112,13 @@ struct DetectWorkspace {
  private:
   void place_hard(const DetectOptions<T>& options, int64_t images, int64_t num_priors,
                   int64_t seen_lists) {
-    slices = ceil_div(num_priors, kSmallestSlice);
-    if (slices > kMaxSlices) slices = kMaxSlices;
+    slices = slices_of(images, num_priors);
     slice_rows = slices > 0 ? ceil_div(num_priors, slices) : 0;
     slice_keys = take<CandidateKey<T>>(images * slices * kSliceCapacity);
     slice_worst = take<CandidateKey<T>>(images * slices);
     slice_counts = take<unsigned>(images * slices);
     kept_in_shared = options.rows <= shared_rows<T>();
+    table_lists = kept_in_shared ? ssd_cuda::table_lists(options) : 0;
     const int64_t kept_rows = kept_in_shared ? 0 : images * options.rows;
     kept.boxes = take<Vec4<T>>(kept_rows);
     kept.areas = take<T>(kept_rows);
@@ -115,15 +149,32 @@ struct DetectWorkspace {
   unsigned char* base_;
 };
 
-// rows_of_tile: of tile_rows(), or 0 for rows of any stride.
+template <typename T>
+struct ScanShared {
+  CandidateKey<T> keys[kSliceCapacity];
+  PoolState<T> state;
+  SortScratch<kScanThreads> scratch;
+};
+
+// Bytes of shared memory that a block has for its tiles, when kScanBlocks of them share a multiprocessor; where it has
+// little, half of them.
+template <typename T>
+inline std::size_t tile_room() {
+  constexpr std::size_t kReserved = 1024;  // of each block, by the driver
+  const std::size_t all = dynamic_shared_room(0) + kReserved;
+  const std::size_t one = all / (all < 128 * 1024 ? 2 : kScanBlocks);
+  return one > kReserved + sizeof(ScanShared<T>) ? one - kReserved - sizeof(ScanShared<T>) : 0;
+}
+
 template <typename T, typename S, bool kTiles>
-__global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 1 : 3)
+__global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 1 : kScanBlocks)
     scan_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, DetectWorkspace<T> workspace,
-                int64_t rows_of_tile) {
-  __shared__ CandidateKey<T> keys[kSliceCapacity];
-  __shared__ PoolState<T> state;
-  __shared__ SortScratch<kScanThreads> scratch;
-  const Pool<T, kScanThreads> pool{keys, kSliceCapacity, kSliceKeep, &state, &scratch};
+                TilePlan plan) {
+  SSD_DYNAMIC_SHARED(unsigned char, tiles);
+  __shared__ ScanShared<T> shared;
+  PoolState<T>& state = shared.state;
+  const Pool<T, kScanThreads> pool{shared.keys, kSliceCapacity, kSliceKeep, &state,
+                                   &shared.scratch};
   if (threadIdx.x == 0) pool.reset();
   __syncthreads();
   const int64_t slice = blockIdx.x % workspace.slices, begin = slice * workspace.slice_rows;
@@ -138,50 +189,23 @@ __global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 1 : 3)
                            .seen = nullptr};
   const RowScan<T, S> scan{options, inputs, range};
   if constexpr (kTiles) {
-    __shared__ uint4 tiles[kScanThreads / 32][kTileBytes / 16];
-    TileScan<T, S>{scan, reinterpret_cast<S*>(tiles[threadIdx.x / 32]), rows_of_tile}.fill(pool);
+    unsigned char* own = tiles + threadIdx.x / 32 * kTileStages * plan.bytes;
+    const S* image = inputs.conf.row(range.image, 0);
+    const S* image_end = image + inputs.num_priors * inputs.num_classes;
+    TileScan<T, S>{scan, own, plan, reinterpret_cast<uintptr_t>(image),
+                   reinterpret_cast<uintptr_t>(image_end)}
+        .fill(pool);
   } else {
     scan.fill(pool);
   }
   const int64_t row = blockIdx.x;
   for (unsigned i = threadIdx.x; i < state.count; i += kScanThreads) {
-    workspace.slice_keys[row * kSliceCapacity + i] = keys[i];
+    workspace.slice_keys[row * kSliceCapacity + i] = shared.keys[i];
   }
   if (threadIdx.x == 0) {
     workspace.slice_counts[row] = state.count;
     workspace.slice_worst[row] = state.worst;
   }
-}
-
-// The stored keys of an image in (after, bound].
-template <typename T, typename P>
-__device__ __forceinline__ void fill_from_slices(const DetectWorkspace<T>& workspace,
-                                                 const ScanRange<T>& range, CandidateKey<T> bound,
-                                                 const P& pool) {
-  int64_t slice = threadIdx.x / 32;
-  unsigned done = 0;
-  pool.fill([&] {
-    for (; slice < workspace.slices; slice += kImageThreads / 32, done = 0) {
-      const int64_t row = range.image * workspace.slices + slice;
-      const unsigned count = workspace.slice_counts[row];
-      while (done < count) {
-        constexpr int kLoads = sizeof(T) == 8 ? 2 : 4;  // in flight at a time
-        const CandidateKey<T>* next = workspace.slice_keys + row * kSliceCapacity + done;
-        const unsigned lane = threadIdx.x % 32, left = count - done;
-        CandidateKey<T> keys[kLoads];
-#pragma unroll
-        for (int u = 0; u < kLoads; ++u) keys[u] = lane + 32 * u < left ? next[lane + 32 * u] : 0;
-#pragma unroll
-        for (int u = 0; u < kLoads; ++u) {
-          const bool wanted = lane + 32 * u < left && keys[u] <= bound &&
-                              (!range.after_any || keys[u] > range.after);
-          if (!pool.append(wanted, keys[u])) return false;
-          done += 32;
-        }
-      }
-    }
-    return true;
-  });
 }
 
 // Candidates of the next chunk: no more than about twice the rows still wanted, as the work of a chunk is quadratic.
@@ -206,20 +230,28 @@ __global__ void __launch_bounds__(kImageThreads, 1)
     kept.areas = reinterpret_cast<T*>(kept.boxes + rows);
     kept.lists = reinterpret_cast<unsigned*>(kept.areas + rows);
   }
+  ListTable table{static_cast<int>(workspace.table_lists), nullptr, nullptr};
+  if (table.lists > 0) {
+    table.chunk = kept.lists + rows;
+    table.kept = table.chunk + kChunkWords * table.lists;
+    const int words = table_words(rows) * table.lists;
+    for (int i = threadIdx.x; i < words; i += kImageThreads) table.chunk[i] = 0;
+  }
   unsigned* seen = workspace.seen ? workspace.seen + image * lists : nullptr;
   if (seen) {
     for (int64_t i = threadIdx.x; i < lists; i += kImageThreads) seen[i] = 0;
   }
-  Key bound = ~Key{0};  // every candidate up to here is stored
-  for (int64_t s = 0; s < workspace.slices; ++s) {
-    const Key worst = workspace.slice_worst[image * workspace.slices + s];
-    bound = worst < bound ? worst : bound;
-  }
+  const int64_t first_slice = image * workspace.slices;
+  const StoredSlices<T> slices{
+      workspace.slice_keys + first_slice * kSliceCapacity, workspace.slice_worst + first_slice,
+      workspace.slice_counts + first_slice, static_cast<int>(workspace.slices)};
   // A chunk and a sort are never under way at once.
   auto* scratch = reinterpret_cast<SortScratch<kImageThreads>*>(chunk);
   static_assert(sizeof *scratch <= sizeof *chunk && alignof(decltype(*scratch)) <= 16);
+  auto* places = reinterpret_cast<SlicePlaces*>(chunk);  // read before the first sort
+  static_assert(sizeof *places <= sizeof *chunk);
   const Pool<T, kImageThreads> pool{keys, kImageCapacity, kImageKeep, &state, scratch};
-  const ImageNms<T, S> nms{options, inputs, outputs, image, kept, seen, chunk};
+  const ImageNms<T, S> nms{options, inputs, outputs, image, kept, seen, chunk, table};
   ScanRange<T> range{.image = image,
                      .first_row = 0,
                      .last_row = inputs.num_priors,
@@ -229,11 +261,15 @@ __global__ void __launch_bounds__(kImageThreads, 1)
                      .after = 0,
                      .seen = seen};
   int64_t num_kept = 0;
-  for (bool stored = true;;) {
+  Key bound;  // every candidate up to here is stored
+  for (bool stored = true, first = true;; first = false) {
     if (threadIdx.x == 0) pool.reset();
+    if (first) bound = slices.measure(places);
     __syncthreads();
-    if (stored)
-      fill_from_slices(workspace, range, bound, pool);
+    if (first && slices.fit(places, bound))
+      slices.copy(places, pool);
+    else if (stored)
+      slices.fill(range, bound, pool);
     else
       RowScan<T, S>{options, inputs, range}.fill(pool);
     pool.sort();
@@ -281,14 +317,17 @@ inline cudaError_t launch_detect(const DetectOptions<T>& options, const DetectIn
                   options, inputs, outputs, workspace.soft, per_image);
   }
   if (options.labels() <= 0) workspace.slices = 0;
-  const int64_t tile = tile_rows(inputs, workspace.slice_rows, kScanThreads / 32);
-  const cudaError_t error = launch(tile > 0 ? scan_kernel<T, S, true> : scan_kernel<T, S, false>,
-                                   blocks(inputs.images * workspace.slices), dim3(kScanThreads), 0,
-                                   stream, options, inputs, workspace, tile);
+  const TilePlan plan = plan_tiles(inputs, workspace.slice_rows, kScanThreads / 32, tile_room<T>());
+  const cudaError_t error =
+      launch(plan.rows > 0 ? scan_kernel<T, S, true> : scan_kernel<T, S, false>,
+             blocks(inputs.images * workspace.slices), dim3(kScanThreads),
+             static_cast<std::size_t>(plan.bytes) * kTileStages * (kScanThreads / 32), stream,
+             options, inputs, workspace, plan);
   if (error != cudaSuccess) return error;
-  const int64_t kept_rows = workspace.kept_in_shared ? options.rows : 0;
+  const auto kept_rows = static_cast<std::size_t>(workspace.kept_in_shared ? options.rows : 0);
+  const auto words = static_cast<std::size_t>(table_words(options.rows) * workspace.table_lists);
   return launch(image_kernel<T, S>, blocks(inputs.images), dim3(kImageThreads),
-                kImageBytes<T> + static_cast<std::size_t>(kept_rows) * kKeptBytes<T>, stream,
+                kImageBytes<T> + kept_rows * kKeptBytes<T> + words * sizeof(unsigned), stream,
                 options, inputs, outputs, workspace);
 }
 

@@ -33,6 +33,14 @@ struct ChunkState {
   unsigned kept[kChunkWords];
 };
 
+// Which of 32 boxes in a row are of a list: a word for every list and every 32 boxes of a chunk, and of those kept. Shared
+// memory, or null where it has no room for them: then lists are compared one by one.
+struct ListTable {
+  int lists;
+  unsigned* chunk;  // [kChunkWords, lists], 0 between chunks
+  unsigned* kept;   // [words of 32 rows, lists]
+};
+
 template <typename T, typename S>
 struct ImageNms {
   const DetectOptions<T>& options;
@@ -42,6 +50,7 @@ struct ImageNms {
   KeptList<T> kept_list;
   unsigned* seen;  // [lists] candidates that each list has had, or null when top_k cannot bind
   ChunkState<T>* chunk;
+  ListTable table;
 
   // All threads. keys: the next `count` <= kChunk candidates in order; num_kept: kept so far. Returns the new number.
   __device__ __forceinline__ int64_t add(const CandidateKey<T>* keys, int count,
@@ -71,6 +80,20 @@ struct ImageNms {
     return same;
   }
 
+  // Bit j: candidate 32 w + j of the chunk is of `list`, for j < count <= 32.
+  __device__ __forceinline__ unsigned same_in_chunk(int w, int count, unsigned list) const {
+    if (table.chunk == nullptr) return same_list(chunk->list + 32 * w, count, list);
+    return table.chunk[w * table.lists + static_cast<int>(list)] & low_bits(count);
+  }
+  // The same of the kept boxes.
+  __device__ __forceinline__ unsigned same_in_kept(int w, int count, unsigned list) const {
+    if (table.kept == nullptr) return same_list(kept_list.lists + 32 * w, count, list);
+    return table.kept[w * table.lists + static_cast<int>(list)];
+  }
+  __device__ __forceinline__ static unsigned low_bits(int count) {
+    return count < 32 ? (1u << count) - 1u : ~0u;
+  }
+
   // Bits of `same` whose box suppresses `box`. first: stop at the first one.
   __device__ __forceinline__ unsigned suppressors(const Vec4<T>* boxes, const T* areas,
                                                   unsigned same, Vec4<T> box, T area,
@@ -93,8 +116,12 @@ struct ImageNms {
       const Vec4<T> box = candidate_box(options, inputs, image, index - label * priors);
       chunk->box[t] = box;
       chunk->area[t] = options.rule.area(box);
-      chunk->list[t] =
+      const unsigned list =
           options.class_agnostic ? 0 : label - static_cast<uint32_t>(options.first_label);
+      chunk->list[t] = list;
+      if (table.chunk != nullptr) {
+        atomicOr(&table.chunk[t / 32 * table.lists + static_cast<int>(list)], 1u << (t % 32));
+      }
     }
   }
 
@@ -105,7 +132,7 @@ struct ImageNms {
       int64_t rank = seen[list];
       if (rank + t < options.top_k) continue;  // even if all before it are of its list
       for (int j = 0; j < t; j += 32) {
-        rank += __popc(same_list(chunk->list + j, t - j < 32 ? t - j : 32, list));
+        rank += __popc(same_in_chunk(j / 32, t - j < 32 ? t - j : 32, list));
       }
       if (rank >= options.top_k) atomicOr(&chunk->gone[t / 32], 1u << (t % 32));
     }
@@ -124,7 +151,7 @@ struct ImageNms {
     const T area = chunk->area[t];
     for (int64_t k = threadIdx.x / kChunk * 32; k < num_kept; k += 32 * parts) {
       const int size = static_cast<int>(num_kept - k < 32 ? num_kept - k : 32);
-      const unsigned same = same_list(kept_list.lists + k, size, chunk->list[t]);
+      const unsigned same = same_in_kept(static_cast<int>(k / 32), size, chunk->list[t]);
       if (suppressors(kept_list.boxes + k, kept_list.areas + k, same, box, area, true) != 0) {
         atomicOr(&chunk->gone[t / 32], 1u << (t % 32));
         return;
@@ -142,8 +169,8 @@ struct ImageNms {
       const int t = 32 * row + lane;
       if (t >= count || bit(chunk->gone, t)) continue;
       const int size = count - 32 * w < 32 ? count - 32 * w : 32;
-      unsigned same = same_list(chunk->list + 32 * w, size, chunk->list[t]) & ~chunk->gone[w];
-      if (w == row) same &= (1u << lane) - 1u;
+      unsigned same = same_in_chunk(w, size, chunk->list[t]) & ~chunk->gone[w];
+      if (w == row) same &= low_bits(lane);
       chunk->mask[w * kChunk + t] = suppressors(chunk->box + 32 * w, chunk->area + 32 * w, same,
                                                 chunk->box[t], chunk->area[t], false);
     }
@@ -191,8 +218,15 @@ struct ImageNms {
     if (t < count && bit(chunk->kept, t) && place < options.rows) {
       kept_list.boxes[place] = chunk->box[t];
       kept_list.areas[place] = chunk->area[t];
-      kept_list.lists[place] = chunk->list[t];
+      const unsigned list = chunk->list[t];
+      kept_list.lists[place] = list;
+      if (table.kept != nullptr) {
+        atomicOr(&table.kept[place / 32 * table.lists + list], 1u << (place % 32));
+      }
       write_row(options, inputs, outputs, image, place, keys[t], chunk->box[t]);
+    }
+    if (table.chunk != nullptr && t < count) {  // clear what load() has set
+      store_relaxed(&table.chunk[t / 32 * table.lists + static_cast<int>(chunk->list[t])], 0);
     }
     __syncthreads();
     const int64_t total = num_kept + all;

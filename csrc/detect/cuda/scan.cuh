@@ -1,7 +1,7 @@
-// Scores of rows of logits, a warp a row, offered to a pool.
+// Scores of rows of logits, a warp or a part of one a row, offered to a pool.
 //
-// softmax: score[c] = exp(x[c] - max) / sum. Lane l adds the columns c = l (mod 32) in order, then the lanes are
-// joined by a butterfly: the CPU kernel's order of summation, so the scores have the same bits. A row whose
+// softmax: score[c] = exp(x[c] - max) / sum. The columns c = l (mod 32) are added in order, then these 32 sums are
+// joined as by a butterfly: the CPU kernel's order of summation, so the scores have the same bits. A row whose
 // foreground numbers all lie below a limit (make_skip_below) has no candidate: it costs one load a column and a vote. In
 // the other rows a column is scored where its number is not below a bound that is wider than any rounding.
 #pragma once
@@ -76,22 +76,49 @@ struct RowScan {
     }
   }
 
-  // The row's maximum and sum of exponentials, the same in every lane.
+  // The greatest number of a row, which a warp reads, the same in every lane; -inf if it has none.
   template <typename Index>
-  __device__ __forceinline__ void normalizer(const S* x, Index step, T& top, T& sum) const {
-    const Index lane = threadIdx.x % 32, mine = static_cast<Index>(inputs.num_classes) - lane;
+  __device__ __forceinline__ T greatest_of_row(const S* x, Index step) const {
+    const Index lane = threadIdx.x % 32;
+    T top = -INFINITY;
+    for_columns(x + lane * step, step, static_cast<Index>(inputs.num_classes) - lane,
+                [&](T v) { top = max_number(top, v); });
+    for (int offset = 16; offset > 0; offset /= 2) {
+      top = max_number(top, __shfl_xor_sync(kFullWarp, top, offset));
+    }
+    return top;
+  }
+
+  // The sum of exp(number - top) of a row, the same in each of its kLanes lanes. A lane has the columns of
+  // 32 / kLanes residues modulo 32; it joins its own sums first, as the butterfly over 32 lanes would.
+  template <int kLanes, typename Index>
+  __device__ __forceinline__ T sum_of_row(const S* x, Index step, T top) const {
+    constexpr int kParts = 32 / kLanes;
+    [[maybe_unused]] constexpr int kUnroll = kParts < kLoads ? kLoads / kParts : 1;
+    const Index lane = static_cast<Index>(threadIdx.x % kLanes);
+    Index left = static_cast<Index>(inputs.num_classes) - lane;
     x += lane * step;
-    top = -INFINITY;
-    for_columns(x, step, mine, [&](T v) { top = v > top ? v : top; });
-    for (int offset = 16; offset > 0; offset /= 2) {
-      const T other = __shfl_xor_sync(kFullWarp, top, offset);
-      top = other > top ? other : top;
+    T sums[kParts] = {};
+    const int rounds = static_cast<int>(ceil_div<int64_t>(inputs.num_classes, 32));
+#pragma unroll(kUnroll)
+    for (int i = 0; i < rounds; ++i) {
+#pragma unroll
+      for (int u = 0; u < kParts; ++u) {  // beyond the last: -inf, whose exponential is 0
+        const T v = kLanes * u < left ? static_cast<T>(x[kLanes * u * step]) : T(-INFINITY);
+        sums[u] = add_rn(sums[u], exp_negative(sub_rn(v, top)));
+      }
+      left -= 32;
+      x += 32 * step;
     }
-    sum = 0;
-    for_columns(x, step, mine, [&](T v) { sum = add_rn(sum, exp_negative(sub_rn(v, top))); });
-    for (int offset = 16; offset > 0; offset /= 2) {
-      sum = add_rn(sum, __shfl_xor_sync(kFullWarp, sum, offset));
+#pragma unroll
+    for (int half = kParts / 2; half > 0; half /= 2) {
+#pragma unroll
+      for (int u = 0; u < half; ++u) sums[u] = add_rn(sums[u], sums[u + half]);
     }
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+      sums[0] = add_rn(sums[0], __shfl_xor_sync(kFullWarp, sums[0], offset));
+    }
+    return sums[0];
   }
 
   // x: the number of the column, less the row's maximum for softmax.
@@ -113,33 +140,73 @@ struct RowScan {
     return range.seen[options.class_agnostic ? 0 : label - options.first_label] < options.top_k;
   }
 
-  // Offers the row from its label `done` on; false, with `done` at the labels that found no room.
-  template <typename Index, typename P>
-  __device__ __forceinline__ bool row(const S* x, Index step, int64_t prior, Index& done,
-                                      const P& pool) const {
-    T top = 0, sum = 1;
-    if (options.scores == ScoreKind::kSoftmax) normalizer(x, step, top, sum);
-    const T least = least_x(sum, candidate_score(pool.state->worst));
+  // Where in its rows a warp stands that found no room.
+  template <typename Index>
+  struct Progress {
+    Index column = 0;     // of the foreground: those before have been offered
+    bool listed = false;  // `open` is known
+    unsigned open = 0;    // bit u: column + lane + kLanes * u is still to be offered
+  };
+
+  // Bit u: the number at x + kLanes * u, of `count`, may be a candidate's.
+  template <int kLanes, typename Index>
+  __device__ __forceinline__ static unsigned list(const S* x, Index step, int count, T top,
+                                                  T least) {
+    constexpr int kBits = 4;  // at a time
+    unsigned open = 0;
 #pragma unroll 1
-    for (; done < static_cast<Index>(range.last_label - range.first_label); done += 32) {
-      const Index c = own_label<Index>() + done;
-      CandidateKey<T> key = 0;
-      T v = 0;
-      bool wanted = c < static_cast<Index>(range.last_label);
-      if (wanted) {
-        v = sub_rn(static_cast<T>(x[c * step]), top);
-        wanted = !(v < least);
+    for (int first = 0; first < count; first += kBits, x += kBits * kLanes * step) {
+      unsigned bits = 0;
+#pragma unroll
+      for (int u = 0; u < kBits; ++u) {
+        const T v = first + u < count ? static_cast<T>(x[kLanes * u * step]) : T(-INFINITY);
+        bits |= !(sub_rn(v, top) < least) ? 1u << u : 0u;
       }
-      if (wanted) {
-        const T s = score(v, sum);
-        key = candidate_key(s, static_cast<uint32_t>(c) * static_cast<uint32_t>(inputs.num_priors) +
-                                   static_cast<uint32_t>(prior));
-        wanted =
-            s > options.score_threshold && (!range.after_any || key > range.after) && is_open(c);
-      }
-      if (!pool.append(wanted, key)) return false;
+      open |= bits << first;
     }
-    done = 0;
+    return count < 32 ? open & ((1u << count) - 1u) : open;
+  }
+
+  // Offers the rows of a warp, 32 / kLanes at once: x is that of the lane and top its greatest number, 0 but for softmax;
+  // valid: there is one. False when some found no room: to be called again with the same rows.
+  template <int kLanes, typename Index, typename P>
+  __device__ __forceinline__ bool row(const S* x, Index step, int64_t prior, bool valid, T top,
+                                      Progress<Index>& at, const P& pool) const {
+    const bool softmax = options.scores == ScoreKind::kSoftmax;
+    const T sum = softmax ? sum_of_row<kLanes>(x, step, top) : T(1);
+    const T least = least_x(sum, candidate_score(pool.state->worst));
+    const Index end = static_cast<Index>(range.last_label);
+    const Index own =
+        static_cast<Index>(range.first_label) + static_cast<Index>(threadIdx.x % kLanes);
+#pragma unroll 1
+    for (; at.column < end - static_cast<Index>(range.first_label); at.column += 32 * kLanes) {
+      const Index first = own + at.column, left = end - first;
+      if (!at.listed) {
+        const int count = left >= 32 * kLanes ? 32
+                          : left > 0          ? static_cast<int>(left + kLanes - 1) / kLanes
+                                              : 0;
+        at.open = valid ? list<kLanes>(x + first * step, step, count, top, least) : 0;
+        at.listed = true;
+      }
+#pragma unroll 1
+      while (__any_sync(kFullWarp, at.open != 0)) {
+        CandidateKey<T> key = 0;
+        bool wanted = at.open != 0;
+        if (wanted) {
+          const Index c = first + kLanes * static_cast<Index>(__ffs(static_cast<int>(at.open)) - 1);
+          const T s = score(sub_rn(static_cast<T>(x[c * step]), top), sum);
+          key =
+              candidate_key(s, static_cast<uint32_t>(c) * static_cast<uint32_t>(inputs.num_priors) +
+                                   static_cast<uint32_t>(prior));
+          wanted =
+              s > options.score_threshold && (!range.after_any || key > range.after) && is_open(c);
+        }
+        if (!pool.append(wanted, key)) return false;
+        at.open &= at.open - 1;
+      }
+      at.listed = false;
+    }
+    at.column = 0;
     return true;
   }
 
@@ -148,13 +215,16 @@ struct RowScan {
   __device__ __forceinline__ void fill(const P& pool) const {
     const int64_t warps = blockDim.x / 32, step = inputs.conf.column_stride;
     const int64_t row_step = warps * inputs.conf.row_stride;
-    int64_t prior = range.first_row + threadIdx.x / 32, done = 0;
+    int64_t prior = range.first_row + threadIdx.x / 32;
+    Progress<int64_t> at;
     const S* x = inputs.conf.row(range.image, prior);
     pool.fill([&] {
       for (;; prior += warps, x += row_step) {
-        if (done == 0) prior = next_row(x, row_step, step, prior, range.last_row, warps);
+        prior = next_row(x, row_step, step, prior, range.last_row, warps);
         if (prior >= range.last_row) return true;
-        if (!row(x, step, prior, done, pool)) return false;
+        const bool softmax = options.scores == ScoreKind::kSoftmax;
+        const T top = softmax ? greatest_of_row(x, step) : T(0);
+        if (!row<32>(x, step, prior, true, top, at, pool)) return false;
       }
     });
   }

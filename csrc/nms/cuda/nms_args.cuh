@@ -1,4 +1,4 @@
-// What the kernels of NMS share: panels of ranks, the state of every box, the lists that it is filed in.
+// What the kernels of NMS share: panels of ranks, the state of every box, the cells that boxes are filed in.
 #pragma once
 
 #include "common/cuda/launch.cuh"
@@ -6,40 +6,74 @@
 
 namespace ssd_cuda {
 
-constexpr int kNmsFirstPanel = 4096;  // boxes
+constexpr int kNmsBlock = 256;  // threads of a block
+constexpr int kNmsLanes = 8;    // lanes that work on one box after the first panel: 8, 16 or 32
+constexpr int kNmsFinerCells = 2;
+constexpr int kNmsList = 32;  // earlier suppressors that a box remembers
 constexpr int kNmsMostPanel = 32768;
-constexpr int kNmsList = 32;              // slots of the list of earlier suppressors of a box
-constexpr int kNmsListed = kNmsList - 1;  // suppressors in it: the first slot repeats one
 constexpr int kNmsLevelWords = (nms::kLevels + 31) / 32;
-constexpr int64_t kNmsCounters =
-    kNmsLevelWords + 1;  // zero before gather: levels, the number of odd boxes
 
-// Boxes in score order are decided in panels of ranks: two of `first` boxes, then each twice the last. fn(begin, end).
+// A cell is as long as the longest box of its level over 2^this. The lower the threshold the farther a search reaches.
+template <typename T>
+inline int nms_finer_cells(T threshold) {
+  return threshold >= T(0.25) ? kNmsFinerCells : threshold >= T(0.125) ? kNmsFinerCells / 2 : 0;
+}
+
+// What a test may choose.
+struct NmsTuning {
+  int64_t first_panel = 2048;  // boxes
+  int64_t growth = 4;          // of each later panel
+  int attempts = 64;           // looks at its suppressors before a box is left to the last block
+  int64_t merge_once = 64;     // up to so many sorted tiles are merged in one pass
+  int64_t merge_most = 32;     // tiles of a group where passes are several
+};
+
+// Boxes in score order are decided in panels of ranks, each longer than the last; so few that two of the first size hold
+// them are one. fn(begin, end).
 template <typename Fn>
-inline void for_each_nms_panel(int64_t n, int64_t first, const Fn& fn) {
-  int64_t size = first, begin = 0;
-  for (int64_t panel = 0; begin < n; ++panel) {
+inline void for_each_nms_panel(int64_t n, const NmsTuning& tuning, const Fn& fn) {
+  int64_t size = n <= 2 * tuning.first_panel ? n : tuning.first_panel;
+  for (int64_t begin = 0; begin < n;) {
     const int64_t end = begin + size < n ? begin + size : n;
     fn(begin, end);
     begin = end;
-    if (panel > 0 && size < kNmsMostPanel) size *= 2;
+    size = size * tuning.growth < kNmsMostPanel ? size * tuning.growth : kNmsMostPanel;
   }
 }
 
 enum class NmsState : uint8_t { kOpen = 0, kKept = 1, kRemoved = 2 };
 
-// Sizes, in elements, of what NmsArgs points to. Heads are powers of two, so that a hash is masked.
+// Sizes, in elements, of what NmsArgs points to.
 struct NmsPlan {
-  int64_t first_panel, largest_panel = 0, kept_heads = 1, panel_heads = 1;
+  NmsTuning tuning;
+  int64_t largest_panel = 0;
+  int64_t bins = 0;  // a power of two, so that a hash is masked; 0: one panel, which needs none
 
-  explicit NmsPlan(int64_t n, int64_t first = kNmsFirstPanel) : first_panel(first) {
-    for_each_nms_panel(n, first, [&](int64_t begin, int64_t end) {
+  explicit NmsPlan(int64_t n, const NmsTuning& chosen = {}) : tuning(chosen) {
+    int64_t panels = 0;
+    for_each_nms_panel(n, tuning, [&](int64_t begin, int64_t end) {
       largest_panel = end - begin > largest_panel ? end - begin : largest_panel;
+      ++panels;
     });
-    while (kept_heads < n) kept_heads *= 2;
-    while (panel_heads < largest_panel) panel_heads *= 2;
+    if (panels < 2) return;
+    for (bins = 1; bins < n;) bins *= 2;
   }
 };
+
+// Slots [start, start + size) hold the boxes of a bin.
+struct alignas(8) NmsBin {
+  int32_t start, size;
+};
+
+// Zero before the first kernel.
+struct alignas(8) NmsCounters {
+  uint32_t levels[kNmsLevelWords];  // a bit for each level that a normal box has
+  uint32_t num_odd;
+  uint32_t slots;      // of all bins so far
+  uint32_t arrived;    // blocks of a panel
+  uint32_t undecided;  // boxes of a panel
+};
+constexpr int64_t kNmsCounterBins = ceil_div<int64_t>(sizeof(NmsCounters), sizeof(NmsBin));
 
 template <typename T>
 struct NmsArgs {
@@ -47,47 +81,65 @@ struct NmsArgs {
   NmsPlan plan;
   SuppressRule<T> rule;
   nms::GridRule<T> grid;
-  Vec4<T>* boxes;        // [N] in score order
-  int64_t* classes;      // [N] in score order, or null: one class
-  uint8_t* states;       // [N] NmsState
-  int32_t* next;         // [N] the next box of a list, or -1
-  int32_t* kept_heads;   // the first kept normal box of each bucket, or -1
-  int32_t* panel_heads;  // the same of the panel at hand
-  uint32_t* counters;    // [kNmsCounters]
-  int32_t* odd;          // [N] ranks of the odd boxes, in any order
-  int32_t* lists;        // [kNmsList, largest_panel] earlier suppressors of each box of the panel
-  int32_t* found;        // [largest_panel] how many there are, listed or not
+  NmsBin*
+      zeroed;    // [kNmsCounterBins + bins], zero before the first kernel: the counters, then kept
+  NmsBin* open;  // [bins] where the boxes are listed that no kept box of an earlier panel removes
+  Vec4<T>* boxes;       // [N] in score order
+  int64_t* classes;     // [N] in score order, or null: one class
+  int32_t* order;       // [N] box of each rank
+  uint8_t* states;      // [N] NmsState
+  int32_t* homes;       // [N] the bin of a normal box, -1 for an odd one
+  Vec4<T>* kept_boxes;  // [N] by slot of kept bins
+  int32_t* kept_ranks;  // [N] their ranks
+  int32_t* open_ranks;  // [N] by slot of open bins
+  int32_t* odd;         // [N] ranks of the odd boxes, in any order
+  int32_t* lists;       // [kNmsList, largest_panel] open earlier suppressors of an undecided box
+  int32_t* found;       // [largest_panel] how many; more than kNmsList: there may be others
 
-  // take(count, T{}) gives memory for count values of T, aligned for them; nothing is read from it before it is written.
+  // take(count, T{}) gives memory for count values of T, aligned for them; but for zeroed nothing is read before it is
+  // written.
   template <typename Take>
   NmsArgs(const NmsPlan& sizes, int64_t boxes_count, bool has_classes, const SuppressRule<T>& test,
           const Take& take)
       : n(boxes_count),
         plan(sizes),
         rule(test),
-        grid(test),
+        grid(test, nms_finer_cells(test.threshold)),
+        zeroed(take(kNmsCounterBins + plan.bins, NmsBin{})),
+        open(take(plan.bins, NmsBin{})),
         boxes(take(n, Vec4<T>{})),
         classes(has_classes ? take(n, int64_t{}) : nullptr),
+        order(take(n, int32_t{})),
         states(take(n, uint8_t{})),
-        next(take(n, int32_t{})),
-        kept_heads(take(plan.kept_heads, int32_t{})),
-        panel_heads(take(plan.panel_heads, int32_t{})),
-        counters(take(kNmsCounters, uint32_t{})),
+        homes(take(n, int32_t{})),
+        kept_boxes(take(plan.bins > 0 ? n : 0, Vec4<T>{})),
+        kept_ranks(take(plan.bins > 0 ? n : 0, int32_t{})),
+        open_ranks(take(plan.bins > 0 ? n : 0, int32_t{})),
         odd(take(n, int32_t{})),
         lists(take(kNmsList * plan.largest_panel, int32_t{})),
         found(take(plan.largest_panel, int32_t{})) {}
 
+  std::size_t zeroed_bytes() const {
+    return sizeof(NmsBin) * static_cast<std::size_t>(kNmsCounterBins + plan.bins);
+  }
+  __device__ NmsCounters& counters() const { return *reinterpret_cast<NmsCounters*>(zeroed); }
+  // [bins] where kept boxes are filed; size counts the boxes of a bin until the slots are dealt.
+  __device__ NmsBin* kept() const { return zeroed + kNmsCounterBins; }
+  __device__ uint64_t bin_mask() const { return static_cast<uint64_t>(plan.bins - 1); }
+
   __device__ Vec4<T> box(int64_t p) const { return boxes[p]; }
   __device__ int64_t class_of(int64_t p) const { return classes ? classes[p] : 0; }
-  __device__ NmsState state(int64_t p) const { return static_cast<NmsState>(states[p]); }
-  __device__ void set_state(int64_t p, NmsState s) const { states[p] = static_cast<uint8_t>(s); }
+  // The same number for every thread that asks only while nobody decides.
+  __device__ NmsState state(int64_t p) const {
+    return static_cast<NmsState>(load_relaxed(states + p));
+  }
+  __device__ void set_state(int64_t p, NmsState s) const {
+    store_relaxed(states + p, static_cast<uint8_t>(s));
+  }
   // Where boxes that do not overlap count too, no place is out of reach: every box is odd.
   __device__ nms::Kind kind(Vec4<T> b, T area) const {
     return rule.any_pair() ? nms::Kind::kOdd : nms::kind_of(b, area, rule);
   }
-  // [kNmsLevelWords] a bit for each level that a normal box has.
-  __device__ uint32_t* levels() const { return counters; }
-  __device__ uint32_t* num_odd() const { return counters + kNmsLevelWords; }
   __device__ int32_t& listed(int slot, int64_t in_panel) const {
     return lists[slot * plan.largest_panel + in_panel];
   }

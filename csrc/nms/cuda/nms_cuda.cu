@@ -1,50 +1,37 @@
-// nms for CUDA tensors. The sort is torch's stable one on integer keys: exact order for every score, no wait.
-#include <array>
-
-#include "common/torch/planned.h"
+// nms for CUDA tensors.
+#include "common/cuda/workspace.h"
 #include "nms.cuh"
 #include "nms/nms_op.h"
 
 namespace ssd_cuda {
 namespace {
 
-// (values, indices) of torch.sort(keys, stable=True).
-std::tuple<Tensor, Tensor> stable_sort(const Tensor& keys) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 4> stack{from(keys), from(std::optional<bool>(true)), from(int64_t{0}),
-                                    from(false)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
-  return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
-}
-
-// The state of every box in score order, and that order.
+// The workspace, and where it says the state of every box in score order, and that order.
 struct Decided {
-  Tensor workspace, order;
+  Tensor workspace;
   const uint8_t* states;
+  const int32_t* order;
 };
 
-template <typename S>
+template <typename S, typename Score>
 Decided decide(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
                const SuppressRule<acc_t<S>>& rule, cudaStream_t stream) {
   using T = acc_t<S>;
+  using Item = NmsItem<acc_t<Score>>;
   const int64_t n = boxes.size(0);
-  const auto plan = planned<NmsArgs<T>>(boxes, NmsPlan(n), n, idxs.has_value(), rule);
-  const NmsArgs<T>& args = plan.args;
-  Tensor order;
-  dispatch_floating(scores.scalar_type(), "nms", [&](auto zero) {
-    using Score = decltype(zero);
-    using Key = std::conditional_t<std::is_same_v<Score, double>, int64_t, int32_t>;
-    const Tensor keys =
-        empty_on(scores, {n}, sizeof(Key) == 8 ? ScalarType::Long : ScalarType::Int);
-    check_cuda(launch_nms_keys<Score, acc_t<Score>, Key>(in<Score>(scores), n, out<Key>(keys),
-                                                         args.counters, stream),
-               "nms");
-    order = std::get<1>(stable_sort(keys));
-  });
-  const NmsInput<S> input{in<S>(boxes), in<int64_t>(idxs), in<int64_t>(order)};
-  check_cuda(launch_nms(input, args, stream), "nms");
-  return {plan.memory, order, args.states};
+  const NmsPlan plan(n);
+  WorkspaceBytes size;
+  (void)NmsArgs<T>(plan, n, idxs.has_value(), rule, size);
+  size(2 * n, Item{});
+  const Tensor workspace = empty_on(boxes, {size.bytes()}, ScalarType::Byte);
+  const WorkspaceMemory memory(out<char>(workspace));
+  const NmsArgs<T> args(plan, n, idxs.has_value(), rule, memory);
+  Item* const items = memory(2 * n, Item{});
+  const NmsInput<S> input{in<S>(boxes), in<int64_t>(idxs)};
+  check_cuda(launch_nms_sort<S, Score, T, Item>(input, in<Score>(scores), items, args, stream),
+             "nms");
+  check_cuda(launch_nms_panels(args, stream), "nms");
+  return {workspace, args.states, args.order};
 }
 
 // -> int64 [max_output] padded with -1, int64 []
@@ -56,7 +43,7 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
   const CudaScope scope(boxes);
   const int64_t n = boxes.size(0);
   const Tensor box = dense(boxes), score = dense(scores);
-  const auto idx = dense_or_none(idxs);
+  const auto idx = idxs ? std::optional(dense(*idxs)) : std::nullopt;
   Tensor keep = empty_on(box, {max_output}, ScalarType::Long);
   Tensor count = empty_on(box, {}, ScalarType::Long);
   NmsOutput output{nullptr, nullptr, out<int64_t>(keep), out<int64_t>(count), n, max_output};
@@ -65,10 +52,12 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
     dispatch_floating(box.scalar_type(), "nms", [&](auto zero) {
       using S = decltype(zero);
       const auto rule = suppress_rule_of<acc_t<S>>(settings);
-      decided = decide<S>(box, score, idx, rule, scope.stream());
+      dispatch_floating(score.scalar_type(), "nms", [&](auto score_zero) {
+        decided = decide<S, decltype(score_zero)>(box, score, idx, rule, scope.stream());
+      });
     });
     output.states = decided.states;
-    output.order = in<int64_t>(decided.order);
+    output.order = decided.order;
   }
   check_cuda(launch_nms_compact(output, scope.stream()), "nms");
   return {keep, count};

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import DetectConfig, MultiBoxConfig, PriorSpec
+from ..blocks import PairHead, reversed_channels
 from ..detector import SSD
 
 __all__ = ["caffe_ssd"]
@@ -128,26 +129,11 @@ class CaffeBackbone(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """``[B, 3, H, W]`` -> one map per level."""
-        blobs = {self.input: torch.cat([x[:, k : k + 1] for k in (2, 1, 0)], 1)}
+        blobs = {self.input: reversed_channels(x)}
         for layer, (bottom, top) in zip(self.layers, self.steps, strict=True):
             result = layer(*(blobs[name] for name in bottom))
             blobs.update(dict.fromkeys(top, result))
         return [blobs[name] for name in self.sources]
-
-
-class CaffeHead(nn.Module):
-    """The two convolutions of a map, of whatever size the prototxt gives them."""
-
-    def __init__(self, channels: int, head: dict[str, Any], num_classes: int) -> None:
-        super().__init__()
-        self.loc_conv = _convolution(head["loc"], channels)
-        self.conf_conv = _convolution(head["conf"], channels)
-        self.num_classes = num_classes
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, channels, H, W]`` -> offsets ``[B, P, 4]``, logits ``[B, P, C]``."""
-        loc, conf = (conv(x).permute(0, 2, 3, 1).flatten(1) for conv in (self.loc_conv, self.conf_conv))
-        return loc.unflatten(1, (-1, 4)), conf.unflatten(1, (-1, self.num_classes))
 
 
 def caffe_ssd(num_classes: int, image_size: tuple[int, int], options: str = "") -> SSD:
@@ -185,7 +171,7 @@ def _build(description: dict[str, Any], num_classes: int, image_size: tuple[int,
     loss = MultiBoxConfig(**{**vars(loss), "match": {**vars(loss.match), "prior_format": "xyxy"}})
     mean, scale = description["mean"], description["scale"]
     heads = [
-        CaffeHead(width, head, num_classes)
+        PairHead(_convolution(head["loc"], width), _convolution(head["conf"], width), num_classes)
         for width, head in zip(backbone.out_channels, description["heads"], strict=True)
     ]
     return SSD(

@@ -1,0 +1,116 @@
+// What the slices of an image have stored, as the CTA of the image reads it.
+//
+// Where no slice has dropped a candidate and all fit, as in nearly every image of a trained head, they are copied in two
+// latencies: the counts of all slices, then all keys. Else a warp takes a slice at a time, and the pool drops the worst.
+#pragma once
+
+#include "scan.cuh"
+
+namespace ssd_cuda {
+
+constexpr int kImageThreads = 512;
+constexpr int kMostSlices = 256;
+constexpr unsigned kSliceCapacity = 1024, kSliceKeep = 512;
+constexpr unsigned kImageCapacity = 2048, kImageKeep = 1024;
+static_assert(kMostSlices <= kImageThreads, "a thread a slice");
+
+// In shared memory.
+struct SlicePlaces {
+  unsigned first[kMostSlices + 1];  // of a slice's keys among all, then their number
+  unsigned sums[kMostSlices / 32];
+};
+
+template <typename T>
+struct StoredSlices {
+  using Key = CandidateKey<T>;
+  const Key* keys;         // [slices, kSliceCapacity]
+  const Key* worst;        // [slices] ~0: the slice kept everything
+  const unsigned* counts;  // [slices]
+  int slices;
+
+  // All threads; a barrier must follow. Every candidate up to the key that is returned is stored.
+  __device__ __forceinline__ Key measure(SlicePlaces* places) const {
+    const int t = static_cast<int>(threadIdx.x), lane = t % 32;
+    const unsigned count = t < slices ? counts[t] : 0;
+    Key bound = ~Key{0};
+    if (__syncthreads_or(t < slices && worst[t] != bound)) {
+      for (int s = 0; s < slices; ++s) bound = worst[s] < bound ? worst[s] : bound;
+    }
+    unsigned inclusive = count;
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const unsigned other = __shfl_up_sync(kFullWarp, inclusive, offset);
+      if (lane >= offset) inclusive += other;
+    }
+    if (t < kMostSlices && lane == 31) places->sums[t / 32] = inclusive;
+    __syncthreads();
+    if (t < kMostSlices) {
+      unsigned before = inclusive - count;
+      for (int w = 0; w < t / 32; ++w) before += places->sums[w];
+      places->first[t] = before;
+      if (t == kMostSlices - 1) places->first[kMostSlices] = before + count;
+    }
+    return bound;
+  }
+
+  // After a barrier: whether copy() may take the place of fill().
+  __device__ __forceinline__ static bool fit(const SlicePlaces* places, Key bound) {
+    return bound == ~Key{0} && places->first[kMostSlices] <= kImageCapacity;
+  }
+
+  // All threads: all keys into an empty pool. A barrier is behind it.
+  template <typename P>
+  __device__ __forceinline__ void copy(const SlicePlaces* places, const P& pool) const {
+    const unsigned count = places->first[kMostSlices];
+    Key found[kImageCapacity / kImageThreads];
+#pragma unroll
+    for (int u = 0; u < static_cast<int>(kImageCapacity) / kImageThreads; ++u) {
+      const unsigned i = threadIdx.x + u * kImageThreads;
+      if (i >= count) break;
+      int slice = 0;  // the last that begins at i or before
+#pragma unroll
+      for (int step = kMostSlices / 2; step > 0; step /= 2) {
+        if (places->first[slice + step] <= i) slice += step;
+      }
+      found[u] = keys[slice * static_cast<int64_t>(kSliceCapacity) + (i - places->first[slice])];
+    }
+#pragma unroll
+    for (int u = 0; u < static_cast<int>(kImageCapacity) / kImageThreads; ++u) {
+      const unsigned i = threadIdx.x + u * kImageThreads;
+      if (i < count) pool.keys[i] = found[u];
+    }
+    if (threadIdx.x == 0) pool.state->count = count;
+    __syncthreads();
+  }
+
+  // All threads: the keys in (range.after, bound].
+  template <typename P>
+  __device__ __forceinline__ void fill(const ScanRange<T>& range, Key bound, const P& pool) const {
+    int slice = static_cast<int>(threadIdx.x / 32);
+    unsigned done = 0;
+    pool.fill([&] {
+      for (; slice < slices; slice += kImageThreads / 32, done = 0) {
+        const unsigned count = counts[slice];
+        while (done < count) {
+          constexpr int kLoads = sizeof(T) == 8 ? 2 : 4;  // in flight at a time
+          const Key* next = keys + slice * static_cast<int64_t>(kSliceCapacity) + done;
+          const unsigned lane = threadIdx.x % 32, left = count - done;
+          Key found[kLoads];
+#pragma unroll
+          for (int u = 0; u < kLoads; ++u) {
+            found[u] = lane + 32 * u < left ? next[lane + 32 * u] : 0;
+          }
+#pragma unroll
+          for (int u = 0; u < kLoads; ++u) {
+            const bool wanted = lane + 32 * u < left && found[u] <= bound &&
+                                (!range.after_any || found[u] > range.after);
+            if (!pool.append(wanted, found[u])) return false;
+            done += 32;
+          }
+        }
+      }
+      return true;
+    });
+  }
+};
+
+}  // namespace ssd_cuda

@@ -1,0 +1,54 @@
+"""``ssd-cuda data``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..engine.console import say
+from ..engine.outputs import check_folder
+from .options import UsageError, check_json, open_data, write_json
+
+HELP = "what a data set is: counts, sizes, odd boxes, what the priors do not reach"
+PARENTS = ("data_options",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="?", help="the same as --data")
+    parser.add_argument("--model", default="ssd_small", help="whose priors (default: %(default)s)")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="its image size")
+    parser.add_argument(
+        "--priors", choices=("model", "auto"), default="model", help="auto: fitted to the data"
+    )
+    parser.add_argument("--picture", "-o", default="runs/data.png", help="drawn (default: %(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers to FILE")
+
+
+def run(options: argparse.Namespace) -> None:
+    from .. import data
+    from ..engine.checkpoint import ModelSpec
+    from ..engine.data_report import describe, draw_report, report_lines
+    from ..engine.priors_fit import with_fitted_priors
+    from ..models import MODELS
+
+    options.data = options.folder or options.data
+    if options.model not in MODELS:
+        raise UsageError(f"--model must be one of {', '.join(MODELS)}, got {options.model!r}")
+    if Path(options.picture).suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise UsageError(f"--picture must end in .png, .pdf or .svg, got {options.picture}")
+    check_json(options)
+    check_folder("the folder of --picture", Path(options.picture).parent)
+    size = tuple(options.size or MODELS[options.model][1] or (240, 320))
+    split = options.split or data.data_splits(options.data)[0]
+    dataset = open_data(options, split)
+    spec = ModelSpec(options.model, tuple(dataset.classes), size)
+    if options.priors == "auto":
+        spec, told = with_fitted_priors(spec, dataset)
+        say(told)
+    model = spec.build()
+    report = describe(dataset, model)
+    say(f"{split!r} of {options.data}", *report_lines(report))
+    draw_report(options.picture, report, model)
+    say(f"drawn in {options.picture}")
+    if options.json:
+        write_json(options.json, {"data": options.data, "split": split, **report.as_json()})
