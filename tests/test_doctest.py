@@ -24,6 +24,7 @@ MODULES = (
         f"ssd_cuda.engine.{name}"
         for name in ("finetune", "optimizer", "processes", "progress", "step", "validation", "curves")
     ),
+    *(f"ssd_cuda.engine.{name}" for name in ("selection", "video")),
     "ssd_cuda.recipes",
 )
 # What the examples may use without saying so; docs/api.md names the same.
@@ -34,6 +35,7 @@ NO_EXAMPLE = {"CachedDataset", "CocoDataset", "DataError", "DetectionDataset", "
 NO_EXAMPLE |= {"VocDataset", "read_image", "Detections", "MultiBoxLosses", "TopK"}
 NO_EXAMPLE |= {"CheckpointError", "load_checkpoint", "load_model", "save_checkpoint", "save_model", "train"}
 NO_EXAMPLE |= {"TrainStep", "read_pretrained", "ONNXExportError", "Imported"}
+NO_EXAMPLE |= {"VideoReader", "VideoWriter", "save_crops"}
 NO_EXAMPLE |= {"save_grid", "save_loss_curve", "save_picture"}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

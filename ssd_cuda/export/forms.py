@@ -60,12 +60,23 @@ class _Form(nn.Module):
 class Detecting(_Form):
     """The whole detection: what ``model.detect`` gives, as plain tensors."""
 
-    outputs = ("boxes", "scores", "labels", "prior_indices", "counts")
+    outputs: tuple[str, ...] = ("boxes", "scores", "labels", "prior_indices", "counts")
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
+        self.landmarks = network.landmarks
+        if network.landmarks:
+            self.outputs = (*self.outputs, "landmarks")
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        loc, conf = self.module(*inputs)
-        found = ops.detect(loc, conf, self.priors, self.config)
-        return self.in_fractions(found.boxes), found.scores, found.labels, found.prior_indices, found.counts
+        loc, conf, *codes = self.module(*inputs)
+        extra = codes[0] if self.landmarks else None
+        found = ops.detect(loc, conf, self.priors, self.config, extra=extra)
+        parts = [found.scores, found.labels, found.prior_indices, found.counts]
+        if extra is not None:
+            points = ops.decode_landmarks(found, self.priors, prior_format=self.config.prior_format)
+            parts.append(points if self.scale is None else points / self.scale[:2].repeat(5))
+        return self.in_fractions(found.boxes), *parts
 
 
 class Raw(_Form):
@@ -74,7 +85,7 @@ class Raw(_Form):
     outputs = ("boxes", "scores")
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        loc, conf = self.module(*inputs)
+        loc, conf = self.module(*inputs)[:2]
         return self.in_fractions(self.all_boxes(loc)), self.all_scores(conf)
 
 
@@ -88,7 +99,7 @@ class TensorRT(_Form):
     outputs = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        loc, conf = self.module(*inputs)
+        loc, conf = self.module(*inputs)[:2]
         scores, config = self.all_scores(conf), self.config
         first = int(config.background == "first")
         last = scores.shape[2] - int(config.background == "last")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import DetectConfig
-from ..models import SSD
+from ..models import SSD, LandmarkSSD
 from ..nn import PostProcess
 
 __all__ = ["Network", "describe", "network_of"]
@@ -21,7 +21,8 @@ class Network:
     """Args of every exporter.
 
     Attributes:
-        module: the inputs -> loc ``[B, P, 4]`` and conf ``[B, P, C]``, or as the layout ``"bcp"`` has them.
+        module: the inputs -> loc ``[B, P, 4]`` and conf ``[B, P, C]``, or as the layout ``"bcp"`` has them;
+            and of a :class:`~ssd_cuda.models.LandmarkSSD` codes ``[B, P, 10]``.
         priors: ``[P, 4]``.
         config: rule of detection.
         scale: ``[4]``, which the boxes are divided by, or None.
@@ -37,6 +38,18 @@ class Network:
     inputs: tuple[str, ...]
     example: tuple[Tensor, ...]
     facts: dict[str, Any]
+    landmarks: bool = False
+
+
+class _ModelNetwork(nn.Module):
+    """All that the heads of a model give."""
+
+    def __init__(self, model: SSD) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self.model.predict(images)
 
 
 class _TorchvisionNetwork(nn.Module):
@@ -128,7 +141,10 @@ def _of_model(model: SSD, input: str) -> Network:
     height, width = model.image_size
     scale = model.priors.new_tensor([width, height, width, height]) if model.spec.pixels else None
     example = _images(model.image_size, input, model.mean)
-    return Network(model, model.priors, model.detect_config, scale, ("images",), (example,), facts)
+    module, landmarks = _ModelNetwork(model).eval(), isinstance(model, LandmarkSSD)
+    return Network(
+        module, model.priors, model.detect_config, scale, ("images",), (example,), facts, landmarks
+    )
 
 
 def _of_torchvision(model: Any, input: str) -> Network:

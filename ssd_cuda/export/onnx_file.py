@@ -58,9 +58,10 @@ def to_onnx(
         path: of the file.
         form: what comes behind the network. ``"nms"``: the whole detection, padded: ``boxes`` ``[B, K, 4]``,
             ``scores``, ``labels`` and ``prior_indices`` ``[B, K]``, ``counts`` ``[B]``, as
-            :class:`~ssd_cuda.ops.Detections` has them. ``"raw"``: ``boxes`` ``[B, P, 4]`` and ``scores``
-            ``[B, P, C]``, background included. ``"tensorrt"``: TensorRT's plugin EfficientNMS_TRT, which
-            looks at no more than 5,000 boxes of a class and knows no ``top_k``.
+            :class:`~ssd_cuda.ops.Detections` has them, and ``landmarks`` ``[B, K, 10]`` where a model has
+            any. ``"raw"``: ``boxes`` ``[B, P, 4]`` and ``scores`` ``[B, P, C]``, background included.
+            ``"tensorrt"``: TensorRT's plugin EfficientNMS_TRT, which looks at no more than 5,000 boxes of
+            a class and knows no ``top_k``.
         input: of the images ``[B, 3, H, W]``, RGB: ``"float32"`` in [0, 1], or ``"uint8"``.
         config: rule of detection; None: the model's own.
         classes: names of labels 1, 2, ..., for the metadata.

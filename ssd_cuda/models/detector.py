@@ -232,8 +232,11 @@ class SSD(nn.Module):
             images: as :meth:`forward` takes them.
             config: rule of the post-process; None: the model's own ``detect_config``.
         """
-        loc, conf = self(images)
-        return self.detections_of(loc, conf, config)
+        return self.post_process(self.predict(images), config)
+
+    def post_process(self, outputs: tuple[Tensor, ...], config: DetectConfig | None = None) -> Detections:
+        """:meth:`detect` of what :meth:`predict` gave."""
+        return self.detections_of(outputs[0], outputs[1], config)
 
     @torch.no_grad()
     def detections_of(self, loc: Tensor, conf: Tensor, config: DetectConfig | None = None) -> Detections:

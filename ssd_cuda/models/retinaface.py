@@ -28,9 +28,9 @@ class LandmarkSSD(SSD):
     """
 
     @torch.no_grad()
-    def detect(self, images: Tensor, config: DetectConfig | None = None) -> ops.Detections:
-        """As :meth:`SSD.detect`; ``extra`` has the landmarks, in fractions of the image."""
-        loc, conf, codes = self.predict(images)
+    def post_process(self, outputs: tuple[Tensor, ...], config: DetectConfig | None = None) -> ops.Detections:
+        """As :meth:`SSD.post_process`; ``extra`` has the landmarks, in fractions of the image."""
+        loc, conf, codes = outputs
         return self.with_landmarks(
             ops.detect(loc, conf, self.priors, config or self.detect_config, extra=codes)
         )

@@ -1,0 +1,88 @@
+"""``ssd-cuda detect`` on a video or a camera."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._extras import require
+from ..engine.console import StopOnInterrupt, say
+from ..engine.files import refuse_inputs
+from ..engine.outputs import check_folder
+from ..engine.selection import Selection, save_crops
+from ..engine.video import StageTimes, VideoReader, VideoWriter
+from .options import UsageError, progress_bar
+
+__all__ = ["check_video", "detect_video"]
+
+
+def check_video(options: argparse.Namespace) -> Path:
+    """Where the video goes; raise for what a video cannot have."""
+    if len(options.images) != 1:
+        raise UsageError(f"a video or a camera must be the only input, got {len(options.images)}")
+    source, out = options.images[0], Path(options.out)
+    if out.suffix.lower() not in (".mp4", ".avi"):
+        out = out / f"{Path(source).stem if not source.isdecimal() else f'camera{source}'}.mp4"
+    refuse_inputs("--out", [out], [Path(source)])
+    return out
+
+
+def detect_video(
+    model: Any, selection: Selection, options: argparse.Namespace, out: Path, found: list[dict[str, Any]]
+) -> int:
+    """Draw every frame with the boxes of the last one that was detected on; ``found`` gets a row for each.
+
+    Returns:
+        The exit status.
+    """
+    from ..engine.draw import draw_detections
+
+    reader, source = VideoReader(options.images[0]), options.images[0]
+    check_folder("--out", out.parent)
+    writer, times = VideoWriter(out, reader.rate), StageTimes()
+    frames, chosen, detected = iter(reader), None, 0
+    crops = Path(options.crops) if options.crops else None
+    count = 0
+    with StopOnInterrupt() as stopped, writer, progress_bar()(None, desc="detect", unit="frame") as bar:
+        while not stopped() and count != options.limit:
+            with times("read"):
+                frame = next(frames, None)
+            if frame is None:
+                break
+            if count % options.every == 0:
+                chosen = _detect(model, selection, frame, times)
+                detected += 1
+                found.append({"image": source, "frame": count, "detections": selection.rows(chosen)})
+                if crops is not None:
+                    save_crops(crops, f"{out.stem}-{count}", frame, chosen, selection.classes)
+            with times("draw"):
+                picture = draw_detections(
+                    frame, chosen or {}, selection.classes, min_score=0.0, width=frame.shape[2]
+                )
+            with times("write"):
+                writer.add(picture)
+            count += 1
+            bar.update()
+    if not count:
+        raise UsageError(f"video {source} must have frames, got none")
+    boxes = sum(len(row["detections"]) for row in found)
+    say(f"{source}: {count} frames, {detected} detected on, {boxes} detections", times.line(count))
+    say(f"wrote {out}")
+    return 0
+
+
+def _detect(model: Any, selection: Selection, frame: Tensor, times: StageTimes) -> dict[str, Tensor]:
+    """The chosen detections of a frame, in its pixels."""
+    from ..engine.evaluate import to_pixels
+
+    resize = require("torchvision.transforms.v2.functional", "resizing images").resize
+    with times("network"), torch.no_grad():
+        sized = resize(frame, list(model.image_size), antialias=True)
+        outputs = model.predict(sized[None].to(model.priors.device))
+    with times("post-process"):
+        (result,) = model.post_process(outputs).to_list()
+        return selection.of(to_pixels(result, (frame.shape[1], frame.shape[2])))

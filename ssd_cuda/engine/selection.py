@@ -1,0 +1,127 @@
+"""What of the detections is shown and written: a threshold for all, for single classes, some classes only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._names import name_list
+from .draw import save_picture
+
+__all__ = ["Selection", "coco_results", "save_crops"]
+
+
+class Selection:
+    """A lowest score per class; a class that is not wanted has none that is high enough.
+
+    Args:
+        classes: names of labels 1, 2, ...
+        threshold: lowest score of every class.
+        of_class: name to lowest score, instead of ``threshold``.
+        only: names of the classes that are kept; None: all.
+
+    Raises:
+        ValueError: a name that is no class, a threshold outside of [0, 1].
+
+    Example:
+        >>> chosen = Selection(("cat", "dog"), 0.5, {"dog": 0.9})
+        >>> found = {"boxes": torch.zeros(2, 4), "scores": torch.tensor([0.8, 0.8])}
+        >>> chosen.of({**found, "labels": torch.tensor([1, 2])})["labels"]
+        tensor([1])
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        threshold: float = 0.5,
+        of_class: Mapping[str, float] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> None:
+        self.classes = tuple(classes)
+        lowest = [threshold] * len(classes)
+        for name, value in (of_class or {}).items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"the threshold of {name} must lie in [0, 1], got {value}")
+            lowest[self._label(name) - 1] = value
+        wanted = range(1, len(classes) + 1) if only is None else [self._label(name) for name in only]
+        self.lowest = torch.full((len(classes) + 1,), float("inf"))
+        for label in wanted:
+            self.lowest[label] = lowest[label - 1]
+
+    def _label(self, name: str) -> int:
+        if name not in self.classes:
+            raise ValueError(f"classes must be of the checkpoint, {name_list(self.classes)}, got {name!r}")
+        return self.classes.index(name) + 1
+
+    def of(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The detections of an image that are chosen, in their order."""
+        keep = found["scores"].cpu() >= self.lowest[found["labels"].cpu()]
+        return {name: value[keep.to(value.device)] for name, value in found.items()}
+
+    def rows(self, found: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        """Chosen detections as plain values: ``box`` x1, y1, x2, y2 in pixels, ``score``, ``class``, and
+        ``landmarks`` x, y, x, y ... where there are any."""
+        boxes, scores, labels = (found[name].tolist() for name in ("boxes", "scores", "labels"))
+        points = found["extra"].tolist() if "extra" in found else [None] * len(boxes)
+        rows = []
+        for box, score, label, point in zip(boxes, scores, labels, points, strict=True):
+            row = {
+                "box": [round(v, 2) for v in box],
+                "score": round(score, 4),
+                "class": self.classes[label - 1],
+            }
+            rows.append(row if point is None else {**row, "landmarks": [round(v, 2) for v in point]})
+        return rows
+
+
+def coco_results(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of images as COCO's results: ``image_id`` (the number that the file is named by, else the name
+    without its ending; of a video the frame), ``category_id`` from 1, ``bbox`` x, y, width, height,
+    ``score``.
+
+    Example:
+        >>> found = [{"box": [1.0, 2.0, 4.0, 8.0], "score": 0.5, "class": "cat"}]
+        >>> coco_results([{"image": "000139.jpg", "detections": found}], ["cat"])
+        [{'image_id': 139, 'category_id': 1, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}]
+    """
+    results = []
+    for row in rows:
+        stem = Path(row["image"]).stem
+        image_id = row.get("frame", int(stem) if stem.isdecimal() else stem)
+        for found in row["detections"]:
+            x1, y1, x2, y2 = found["box"]
+            box = [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]
+            label = list(classes).index(found["class"]) + 1
+            results.append({"image_id": image_id, "category_id": label, "bbox": box, "score": found["score"]})
+    return results
+
+
+def save_crops(
+    folder: Path, name: str, image: Tensor, found: Mapping[str, Tensor], classes: Sequence[str]
+) -> int:
+    """Write what is inside of each box as ``<name>-<number>-<class>.png``; returns how many there are.
+
+    Args:
+        image: uint8 ``[3, H, W]``; boxes are cut to it, and one without a pixel is left out.
+    """
+    from .._extras import require
+
+    pillow, count = require("PIL.Image", "writing crops"), 0
+    height, width = image.shape[1:]
+    for number, (box, label) in enumerate(
+        zip(found["boxes"].tolist(), found["labels"].tolist(), strict=True), 1
+    ):
+        left, top = max(0, int(box[0])), max(0, int(box[1]))
+        right, bottom = min(width, int(box[2]) + 1), min(height, int(box[3]) + 1)
+        if right <= left or bottom <= top:
+            continue
+        piece = image[:, top:bottom, left:right].permute(1, 2, 0).contiguous().cpu().numpy()
+        kind = re.sub(r"\W+", "_", classes[label - 1])[:40]
+        save_picture(folder / f"{name}-{number}-{kind}.png", pillow.fromarray(piece))
+        count += 1
+    return count

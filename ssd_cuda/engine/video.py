@@ -1,0 +1,145 @@
+"""Videos and cameras by OpenCV: frames in, a video out, and where the time goes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._extras import require
+from .outputs import OutputError
+
+__all__ = ["VIDEO_SUFFIXES", "StageTimes", "VideoReader", "VideoWriter", "is_video"]
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+
+
+def is_video(name: str) -> bool:
+    """Whether a command line means a video or a camera: an ending of one, or a number that is no file.
+
+    Example:
+        >>> is_video("a.MP4"), is_video("0"), is_video("a.jpg")
+        (True, True, False)
+    """
+    path = Path(name)
+    return path.suffix.lower() in VIDEO_SUFFIXES or (name.isdecimal() and not path.exists())
+
+
+class StageTimes:
+    """Seconds by stage.
+
+    Example:
+        >>> times = StageTimes()
+        >>> with times("read"):
+        ...     pass
+        >>> list(times.seconds)
+        ['read']
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.start = time.perf_counter()
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        self.seconds[stage] += time.perf_counter() - start
+
+    def line(self, frames: int) -> str:
+        """``12.3 images/s (read 1.2, network 60.1, ... ms an image)``."""
+        total = time.perf_counter() - self.start
+        parts = ", ".join(f"{name} {1000 * s / max(1, frames):.1f}" for name, s in self.seconds.items())
+        return f"{frames / max(total, 1e-9):.1f} images/s ({parts} ms an image)"
+
+
+class VideoReader:
+    """Frames of a file or a camera as uint8 RGB ``[3, H, W]``.
+
+    Args:
+        source: a file, or the number of a camera.
+
+    Raises:
+        ValueError: it cannot be opened. ImportError: no OpenCV.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.cv2 = require("cv2", "reading a video")
+        self.source = source
+        camera = source.isdecimal() and not Path(source).exists()
+        if not camera and not Path(source).is_file():
+            raise ValueError(f"video {source} does not exist")
+        self.capture = self.cv2.VideoCapture(int(source) if camera else source)
+        if not self.capture.isOpened():
+            raise ValueError(
+                f"{'camera' if camera else 'video'} {source} must be one that OpenCV can open, got none"
+            )
+        rate = self.capture.get(self.cv2.CAP_PROP_FPS)
+        self.rate = rate if 0 < rate <= 1000 else 25.0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        try:
+            while True:
+                there, frame = self.capture.read()
+                if not there:
+                    return
+                if frame.ndim == 2:
+                    frame = np.repeat(frame[:, :, None], 3, 2)
+                yield torch.from_numpy(np.ascontiguousarray(frame[:, :, ::-1])).permute(2, 0, 1)
+        finally:
+            self.capture.release()
+
+
+class VideoWriter:
+    """Writes frames as they come; the file has its name once ``with`` ends well, and is removed if it does
+    not.
+
+    Args:
+        path: ``.mp4`` or ``.avi``.
+        rate: frames a second.
+
+    Raises:
+        ValueError: another ending. OutputError: OpenCV cannot write there.
+    """
+
+    def __init__(self, path: Path, rate: float) -> None:
+        if path.suffix.lower() not in _CODECS:
+            raise ValueError(f"a video must end in {' or '.join(_CODECS)}, got {path}")
+        self.cv2 = require("cv2", "writing a video")
+        self.path, self.rate = path, rate
+        self.partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        self.writer: Any = None
+
+    def add(self, picture: Any) -> None:
+        """A ``PIL.Image``; all of one video have the size of the first."""
+        frame = np.asarray(picture)[:, :, ::-1]
+        if self.writer is None:
+            code = self.cv2.VideoWriter_fourcc(*_CODECS[self.path.suffix.lower()])
+            size = (frame.shape[1], frame.shape[0])
+            self.writer = self.cv2.VideoWriter(str(self.partial), code, self.rate, size)
+            if not self.writer.isOpened():
+                raise OutputError(f"{self.path} cannot be written: OpenCV has no encoder for it")
+        self.writer.write(np.ascontiguousarray(frame))
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, failure: object, *_: object) -> None:
+        if self.writer is None:  # no frame came
+            return
+        self.writer.release()
+        if failure is None:
+            os.replace(self.partial, self.path)
+        else:
+            self.partial.unlink(missing_ok=True)

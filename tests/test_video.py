@@ -1,0 +1,166 @@
+"""``ssd-cuda detect`` on a video that the test makes; which detections are kept, COCO results, crops."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from ssd_cuda import cli
+from ssd_cuda.engine.checkpoint import ModelSpec, save_model
+from ssd_cuda.engine.selection import Selection, coco_results
+
+cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
+pytest.importorskip("torchvision")
+CLASSES = ("red", "green blue/2")
+FRAMES, SIZE = 7, (48, 80)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Random weights that find something everywhere."""
+    path = tmp_path_factory.mktemp("video") / "model.pt"
+    spec = ModelSpec("ssd_small", CLASSES, (64, 64))
+    torch.manual_seed(0)
+    model = spec.build()
+    for head in model.heads:
+        nn.init.normal_(head.conf_conv.weight, std=0.5)
+    save_model(path, spec, model.state_dict())
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """A square that moves, in an AVI of its own frames."""
+    import numpy as np
+
+    path = tmp_path_factory.mktemp("video") / "square.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, SIZE[::-1])
+    for k in range(FRAMES):
+        frame = np.full((*SIZE, 3), 40, np.uint8)
+        frame[10:30, 8 * k : 8 * k + 20] = (0, 0, 250)
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def run(capsys, *arguments):
+    status = cli.main(["detect", *map(str, arguments), "--device", "cpu"])
+    return status, *capsys.readouterr()
+
+
+def frames_of(path):
+    capture, count, size = cv2.VideoCapture(str(path)), 0, None
+    while (read := capture.read())[0]:
+        count, size = count + 1, read[1].shape[:2]
+    return count, size
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".avi"])
+def test_a_video_goes_in_and_out(capsys, checkpoint, video, tmp_path, ending):
+    out, rows = tmp_path / f"out{ending}", tmp_path / "rows.json"
+    status, said, err = run(
+        capsys, video, "-c", checkpoint, "-o", out, "--every", 3, "--json", rows,
+        "--coco", tmp_path / "c.json", "--crops", tmp_path / "crops",
+    )  # fmt: skip
+    assert status == 0, err
+    assert frames_of(out) == (FRAMES, SIZE)
+    found = json.loads(rows.read_text())
+    assert [row["frame"] for row in found] == [0, 3, 6]
+    boxes = sum(len(row["detections"]) for row in found)
+    assert boxes and f"7 frames, 3 detected on, {boxes} detections" in said
+    for part in ("images/s", "read", "network", "post-process", "draw", "write"):
+        assert part in said
+    results = json.loads((tmp_path / "c.json").read_text())
+    assert len(results) == boxes and {r["image_id"] for r in results} <= {0, 3, 6}
+    crops = list((tmp_path / "crops").iterdir())
+    assert 0 < len(crops) <= boxes and all("green_blue_2" in c.name or "red" in c.name for c in crops)
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_a_failure_leaves_no_half_video(tmp_path):
+    from PIL import Image
+
+    from ssd_cuda.engine.video import VideoWriter
+
+    with pytest.raises(RuntimeError), VideoWriter(tmp_path / "x.avi", 10) as writer:
+        writer.add(Image.new("RGB", (64, 48)))
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_limit_and_a_folder(capsys, checkpoint, video, tmp_path):
+    status, said, _ = run(capsys, video, "-c", checkpoint, "-o", tmp_path, "--limit", 2)
+    assert status == 0 and "2 frames, 2 detected on" in said
+    assert frames_of(tmp_path / "square.mp4") == (2, SIZE)
+
+
+def test_the_network_sees_red_as_red(checkpoint, video):
+    """OpenCV's frames are BGR: the first frame's square must arrive as red."""
+    from ssd_cuda.engine.video import VideoReader
+
+    reader = VideoReader(str(video))
+    frame = next(iter(reader))
+    assert frame.shape == (3, *SIZE) and reader.rate == 10
+    red, green, blue = frame[:, 15:25, 5:15].float().mean((1, 2))
+    assert red > 200 and green < 60 and blue < 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["VIDEO", "VIDEO"], "a video or a camera must be the only input, got 2"),
+        (["no.mp4"], "video no.mp4 does not exist"),
+        (["BROKEN"], "must be one that OpenCV can open"),
+        (["VIDEO", "--every", "0"], "--every must be at least 1, got 0"),
+        (["VIDEO", "--limit", "0"], "--limit must be at least 1, got 0"),
+        (["VIDEO", "--classes", "blue"], "classes must be of the checkpoint, red, green blue/2, got 'blue'"),
+        (["VIDEO", "--class-threshold", "red"], "--class-threshold must be NAME=SCORE, got red"),
+        (["VIDEO", "--class-threshold", "red=7"], "the threshold of red must lie in [0, 1], got 7.0"),
+        (["VIDEO", "-o", "VIDEO"], "--out must leave its inputs as they are"),
+        (["VIDEO", "--coco", "VIDEO"], "--coco must leave its inputs as they are"),
+    ],
+)
+def test_bad_lines(capsys, checkpoint, video, tmp_path, arguments, sentence):
+    (tmp_path / "broken.mp4").write_bytes(b"no video at all")
+    names = {"VIDEO": video, "BROKEN": tmp_path / "broken.mp4"}
+    given = [names.get(a, a) for a in arguments]
+    where = [] if "-o" in arguments else ["-o", tmp_path / "out"]
+    status, _, err = run(capsys, *given, "-c", checkpoint, *where)
+    assert status == 1 and sentence in err and err.count("ssd-cuda: error") == 1
+
+
+def test_classes_and_their_thresholds():
+    found = {
+        "boxes": torch.arange(12.0).view(3, 4),
+        "scores": torch.tensor([0.9, 0.6, 0.5]),
+        "labels": torch.tensor([1, 2, 1]),
+    }
+    assert Selection(CLASSES).of(found)["scores"].tolist() == found["scores"].tolist()  # 0.5 is enough
+    assert Selection(CLASSES, only=["red"]).of(found)["labels"].tolist() == [1, 1]
+    chosen = Selection(CLASSES, 0.55, {"red": 0.95}, ["red", "green blue/2"])
+    (row,) = chosen.rows(chosen.of(found))
+    assert row == {"box": [4.0, 5.0, 6.0, 7.0], "score": 0.6, "class": "green blue/2"}
+    (result,) = coco_results([{"image": "x/000042.png", "detections": [row]}], CLASSES)
+    assert result == {"image_id": 42, "category_id": 2, "bbox": [4.0, 5.0, 2.0, 2.0], "score": 0.6}
+
+
+def test_pictures_take_the_same_options(capsys, checkpoint, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name in ("a.png", "b.png", "c.png"):
+        image.new("RGB", (60, 40), (200, 10, 10)).save(tmp_path / name)
+    status, said, err = run(
+        capsys, tmp_path, "-c", checkpoint, "-o", tmp_path / "out", "--limit", 2, "--classes", "red",
+        "--threshold", 0, "--crops", tmp_path / "crops", "--coco", tmp_path / "c.json",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "wrote 2 pictures" in said
+    results = json.loads((tmp_path / "c.json").read_text())
+    assert (
+        results
+        and {r["category_id"] for r in results} == {1}
+        and {r["image_id"] for r in results} == {"a", "b"}
+    )
+    assert any((tmp_path / "crops").glob("a-*-red.png"))
