@@ -6,6 +6,7 @@ sentence.
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import torch
 
 pytest.importorskip("torchvision")
 
+from ssd_cuda import data
 from ssd_cuda.data.sampling import Share, StepSampler
-from ssd_cuda.engine.checkpoint import ModelSpec
+from ssd_cuda.engine.checkpoint import ModelSpec, load_model
+from ssd_cuda.engine.evaluate import evaluate
 from ssd_cuda.engine.processes import join_processes
 from ssd_cuda.engine.step import TrainStep
 from ssd_cuda.engine.train import TrainConfig
@@ -106,6 +109,18 @@ def test_one_process_writes_and_speaks(runs):
     assert sorted(os.listdir(runs.folder / "cli run")) == [
         "best.pt", "checkpoint.pt", "loss.png", "metrics.csv",
     ]  # fmt: skip
+
+
+def test_what_is_evaluated_is_what_is_written(runs):
+    """Batch norms see other images in every process; those of the first one are the checkpoint's."""
+    model, _ = load_model(runs.folder / "cli run/checkpoint.pt")
+    shapes = data.ShapesDataset("test", length=8, size=(64, 64))
+    scores = evaluate(model, shapes, workers=0, losses=True)
+    with (runs.folder / "cli run/metrics.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["val_localization"]) == pytest.approx(scores["loss"][0], rel=1e-5)
+    assert float(row["val_classification"]) == pytest.approx(scores["loss"][1], rel=1e-5)
+    assert runs.said("cli", 0, "out").splitlines()[-1].split()[2] == f"{scores['ap50']:.3f}"
 
 
 def test_a_killed_process_ends_the_others_in_one_sentence(runs):

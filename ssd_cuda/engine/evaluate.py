@@ -81,6 +81,8 @@ def _run(
     losses: bool,
 ) -> tuple[list[dict[str, Tensor]], list[float]]:
     """Detections of every image, and the (localization, classification) loss of all of them together."""
+    # Batch norms have seen other images in every process; the first one's go into the checkpoint.
+    processes.copy_from_first(list(model.buffers()))
     mine = range(processes.rank, len(dataset), processes.count)
     resized = Subset(prepare(dataset, model.image_size, cache=False), mine)
     batches: Any = BatchLoader(resized, batch_size, train=False, workers=workers, device=model.priors.device)

@@ -57,8 +57,6 @@ class Validation:
         if trainer.epoch % self.every and not trainer.is_done:
             return False
         processes = trainer.processes
-        # Batch norms have seen other images in every process; the first one's go into the checkpoint.
-        processes.copy_from_first(list(trainer.average.buffers()))
         scores = evaluate(
             trainer.average,
             self.dataset,
