@@ -286,6 +286,7 @@ def _side_by_side(values: Iterable[object]) -> str:
 def markdown(kernels: list[Kernel]) -> str:
     """The whole of KERNELS.md: one line a kernel, the architectures side by side."""
     names = " / ".join(dict.fromkeys(k.arch for k in kernels))
+    local = ", ".join(dict.fromkeys(f"`{k.name}`" for k in kernels if k.local)) or "none"
     lines = [
         "# Kernels",
         "",
@@ -294,6 +295,8 @@ def markdown(kernels: list[Kernel]) -> str:
         "Occupancy is theoretical: what registers, static shared memory and the block size allow. Dynamic",
         "shared memory is chosen at launch and not counted. Local: bytes a thread that did not fit in",
         "registers. Bytes are what must be moved, T bytes an element.",
+        "",
+        f"Kernels with local memory on some architecture: {local}.",
         "",
         "Sources: " + ", ".join(f"{family} `{digest(family)}`" for family in families()) + ".",
         "",

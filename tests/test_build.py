@@ -195,6 +195,17 @@ def test_here_without_a_card_is_for_the_cpu_and_says_how_to_get_cuda(tmp_path):
     assert done.returncode != 0 and "native needs a card" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_build_isolation_brings_all_that_the_build_asks_for():
+    """What setup.py would stop for, and from which version on, is what ``pip install .`` installs first."""
+    project, script = (ROOT / "pyproject.toml").read_text(), (ROOT / "setup.py").read_text()
+    requires = re.search(r"^requires = \[(.*?)\]", project, re.M)[1]
+    given = dict(re.findall(r'"(\w+)(?:>=([\d.]+))?"', requires))
+    assert set(re.findall(r'need\("(\w+)"\)', script)) | {"setuptools"} == set(given)
+    oldest = dict(re.findall(r"^OLDEST_(\w+) = \(?([\d, ]+)", script, re.M))
+    assert given["setuptools"] == oldest["SETUPTOOLS"].strip()
+    assert given["torch"] == oldest["TORCH"].replace(", ", ".")
+
+
 def test_old_torch_is_one_sentence(tmp_path):
     code = "import sys, runpy, torch\ntorch.__version__ = '2.10.1+cu128'\nsys.argv = ['setup.py', '--name']\n"
     done = run_python(code + "runpy.run_path('setup.py', run_name='__main__')\n", SSD_CUDA_CPU_ONLY="1")
