@@ -5,7 +5,6 @@ from __future__ import annotations
 from mutants.mutant import rows_of as _of
 from mutants.nms import NMS
 
-
 _TAKEN = ")) {\n      best = score, index = other;\n    }\n  }\n"
 
 _MULTIBOX = _of(
