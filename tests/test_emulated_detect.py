@@ -138,7 +138,7 @@ def test_tiles_of_many_rows(num_priors, dtype):
 
 
 @pytest.mark.parametrize("architecture", [75, 86])
-@pytest.mark.parametrize("classes", [19, 81, 200, 400])
+@pytest.mark.parametrize("classes", [19, 81, 96, 97, 400])
 def test_tiles_where_shared_memory_is_scarce(architecture, classes):
     check(*head(1, 140, classes, background=7.0), DetectConfig(), seeds=(0,), architecture=architecture)
 

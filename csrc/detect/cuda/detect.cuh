@@ -68,9 +68,9 @@ inline int64_t slices_of(int64_t images, int64_t num_priors) {
   return best;
 }
 
-// Words of 32 boxes in a ListTable of so many rows.
+// Words a list of a ListTable of so many rows: one for 32 boxes, and the number of candidates that the list has had.
 __host__ __device__ constexpr int table_words(int64_t rows) {
-  return kChunkWords + static_cast<int>(ceil_div<int64_t>(rows, 32));
+  return kChunkWords + static_cast<int>(ceil_div<int64_t>(rows, 32)) + 1;
 }
 
 // Lists of the table of image_kernel whose rows are in shared memory: all, or 0 where there is no room for it.
@@ -231,14 +231,14 @@ __global__ void __launch_bounds__(kImageThreads, 1)
     kept.lists = reinterpret_cast<unsigned*>(kept.areas + rows);
   }
   ListTable table{static_cast<int>(workspace.table_lists), nullptr, nullptr};
+  unsigned* seen = workspace.seen ? workspace.seen + image * lists : nullptr;
   if (table.lists > 0) {
     table.chunk = kept.lists + rows;
     table.kept = table.chunk + kChunkWords * table.lists;
     const int words = table_words(rows) * table.lists;
     for (int i = threadIdx.x; i < words; i += kImageThreads) table.chunk[i] = 0;
-  }
-  unsigned* seen = workspace.seen ? workspace.seen + image * lists : nullptr;
-  if (seen) {
+    if (seen) seen = table.chunk + words - table.lists;
+  } else if (seen) {
     for (int64_t i = threadIdx.x; i < lists; i += kImageThreads) seen[i] = 0;
   }
   const int64_t first_slice = image * workspace.slices;

@@ -89,26 +89,42 @@ struct RowScan {
     return top;
   }
 
+  // What a lane holds of a row's first kHeldRounds * 32 columns: number lane + kLanes * u less the greatest. 91 classes are
+  // COCO's; a fourth round spills on sm_75.
+  static constexpr int kHeldRounds = 3;
+  template <int kLanes>
+  static constexpr int kHeld = kHeldRounds * (32 / kLanes);
+
   // The sum of exp(number - top) of a row, the same in each of its kLanes lanes. A lane has the columns of
   // 32 / kLanes residues modulo 32; it joins its own sums first, as the butterfly over 32 lanes would.
   template <int kLanes, typename Index>
-  __device__ __forceinline__ T sum_of_row(const S* x, Index step, T top) const {
+  __device__ __forceinline__ T sum_of_row(const S* x, Index step, T top,
+                                          T (&held)[kHeld<kLanes>]) const {
     constexpr int kParts = 32 / kLanes;
-    [[maybe_unused]] constexpr int kUnroll = kParts < kLoads ? kLoads / kParts : 1;
     const Index lane = static_cast<Index>(threadIdx.x % kLanes);
-    Index left = static_cast<Index>(inputs.num_classes) - lane;
+    const Index columns = static_cast<Index>(inputs.num_classes);
     x += lane * step;
-    T sums[kParts] = {};
-    const int rounds = static_cast<int>(ceil_div<int64_t>(inputs.num_classes, 32));
-#pragma unroll(kUnroll)
-    for (int i = 0; i < rounds; ++i) {
+    // Beyond the last column: -inf, whose exponential is 0.
+    const auto number = [&](Index c) {
+      return c < columns - lane ? sub_rn(static_cast<T>(x[c * step]), top) : T(-INFINITY);
+    };
 #pragma unroll
-      for (int u = 0; u < kParts; ++u) {  // beyond the last: -inf, whose exponential is 0
-        const T v = kLanes * u < left ? static_cast<T>(x[kLanes * u * step]) : T(-INFINITY);
-        sums[u] = add_rn(sums[u], exp_negative(sub_rn(v, top)));
+    for (int u = 0; u < kHeld<kLanes>; ++u) held[u] = number(kLanes * u);
+    T sums[kParts] = {};
+#pragma unroll
+    for (int i = 0; i < kHeldRounds; ++i) {
+      if (32 * i >= columns) break;
+#pragma unroll
+      for (int u = 0; u < kParts; ++u) {
+        sums[u] = add_rn(sums[u], exp_negative(held[i * kParts + u]));
       }
-      left -= 32;
-      x += 32 * step;
+    }
+#pragma unroll 1
+    for (Index c = 32 * kHeldRounds; c < columns; c += 32) {
+#pragma unroll
+      for (int u = 0; u < kParts; ++u) {
+        sums[u] = add_rn(sums[u], exp_negative(number(c + kLanes * u)));
+      }
     }
 #pragma unroll
     for (int half = kParts / 2; half > 0; half /= 2) {
@@ -143,49 +159,61 @@ struct RowScan {
   // Where in its rows a warp stands that found no room.
   template <typename Index>
   struct Progress {
-    Index column = 0;     // of the foreground: those before have been offered
+    Index column = 0;     // those before have been offered; a multiple of 32 * kLanes
     bool listed = false;  // `open` is known
     unsigned open = 0;    // bit u: column + lane + kLanes * u is still to be offered
   };
 
-  // Bit u: the number at x + kLanes * u, of `count`, may be a candidate's.
+  // Bit u: column `first` + lane + kLanes * u is of the foreground.
+  template <int kLanes>
+  __device__ __forceinline__ unsigned foreground(int64_t first) const {
+    const int64_t own = first + threadIdx.x % kLanes;
+    const auto before = [&](int64_t label) {  // bits of the columns before the label
+      const int64_t bits = label <= own ? 0 : (label - own + kLanes - 1) / kLanes;
+      return bits < 32 ? (1u << bits) - 1u : ~0u;
+    };
+    return before(range.last_label) & ~before(range.first_label);
+  }
+
+  // Bit u: the number at x + kLanes * u may be a candidate's, of those in `wanted`.
   template <int kLanes, typename Index>
-  __device__ __forceinline__ static unsigned list(const S* x, Index step, int count, T top,
+  __device__ __forceinline__ static unsigned list(const S* x, Index step, unsigned wanted, T top,
                                                   T least) {
-    constexpr int kBits = 4;  // at a time
     unsigned open = 0;
-#pragma unroll 1
-    for (int first = 0; first < count; first += kBits, x += kBits * kLanes * step) {
-      unsigned bits = 0;
-#pragma unroll
-      for (int u = 0; u < kBits; ++u) {
-        const T v = first + u < count ? static_cast<T>(x[kLanes * u * step]) : T(-INFINITY);
-        bits |= !(sub_rn(v, top) < least) ? 1u << u : 0u;
+#pragma unroll 4
+    for (int u = 0; u < 32; ++u) {
+      if (wanted >> u == 0) break;
+      if ((wanted >> u & 1u) != 0 &&
+          !(sub_rn(static_cast<T>(x[static_cast<Index>(kLanes * u) * step]), top) < least)) {
+        open |= 1u << u;
       }
-      open |= bits << first;
     }
-    return count < 32 ? open & ((1u << count) - 1u) : open;
+    return open;
   }
 
   // Offers the rows of a warp, 32 / kLanes at once: x is that of the lane and top its greatest number, 0 but for softmax;
-  // valid: there is one. False when some found no room: to be called again with the same rows.
+  // valid: there is one. columns: foreground(0). False when some found no room: to be called again with the same rows.
   template <int kLanes, typename Index, typename P>
   __device__ __forceinline__ bool row(const S* x, Index step, int64_t prior, bool valid, T top,
-                                      Progress<Index>& at, const P& pool) const {
+                                      unsigned columns, Progress<Index>& at, const P& pool) const {
     const bool softmax = options.scores == ScoreKind::kSoftmax;
-    const T sum = softmax ? sum_of_row<kLanes>(x, step, top) : T(1);
+    T held[kHeld<kLanes>], sum = 1;
+    if (softmax) sum = sum_of_row<kLanes>(x, step, top, held);
     const T least = least_x(sum, candidate_score(pool.state->worst));
-    const Index end = static_cast<Index>(range.last_label);
-    const Index own =
-        static_cast<Index>(range.first_label) + static_cast<Index>(threadIdx.x % kLanes);
+    const int lane = static_cast<int>(threadIdx.x % kLanes);
 #pragma unroll 1
-    for (; at.column < end - static_cast<Index>(range.first_label); at.column += 32 * kLanes) {
-      const Index first = own + at.column, left = end - first;
+    for (; at.column < static_cast<Index>(range.last_label); at.column += 32 * kLanes) {
+      const Index own = at.column + lane;
       if (!at.listed) {
-        const int count = left >= 32 * kLanes ? 32
-                          : left > 0          ? static_cast<int>(left + kLanes - 1) / kLanes
-                                              : 0;
-        at.open = valid ? list<kLanes>(x + first * step, step, count, top, least) : 0;
+        at.open = !valid ? 0 : at.column == 0 ? columns : foreground<kLanes>(at.column);
+        if (softmax && inputs.num_classes <= kHeldRounds * 32) {
+          unsigned found = 0;
+#pragma unroll
+          for (int u = 0; u < kHeld<kLanes>; ++u) found |= !(held[u] < least) ? 1u << u : 0u;
+          at.open &= found;
+        } else {
+          at.open = list<kLanes>(x + own * step, step, at.open, top, least);
+        }
         at.listed = true;
       }
 #pragma unroll 1
@@ -193,7 +221,7 @@ struct RowScan {
         CandidateKey<T> key = 0;
         bool wanted = at.open != 0;
         if (wanted) {
-          const Index c = first + kLanes * static_cast<Index>(__ffs(static_cast<int>(at.open)) - 1);
+          const Index c = own + kLanes * static_cast<Index>(__ffs(static_cast<int>(at.open)) - 1);
           const T s = score(sub_rn(static_cast<T>(x[c * step]), top), sum);
           key =
               candidate_key(s, static_cast<uint32_t>(c) * static_cast<uint32_t>(inputs.num_priors) +
@@ -216,6 +244,7 @@ struct RowScan {
     const int64_t warps = blockDim.x / 32, step = inputs.conf.column_stride;
     const int64_t row_step = warps * inputs.conf.row_stride;
     int64_t prior = range.first_row + threadIdx.x / 32;
+    const unsigned columns = foreground<32>(0);
     Progress<int64_t> at;
     const S* x = inputs.conf.row(range.image, prior);
     pool.fill([&] {
@@ -224,7 +253,7 @@ struct RowScan {
         if (prior >= range.last_row) return true;
         const bool softmax = options.scores == ScoreKind::kSoftmax;
         const T top = softmax ? greatest_of_row(x, step) : T(0);
-        if (!row<32>(x, step, prior, true, top, at, pool)) return false;
+        if (!row<32>(x, step, prior, true, top, columns, at, pool)) return false;
       }
     });
   }

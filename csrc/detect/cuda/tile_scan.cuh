@@ -128,7 +128,8 @@ struct TileScan {
 
   // Offers the rows of the lanes in `found`, 32 / kRowLanes at a time, and takes them out of it. top: as of test().
   template <typename P>
-  __device__ __forceinline__ bool offer(const Tile& tile, int row, T top, unsigned& found,
+  __device__ __forceinline__ bool offer(const Tile& tile, int row, T top, unsigned columns,
+                                        unsigned& found,
                                         typename RowScan<T, S>::template Progress<int>& at,
                                         const P& pool) const {
     const int group = static_cast<int>(threadIdx.x % 32) / kRowLanes;
@@ -148,7 +149,7 @@ struct TileScan {
       const T own_top = __shfl_sync(kFullWarp, top, own << plan.shift);
       own += row;
       const S* x = tile.rows + own * static_cast<int>(scan.inputs.num_classes);
-      if (!scan.template row<kRowLanes>(x, 1, tile.prior + own, valid, own_top, at, pool))
+      if (!scan.template row<kRowLanes>(x, 1, tile.prior + own, valid, own_top, columns, at, pool))
         return false;
       found = left;
     }
@@ -167,6 +168,7 @@ struct TileScan {
     const S* x = scan.inputs.conf.row(scan.range.image, scan.range.first_row + next);
     Tile coming{}, tile{};
     int stage = 0, row = 0;
+    const unsigned columns = scan.template foreground<kRowLanes>(0);
     unsigned found = 0;
     T top = 0;
     typename RowScan<T, S>::template Progress<int> at;
@@ -178,7 +180,7 @@ struct TileScan {
     load();
     pool.fill([&] {
       while (true) {
-        if (!offer(tile, row, top, found, at, pool)) return false;
+        if (!offer(tile, row, top, columns, found, at, pool)) return false;
         row += 32 >> plan.shift;
         if (row >= tile.count) {
           if (next >= rows) return true;
