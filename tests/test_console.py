@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,17 @@ def test_an_interrupt_and_a_mistake_of_the_program(capsys):
     assert "ssd-cuda: interrupted; wrote x\n" in capsys.readouterr().err
     with pytest.raises(RuntimeError):  # keeps its traceback
         run_safely(fail)
+
+
+def test_warnings_are_sentences_and_deprecations_are_not_told(capsys):
+    def warn():
+        warnings.warn("the split has no objects", UserWarning, stacklevel=1)
+        warnings.warn("This process is multi-threaded, use of fork() ...", DeprecationWarning, stacklevel=1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run_safely(warn) == 0
+    assert capsys.readouterr().err == "ssd-cuda: warning: the split has no objects\n"
 
 
 def test_statuses_are_passed_on():

@@ -75,8 +75,10 @@ def _fail(sentence: str) -> int:
     return 1
 
 
-def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    complain(message, "warning")
+def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    # What will be withdrawn, or that a fork has threads (Python 3.12 and later), is for who writes programs.
+    if not issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
+        complain(message, "warning")
 
 
 class StopOnInterrupt:
