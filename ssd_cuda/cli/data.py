@@ -30,10 +30,10 @@ def run(options: argparse.Namespace) -> None:
     from ..engine.data_report import describe, draw_report, report_lines
     from ..engine.priors_fit import with_fitted_priors
     from ..models import MODELS
+    from ..models.registry import check_model
 
     options.data = options.folder or options.data
-    if options.model not in MODELS:
-        raise UsageError(f"--model must be one of {', '.join(MODELS)}, got {options.model!r}")
+    check_model("--model", options.model)
     if Path(options.picture).suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UsageError(f"--picture must end in .png, .pdf or .svg, got {options.picture}")
     check_json(options)

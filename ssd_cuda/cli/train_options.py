@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import recipes
 from ..models import MODELS
+from ..models.registry import check_model
 from .options import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def _add_recipe(group: Any) -> None:
     add = group.add_argument
     add("--recipe", default="small", help=f"{', '.join(recipes.NAMES)}, or a .json file (default: small)")
     add("--stage", type=int, default=1, help="part of a recipe that has several (default: 1)")
-    add("--model", help=", ".join(MODELS))
+    add("--model", help="network (`ssd-cuda models` lists them)")
     add("--priors", choices=("model", "auto"), help="auto: boxes of the priors fitted to the images")
     add("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="image size")
     add("--epochs", type=int, help="passes over the images")
@@ -95,8 +96,7 @@ def choose(options: argparse.Namespace) -> Chosen:
 
     part = _part(options)
     name = options.model or part["model"]
-    if name not in MODELS:
-        raise UsageError(f"--model must be one of {', '.join(MODELS)}, got {name!r}")
+    check_model("--model", name)
     size = tuple(options.size) if options.size else MODELS[name][1] or part.get("size")
     try:  # as it stands first: what it says is counted with below
         TrainConfig(**{**part["train"], "freeze": 0})

@@ -11,6 +11,7 @@ import torch
 
 from .._names import check_distinct
 from ..models import MODELS, SSD, build_model
+from ..models.registry import check_model
 from .checkpoint_check import CheckpointError, check_state, check_weights
 from .outputs import write_file
 
@@ -47,8 +48,7 @@ class ModelSpec:
     options: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or self.name not in MODELS:
-            raise ValueError(f"model must be one of {', '.join(MODELS)}, got {str(self.name)[:40]!r}")
+        check_model("model", self.name)
         named = isinstance(self.classes, tuple) and all(
             isinstance(n, str) and n.strip() for n in self.classes
         )

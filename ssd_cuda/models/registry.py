@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from .._names import name_list
 from .caffe import caffe_ssd
 from .detector import SSD
 from .dssd import dssd321, dssd513, ssd321, ssd513
@@ -19,7 +20,7 @@ from .ssdlite import ssdlite320_mobilenet_v3
 from .ulfg import ulfg_rfb, ulfg_slim
 from .vgg import ssd300_amdegroot, ssd300_torchvision, ssd300_vgg16, ssd512_vgg16
 
-__all__ = ["MODELS", "build_model"]
+__all__ = ["MODELS", "build_model", "check_model"]
 
 # name -> builder, and the only image size it takes (None: any)
 MODELS: dict[str, tuple[Callable[..., SSD], tuple[int, int] | None]] = {
@@ -48,6 +49,15 @@ MODELS: dict[str, tuple[Callable[..., SSD], tuple[int, int] | None]] = {
 }
 
 
+def check_model(argument: str, name: object) -> None:
+    """Raise ``ValueError`` unless ``name`` is a key of ``MODELS``."""
+    if not isinstance(name, str) or name not in MODELS:
+        raise ValueError(
+            f"{argument} must be one of {name_list(list(MODELS), 6)} (`ssd-cuda models` lists them), "
+            f"got {str(name)[:40]!r}"
+        )
+
+
 def build_model(name: str, num_classes: int, image_size: tuple[int, int], options: str = "") -> SSD:
     """The model ``name`` with new weights; those of ``ssd_small`` in channels_last memory, for training.
 
@@ -65,8 +75,7 @@ def build_model(name: str, num_classes: int, image_size: tuple[int, int], option
         >>> models.build_model("ssd_small", num_classes=4, image_size=(64, 64)).num_classes
         4
     """
-    if name not in MODELS:
-        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
+    check_model("model", name)
     builder, only = MODELS[name]
     if builder is caffe_ssd:
         return builder(num_classes, tuple(image_size), options)
