@@ -3,8 +3,10 @@ follows."""
 
 from __future__ import annotations
 
+import ast
 import json
 from argparse import ArgumentParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +36,17 @@ def test_a_recipe_is_data_that_the_trainer_takes(name):
         config = TrainConfig(**{**part["train"], "freeze": 0})
         json.dumps(part)
         assert config.lr > 0
+
+
+def test_recipes_are_data_alone():
+    """They import each other and typing, and call nothing but dict."""
+    for path in Path(recipes.__path__[0]).glob("[!_]*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 1 or node.module == "typing", path
+            assert not isinstance(node, (ast.Import, ast.FunctionDef, ast.Lambda)), path
+            assert not isinstance(node, ast.Call) or ast.unparse(node.func) == "dict", path
 
 
 def test_nothing_given_is_the_small_recipe():
