@@ -9,6 +9,7 @@ test can tell whether it is of today without compiling for all of them.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -189,18 +190,24 @@ def launch_bounds(ptx: str) -> dict[str, int]:
 
 def measure(family: str, arch: str) -> list[Kernel]:
     """Every kernel of a family on an architecture; compiled once per content of the sources."""
+    folder = CACHE / f"{family}.{arch}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:  # of processes that want the same
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _measure(family, arch, folder)
+
+
+def _measure(family: str, arch: str, folder: Path) -> list[Kernel]:
     source = ROOT / "csrc" / family / "cuda" / f"{family}_cuda.cu"
     note = CACHE / f"{family}.{arch}.json"
     nvcc = find_nvcc()
     try:
         known = json.loads(note.read_text())
-        if known["nvcc"] == nvcc and all(_digest(path) == d for path, d in known["files"].items()):
+        same = known["nvcc"] == nvcc and all(_digest(path) == d for path, d in known["files"].items())
+        if same and any(folder.glob("*.ptx")):
             return [Kernel(**kernel) for kernel in known["kernels"]]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    folder = CACHE / f"{family}.{arch}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     depends = folder / "depends"
     command = [
         nvcc,
@@ -229,7 +236,16 @@ def measure(family: str, arch: str) -> list[Kernel]:
     files = depends.read_text().replace("\\\n", " ").split(":", 1)[1].split()
     content = {path: _digest(path) for path in files}
     note.write_text(json.dumps({"nvcc": nvcc, "files": content, "kernels": [asdict(k) for k in kernels]}))
+    for path in folder.iterdir():
+        if path.suffix != ".ptx" and path.name != "lock":
+            path.unlink()
     return kernels
+
+
+def ptx(family: str, arch: str) -> str:
+    """What nvcc made of a family's kernels before ptxas."""
+    measure(family, arch)
+    return "\n".join(path.read_text() for path in sorted((CACHE / f"{family}.{arch}").glob("*.ptx")))
 
 
 def _digest(path: str) -> str:
@@ -237,9 +253,12 @@ def _digest(path: str) -> str:
 
 
 def sources(family: str) -> list[Path]:
-    """What a family's kernels are compiled from: its .cu and all of csrc that this includes."""
+    """What a family's kernels are: their .cuh and all of csrc that this includes.
+
+    Not the binding: torch's side chooses kernels and does not change them.
+    """
     found: list[Path] = []
-    waiting = [ROOT / "csrc" / family / "cuda" / f"{family}_cuda.cu"]
+    waiting = [ROOT / "csrc" / family / "cuda" / f"{family}.cuh"]
     while waiting:
         path = waiting.pop()
         if path in found:
@@ -252,7 +271,7 @@ def sources(family: str) -> list[Path]:
 
 
 def digest(family: str) -> str:
-    """Of a family's sources without comments and layout: it changes when the kernels may have."""
+    """Of a family's kernels without comments and layout: it changes when they may have."""
     whole = hashlib.sha256()
     for path in sources(family):
         whole.update("".join(re.sub(r"//[^\n]*", "", path.read_text()).split()).encode())

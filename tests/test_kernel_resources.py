@@ -83,9 +83,8 @@ def test_the_digest_sees_code_and_no_layout(tmp_path, monkeypatch):
     cuda.mkdir(parents=True)
     (tmp_path / "csrc" / "common").mkdir()
     (tmp_path / "csrc" / "common" / "math.h").write_text("int one;\n")
-    (cuda / "boxes_cuda.cu").write_text('#include <vector>\n#include "boxes.cuh"\n')
     (cuda / "boxes.cuh").write_text('#include "common/math.h"\nint two;\n')
-    assert [path.name for path in kernel_table.sources("boxes")] == ["boxes.cuh", "boxes_cuda.cu", "math.h"]
+    assert [path.name for path in kernel_table.sources("boxes")] == ["boxes.cuh", "math.h"]
     before = kernel_table.digest("boxes")
     (cuda / "boxes.cuh").write_text('#include "common/math.h"\n// a word\nint  two;  // another\n')
     assert kernel_table.digest("boxes") == before

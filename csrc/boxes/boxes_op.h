@@ -1,7 +1,7 @@
-// What the ops of boxes demand, for both devices.
+// The ops of boxes for both devices: what they demand, their tensors, dispatch. A device says how, in a struct Run.
 #pragma once
 
-#include "boxes_rule.h"
+#include "coder.h"
 #include "common/torch/boxing.h"
 #include "common/torch/checks.h"
 
@@ -45,6 +45,68 @@ inline void check_coder(const Tensor& rows, const std::optional<Tensor>& grad, c
     SSD_CHECK(same_sizes(*grad, rows), "grad must have the shape of its result, ",
               size_text(rows.sizes()), ", got ", size_text(grad->sizes()));
   }
+}
+
+// input: boxes of an encode, loc of a decode, [..., 4]. Run::coder<kOp>(coder, rows, input, grad, output, where).
+template <typename Run, CoderOp kOp, typename Settings>
+Tensor run_coder(const Tensor& input, const std::optional<Tensor>& grad, const Tensor& priors,
+                 const std::optional<Tensor>& variances, const Settings& settings) {
+  check_coder(input, grad, priors, variances);
+  const Tensor source = dense(input), prior = dense(priors);
+  const auto upstream = dense_or_none(grad), own_variances = dense_or_none(variances);
+  const Tensor result = torch::stable::empty_like(source);
+  dispatch_real(input.scalar_type(), "coder", [&](auto zero) {
+    using T = decltype(zero);
+    const auto coder =
+        Coder<T>::of(in<Vec4<T>>(prior), in<Vec4<T>>(own_variances), prior.numel() / 4, settings);
+    Run::template coder<kOp>(coder, source.numel() / 4, in<Vec4<T>>(source), in<Vec4<T>>(upstream),
+                             out<Vec4<T>>(result), source);
+  });
+  return result;
+}
+
+template <typename Run>
+Tensor box_encode(const Tensor& boxes, const Tensor& priors, const std::optional<Tensor>& variances,
+                  const EncodeSettings& settings) {
+  return run_coder<Run, CoderOp::kEncode>(boxes, std::nullopt, priors, variances, settings);
+}
+template <typename Run>
+Tensor box_encode_backward(const Tensor& grad, const Tensor& boxes, const Tensor& priors,
+                           const std::optional<Tensor>& variances, const EncodeSettings& settings) {
+  return run_coder<Run, CoderOp::kEncodeBackward>(boxes, grad, priors, variances, settings);
+}
+template <typename Run>
+Tensor box_decode(const Tensor& loc, const Tensor& priors, const std::optional<Tensor>& variances,
+                  const DecodeSettings& settings) {
+  return run_coder<Run, CoderOp::kDecode>(loc, std::nullopt, priors, variances, settings);
+}
+template <typename Run>
+Tensor box_decode_backward(const Tensor& grad, const Tensor& loc, const Tensor& priors,
+                           const std::optional<Tensor>& variances, const DecodeSettings& settings) {
+  return run_coder<Run, CoderOp::kDecodeBackward>(loc, grad, priors, variances, settings);
+}
+
+// Run::iou(boxes1, n, boxes2, m, eps, output, where)
+template <typename Run>
+Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2, const IouSettings& settings) {
+  check_iou(boxes1, boxes2);
+  const Tensor first = dense(boxes1), second = dense(boxes2);
+  const int64_t n = first.size(0), m = second.size(0);
+  const Tensor result = empty_on(first, {n, m}, first.scalar_type());
+  dispatch_real(first.scalar_type(), "box_iou", [&](auto zero) {
+    using T = decltype(zero);
+    Run::iou(in<Vec4<T>>(first), n, in<Vec4<T>>(second), m, T(settings.eps), out<T>(result), first);
+  });
+  return result;
+}
+
+template <typename Run, typename Library>
+void implement_boxes(Library& m) {
+  m.impl("box_iou", SSD_BOX(&box_iou<Run>));
+  m.impl("box_encode", SSD_BOX(&box_encode<Run>));
+  m.impl("box_encode_backward", SSD_BOX(&box_encode_backward<Run>));
+  m.impl("box_decode", SSD_BOX(&box_decode<Run>));
+  m.impl("box_decode_backward", SSD_BOX(&box_decode_backward<Run>));
 }
 
 }  // namespace ssd_cuda

@@ -49,7 +49,7 @@ DetectResults detect_op(const Tensor& loc, const Tensor& conf, const Tensor& pri
   check_detect(loc, conf, priors, clip_sizes, settings);
   const int64_t images = conf.size(0), p = settings.channels_first ? 2 : 1, c = 3 - p;
   const Tensor prior = dense(priors);
-  const auto clip_rows = clip_sizes ? std::optional(dense(*clip_sizes)) : std::nullopt;
+  const auto clip_rows = dense_or_none(clip_sizes);
   const ScalarType wide =
       conf.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   DetectResults results{empty_on(conf, {images, settings.rows, 4}, wide),

@@ -122,6 +122,18 @@ inline MatchRule<T> match_rule(const MatchSettings& settings) {
           .narrow_priors = settings.narrow_priors};
 }
 
+// All that a call of the op is given.
+template <typename T>
+struct MatchProblem {
+  const Vec4<T>* boxes;    // [rows] x1, y1, x2, y2
+  const int32_t* offsets;  // [batch + 1]
+  const Vec4<T>* priors;   // [num_priors], or [batch, num_priors]
+  int64_t rows, batch, num_priors;
+  bool per_image;  // priors have the batch dimension
+  MatchRule<T> rule;
+  int32_t* codes;  // [batch, num_priors], the result
+};
+
 // An index as wide as T: structures of both have no padding, and vector masks of T select it.
 template <typename T>
 using IndexOf = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;

@@ -1,4 +1,4 @@
-// What the ops of mining demand, for both devices.
+// The ops of mining for both devices: what they demand, their tensors, dispatch. A device says how, in a struct Run.
 #pragma once
 
 #include "common/torch/boxing.h"
@@ -24,6 +24,56 @@ inline void check_hard_negatives(const Tensor& keys, const Tensor& positive,
   check_keys(keys);
   check_tensor("positive", positive, ScalarType::Bool, {keys.size(0), keys.size(1)}, keys);
   check_tensor("candidates", candidates, ScalarType::Bool, {keys.size(0), keys.size(1)}, keys);
+}
+
+// keys: [B, P], k: int64 [B] -> threshold [B], tie index int64 [B], count int64 [B], sum [B], mask bool [B, P].
+// Run::top_k(keys, ks, batch, width, selected rows, where)
+template <typename Run>
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> top_k_threshold(const Tensor& keys_in,
+                                                                   const Tensor& k_in) {
+  check_top_k(keys_in, k_in);
+  const Tensor keys = dense(keys_in), ks = dense(k_in);
+  const int64_t batch = keys.size(0), width = keys.size(1);
+  const Tensor threshold = empty_on(keys, {batch}, keys.scalar_type());
+  const Tensor tie = empty_on(keys, {batch}, ScalarType::Long);
+  const Tensor count = empty_on(keys, {batch}, ScalarType::Long);
+  const Tensor sum = empty_on(keys, {batch}, wide_dtype(keys.scalar_type()));
+  const Tensor mask = empty_on(keys, {batch, width}, ScalarType::Bool);
+  dispatch_floating(keys.scalar_type(), "top_k_threshold", [&](auto zero) {
+    using S = decltype(zero);
+    const SelectedRows<S> to{.threshold = out<S>(threshold),
+                             .tie = out<int64_t>(tie),
+                             .count = out<int64_t>(count),
+                             .sum = out<acc_t<S>>(sum),
+                             .mask = out<bool>(mask)};
+    Run::top_k(in<S>(keys), in<int64_t>(ks), batch, width, to, keys);
+  });
+  return {threshold, tie, count, sum, mask};
+}
+
+// keys: [B, P], positive: bool [B, P], candidates: bool [B, P] or none -> bool [B, P].
+// Run::hard_negatives(rule, keys, positives, candidates, batch, width, mask, where)
+template <typename Run>
+Tensor select_hard_negatives(const Tensor& keys_in, const Tensor& positive_in,
+                             const std::optional<Tensor>& candidates_in,
+                             const MiningSettings& settings) {
+  check_hard_negatives(keys_in, positive_in, candidates_in);
+  const Tensor keys = dense(keys_in), positives = dense(positive_in);
+  const auto candidates = dense_or_none(candidates_in);
+  const int64_t batch = keys.size(0), width = keys.size(1);
+  const Tensor mask = empty_on(keys, {batch, width}, ScalarType::Bool);
+  dispatch_floating(keys.scalar_type(), "select_hard_negatives", [&](auto zero) {
+    using S = decltype(zero);
+    Run::hard_negatives(mining_rule(settings), in<S>(keys), in<bool>(positives),
+                        in<bool>(candidates), batch, width, out<bool>(mask), keys);
+  });
+  return mask;
+}
+
+template <typename Run, typename Library>
+void implement_mining(Library& m) {
+  m.impl("top_k_threshold", SSD_BOX(&top_k_threshold<Run>));
+  m.impl("select_hard_negatives", SSD_BOX(&select_hard_negatives<Run>));
 }
 
 }  // namespace ssd_cuda

@@ -84,4 +84,14 @@ SSD_HOST_DEVICE Ordered<T> positive_key(const MiningRule& rule) {
   return ordered_key<T>(rule.zero_fill ? T(0) : T(-INFINITY));
 }
 
+// What the selection of the k largest keys of each row gives.
+template <typename S>
+struct SelectedRows {
+  S* threshold;    // [B]
+  int64_t* tie;    // [B]
+  int64_t* count;  // [B]
+  acc_t<S>* sum;   // [B], added in double
+  bool* mask;      // [B, P]
+};
+
 }  // namespace ssd_cuda

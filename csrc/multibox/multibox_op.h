@@ -1,4 +1,5 @@
-// What the CPU and the CUDA binding of the MultiBox loss share: the options and targets out of their tensors.
+// The ops of the MultiBox loss for both devices: what they demand, their tensors, dispatch. A device says how, in a struct
+// Run.
 #pragma once
 
 #include "common/torch/boxing.h"
@@ -93,11 +94,87 @@ class TargetTensors {
   }
 
  private:
-  static std::optional<Tensor> dense_or_none(const std::optional<Tensor>& t) {
-    return t ? std::optional(dense(*t)) : std::nullopt;
-  }
   Tensor codes_, boxes_;
   std::optional<Tensor> labels_, offsets_, priors_, variances_;
 };
+
+// loc: [B, P, 4], conf: [B, P, C], codes: [B, P], boxes: [G, 4] (ready targets: [B, P, 4], and no labels)
+// -> localization [], classification [], num_positives [], keys [B, P], cuts [B, 2], scales [B].
+// Run::forward<S>(loc, conf, targets, rule, outputs)
+template <typename Run>
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
+    const Tensor& loc_in, const Tensor& conf_in, const Tensor& codes, const Tensor& boxes,
+    const std::optional<Tensor>& labels, const std::optional<Tensor>& offsets,
+    const std::optional<Tensor>& priors, const std::optional<Tensor>& variances,
+    const MultiBoxSettings& settings) {
+  check_batch(loc_in, conf_in, codes, boxes, labels, offsets, priors, variances);
+  Run::check(conf_in);
+  const Tensor loc = readable(loc_in), conf = readable(conf_in);
+  const TargetTensors targets(codes, boxes, labels, offsets, priors, variances);
+  const int64_t images = conf.size(0), width = conf.size(1);
+  const ScalarType wide = wide_dtype(conf.scalar_type());
+  const Tensor localization = empty_on(conf, {}, wide), classification = empty_on(conf, {}, wide);
+  const Tensor num_positives = empty_on(conf, {}, ScalarType::Long);
+  const Tensor keys = empty_on(conf, {images, width}, key_dtype(conf.scalar_type()));
+  const Tensor cuts = empty_on(conf, {images, 2}, ScalarType::Long);
+  const Tensor scales = empty_on(conf, {images}, wide);
+  dispatch_floating(conf.scalar_type(), "multibox_loss", [&](auto zero) {
+    using S = decltype(zero);
+    using T = acc_t<S>;
+    const LossOutputs<T> outputs{.localization = out<T>(localization),
+                                 .classification = out<T>(classification),
+                                 .num_positives = out<int64_t>(num_positives),
+                                 .keys = out<Ordered<T>>(keys),
+                                 .cuts = out<int64_t>(cuts),
+                                 .scales = out<T>(scales)};
+    Run::template forward<S>(loc, conf, targets.get<T>(settings),
+                             multibox_rule(settings, conf.size(2)), outputs);
+  });
+  return {localization, classification, num_positives, keys, cuts, scales};
+}
+
+// -> d_loc [B, P, 4], d_conf [B, P, C], each laid out as loc and conf.
+// Run::backward<S>(loc, conf, targets, rule, selection, d_loc, d_conf); Run::gradient<S>(like, size) allocates.
+template <typename Run>
+std::tuple<Tensor, Tensor> multibox_loss_backward(
+    const Tensor& grad_loc, const Tensor& grad_conf, const Tensor& loc_in, const Tensor& conf_in,
+    const Tensor& codes, const Tensor& boxes, const std::optional<Tensor>& labels,
+    const std::optional<Tensor>& offsets, const std::optional<Tensor>& priors,
+    const std::optional<Tensor>& variances, const Tensor& keys_in, const Tensor& cuts_in,
+    const Tensor& scales_in, const MultiBoxSettings& settings) {
+  check_batch(loc_in, conf_in, codes, boxes, labels, offsets, priors, variances);
+  check_selection(conf_in, grad_loc, grad_conf, keys_in, cuts_in, scales_in);
+  Run::check(conf_in);
+  const Tensor loc = readable(loc_in), conf = readable(conf_in);
+  const Tensor keys = dense(keys_in), cuts = dense(cuts_in), scales = dense(scales_in);
+  const TargetTensors targets(codes, boxes, labels, offsets, priors, variances);
+  Tensor d_loc, d_conf;
+  dispatch_floating(conf.scalar_type(), "multibox_loss_backward", [&](auto zero) {
+    using S = decltype(zero);
+    using T = acc_t<S>;
+    const auto gradient = [](const Tensor& t) {
+      const bool first = is_channels_first(t);
+      const Tensor rows =
+          Run::template gradient<S>(t, {t.size(0), t.size(first ? 2 : 1), t.size(first ? 1 : 2)});
+      return first ? swap_last(rows) : rows;
+    };
+    d_loc = gradient(loc);
+    d_conf = gradient(conf);
+    const LossSelection<T> selection{.keys = in<Ordered<T>>(keys),
+                                     .cuts = in<int64_t>(cuts),
+                                     .scales = in<T>(scales),
+                                     .grad_loc = in<T>(grad_loc),
+                                     .grad_conf = in<T>(grad_conf)};
+    Run::template backward<S>(loc, conf, targets.get<T>(settings),
+                              multibox_rule(settings, conf.size(2)), selection, d_loc, d_conf);
+  });
+  return {d_loc, d_conf};
+}
+
+template <typename Run, typename Library>
+void implement_multibox(Library& m) {
+  m.impl("multibox_loss", SSD_BOX(&multibox_loss<Run>));
+  m.impl("multibox_loss_backward", SSD_BOX(&multibox_loss_backward<Run>));
+}
 
 }  // namespace ssd_cuda

@@ -207,6 +207,26 @@ struct ImageSums {
   }
 };
 
+// What the forward writes: the losses, and what lets the backward find the rows that count.
+template <typename T>
+struct LossOutputs {
+  T* localization;         // []
+  T* classification;       // []
+  int64_t* num_positives;  // []
+  Ordered<T>* keys;        // [B, P]
+  int64_t* cuts;           // [B, 2] threshold and tie
+  T* scales;               // [B]
+};
+// The same for the backward, with the gradients of the two losses.
+template <typename T>
+struct LossSelection {
+  const Ordered<T>* keys;  // [B, P]
+  const int64_t* cuts;     // [B, 2]
+  const T* scales;         // [B]
+  const T* grad_loc;       // []
+  const T* grad_conf;      // []
+};
+
 // What the batch is divided by, one number per kind of normaliser.
 struct Denominator {
   int64_t localized;

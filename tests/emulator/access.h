@@ -2,6 +2,7 @@
 // touched them last.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -77,9 +78,11 @@ class Region {
   // The cells of [offset, offset + count): a cell stands for 4 bytes until an access is smaller or misaligned.
   std::pair<Cell*, Cell*> cells(std::size_t offset, std::size_t count) {
     if (marks_.granule == 4 && (offset | count) % 4 != 0) refine();
-    marks_.used = true;
-    Cells& cells = marks_.cells;
-    return {&cells[offset / marks_.granule], &cells[(offset + count - 1) / marks_.granule] + 1};
+    const std::size_t first = offset / marks_.granule;
+    const std::size_t last = (offset + count - 1) / marks_.granule;
+    marks_.first = std::min(marks_.first, first);
+    marks_.end = std::max(marks_.end, last + 1);
+    return {&marks_.cells[first], &marks_.cells[last] + 1};
   }
 
   // What is known of the region. Static shared memory is one region, and each block in flight has marks of its own.
@@ -87,7 +90,7 @@ class Region {
     explicit Marks(std::size_t bytes) : cells(bytes / 4 + 1) {}
     Cells cells;
     std::size_t granule = 4;
-    bool used = false;
+    std::size_t first = SIZE_MAX, end = 0;  // cells outside were never asked for: they are zeros
   };
   void exchange(Marks& other) { std::swap(marks_, other); }
 
@@ -101,7 +104,11 @@ class Region {
  private:
   void refine() {
     Cells fine(bytes + 1);
-    for (std::size_t i = 0; marks_.used && i < bytes; ++i) fine[i] = marks_.cells[i / 4];
+    if (marks_.end > 0) {
+      marks_.first *= 4;
+      marks_.end = std::min(marks_.end * 4, bytes);
+    }
+    for (std::size_t i = marks_.first; i < marks_.end; ++i) fine[i] = marks_.cells[i / 4];
     marks_.cells = std::move(fine);
     marks_.granule = 1;
   }

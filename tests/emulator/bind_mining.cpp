@@ -1,6 +1,7 @@
 // The mining kernels for Python.
 #include "emulator/binding.h"
 #include "emulator/options.h"
+#include "emulator/wide.h"
 #include "mining/cuda/mining.cuh"
 
 namespace {
@@ -9,33 +10,16 @@ using emulator::Array;
 namespace py = pybind11;
 using namespace ssd_cuda;
 
-template <typename S>
-constexpr KeyType kType = std::is_same_v<S, double>          ? KeyType::kDouble
-                          : std::is_same_v<S, __half>        ? KeyType::kHalf
-                          : std::is_same_v<S, __nv_bfloat16> ? KeyType::kBFloat16
-                                                             : KeyType::kFloat;
-template <typename S>
-using Wide = std::conditional_t<std::is_same_v<S, double>, double, float>;
-
 // keys: [B, P], k: [B] -> threshold [B], tie_index [B], count [B], sum [B], mask [B, P]
 template <typename S>
 auto top_k(Array<S> keys, Array<int64_t> k) {
   const auto batch = keys.shape(0), width = keys.shape(1);
   Array<S> threshold({batch});
   Array<int64_t> tie({batch}), count({batch});
-  Array<Wide<S>> sum({batch});
+  Array<acc_t<S>> sum({batch});
   Array<bool> mask({batch, width});
-  emulator::check(launch_top_k<Wide<S>>({.keys = keys.data(),
-                                         .type = kType<S>,
-                                         .k = k,
-                                         .batch = batch,
-                                         .width = width,
-                                         .threshold = threshold.data(),
-                                         .tie_index = tie,
-                                         .count = count,
-                                         .sum = sum.data(),
-                                         .mask = mask},
-                                        nullptr));
+  const SelectedRows<S> to{threshold, tie, count, sum, mask};
+  emulator::check(launch_top_k<S>(keys, k, batch, width, to, nullptr));
   return std::make_tuple(threshold, tie, count, sum, mask);
 }
 
@@ -44,16 +28,34 @@ template <typename S>
 Array<bool> hard_negatives(Array<S> keys, Array<bool> positive,
                            std::optional<Array<bool>> candidate, const MiningSettings& settings) {
   Array<bool> mask({keys.shape(0), keys.shape(1)});
-  emulator::check(launch_hard_negatives<Wide<S>>({.keys = keys.data(),
-                                                  .type = kType<S>,
-                                                  .positive = positive,
-                                                  .candidate = emulator::pointer(candidate),
-                                                  .rule = mining_rule(settings),
-                                                  .batch = keys.shape(0),
-                                                  .width = keys.shape(1),
-                                                  .mask = mask},
-                                                 nullptr));
+  emulator::check(launch_hard_negatives<S>(mining_rule(settings), keys, positive,
+                                           emulator::pointer(candidate), keys.shape(0),
+                                           keys.shape(1), mask, nullptr));
   return mask;
+}
+
+// keys: the last row of [rows, P] -> its mask
+Array<bool> wide_top_k(Array<float> keys, int64_t k, int64_t rows) {
+  const int64_t width = keys.shape(0);
+  const Array<float> table = emulator::ending_in(keys, rows * width);
+  Array<int64_t> ks({rows}, k), tie({rows}), count({rows});
+  Array<float> threshold({rows}), sum({rows});
+  Array<bool> mask({rows * width}, "a large output");
+  const SelectedRows<float> to{threshold, tie, count, sum, mask};
+  emulator::check(launch_top_k<float>(table, ks, rows, width, to, nullptr));
+  return emulator::end_of(mask, width);
+}
+
+// keys, positive, candidate: the last row of [rows, P] -> its mask
+Array<bool> wide_hard_negatives(Array<float> keys, Array<bool> positive, Array<bool> candidate,
+                                const MiningSettings& settings, int64_t rows) {
+  const int64_t width = keys.shape(0);
+  Array<bool> mask({rows * width}, "a large output");
+  emulator::check(launch_hard_negatives<float>(
+      mining_rule(settings), emulator::ending_in(keys, rows * width),
+      emulator::ending_in(positive, rows * width), emulator::ending_in(candidate, rows * width),
+      rows, width, mask, nullptr));
+  return emulator::end_of(mask, width);
 }
 
 template <typename S>
@@ -69,4 +71,6 @@ EMULATOR_MODULE(m) {
   define<double>(m);
   define<__half>(m);
   define<__nv_bfloat16>(m);
+  m.def("wide_top_k", &wide_top_k);
+  m.def("wide_hard_negatives", &wide_hard_negatives);
 }

@@ -1,16 +1,16 @@
 // The MultiBox kernels for Python: forward and backward of a batch, through every launcher.
 #include "emulator/binding.h"
 #include "emulator/options.h"
+#include "emulator/wide.h"
 #include "multibox/cuda/multibox.cuh"
 
 namespace {
 
 using emulator::Array;
+using emulator::rows;
 namespace py = pybind11;
 using namespace ssd_cuda;
 
-template <typename S>
-using Wide = std::conditional_t<std::is_same_v<S, double>, double, float>;
 template <typename T>
 using Stored = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
 
@@ -33,11 +33,11 @@ struct Problem {
 
   Targets<T> targets(int64_t width) const {
     return {.codes = emulator::pointer(codes),
-            .boxes = reinterpret_cast<const Vec4<T>*>(boxes.data()),
+            .boxes = rows<Vec4<T>>(boxes),
             .labels = labels.data(),
             .offsets = emulator::pointer(offsets),
-            .priors = reinterpret_cast<const Vec4<T>*>(emulator::pointer(priors)),
-            .variances = reinterpret_cast<const Vec4<T>*>(emulator::pointer(variances)),
+            .priors = rows<Vec4<T>>(priors),
+            .variances = rows<Vec4<T>>(variances),
             .variance = vec4<T>(settings.variance),
             .num_boxes = static_cast<int64_t>(boxes.size() / 4),
             .width = width,
@@ -47,79 +47,76 @@ struct Problem {
 };
 
 template <typename S>
-py::tuple loss(Array<S> loc, Array<S> conf, bool channels_first, Array<Wide<S>> boxes,
+py::tuple loss(Array<S> loc, Array<S> conf, bool channels_first, Array<acc_t<S>> boxes,
                Array<int64_t> labels, std::optional<Array<int32_t>> codes,
-               std::optional<Array<int32_t>> offsets, std::optional<Array<Wide<S>>> priors,
-               std::optional<Array<Wide<S>>> variances, const MultiBoxSettings& settings,
-               Wide<S> grad_loc, Wide<S> grad_conf) {
-  using T = Wide<S>;
+               std::optional<Array<int32_t>> offsets, std::optional<Array<acc_t<S>>> priors,
+               std::optional<Array<acc_t<S>>> variances, const MultiBoxSettings& settings,
+               acc_t<S> grad_loc, acc_t<S> grad_conf) {
+  using T = acc_t<S>;
   const int64_t images = conf.shape(0), width = conf.shape(channels_first ? 2 : 1);
   const int64_t classes = conf.shape(channels_first ? 1 : 2);
   const Problem<T> problem{boxes, labels, codes, offsets, priors, variances, settings};
-  const Targets<T> targets = problem.targets(width);
-  const MultiBoxRule rule = multibox_rule(settings, classes);
-  const RowsView<const S> loc_view = view<const S>(loc, width, 4, channels_first);
-  const RowsView<const S> conf_view = view<const S>(conf, width, classes, channels_first);
-  const TilePlan plan = plan_tile<S>(classes);
-  const int64_t tiles = plan.tiles(width);
-
+  const LossInputs<S, T> inputs{.loc = view<const S>(loc, width, 4, channels_first),
+                                .conf = view<const S>(conf, width, classes, channels_first),
+                                .targets = problem.targets(width),
+                                .rule = multibox_rule(settings, classes),
+                                .images = images,
+                                .width = width};
   Array<Stored<T>> keys({images, width});
-  auto* key_data = reinterpret_cast<Ordered<T>*>(keys.data());
-  Array<T> positive_loss({images, width}, "the losses of the positives");
-  T* positive = rule.loss.positives_twice ? positive_loss.data() : nullptr;
-  Array<double> tile_sums({images * tiles, sizeof(ImageSums) / 8}),
-      sums({images, sizeof(ImageSums) / 8});
+  auto* key_data = rows<Ordered<T>>(keys);
   Array<int64_t> cuts({images, 2}), num_positives({1});
-  Array<unsigned> arrived({1});
   Array<T> localization({1}), classification({1}), scales({images});
-  emulator::check(launch_keys<S, T>({.loc = loc_view,
-                                     .conf = conf_view,
-                                     .targets = targets,
-                                     .rule = rule,
-                                     .images = images,
-                                     .width = width,
-                                     .keys = key_data,
-                                     .positive_loss = positive,
-                                     .tiles = reinterpret_cast<ImageSums*>(tile_sums.data()),
-                                     .arrived = arrived},
-                                    plan, nullptr));
-  emulator::check(launch_select<T>({.keys = key_data,
-                                    .positive_loss = positive,
-                                    .tiles = reinterpret_cast<const ImageSums*>(tile_sums.data()),
-                                    .targets = targets,
-                                    .rule = rule,
-                                    .images = images,
-                                    .width = width,
-                                    .tiles_per_image = tiles,
-                                    .arrived = arrived,
-                                    .sums = reinterpret_cast<ImageSums*>(sums.data()),
-                                    .cuts = cuts,
-                                    .localization = localization,
-                                    .classification = classification,
-                                    .num_positives = num_positives,
-                                    .scales = scales},
-                                   nullptr));
-  const auto rows = channels_first ? std::vector<py::ssize_t>{images, 4, width}
-                                   : std::vector<py::ssize_t>{images, width, 4};
-  const auto logits = channels_first ? std::vector<py::ssize_t>{images, classes, width}
-                                     : std::vector<py::ssize_t>{images, width, classes};
-  Array<S> d_loc(rows), d_conf(logits);
+  const LossOutputs<T> outputs{localization, classification, num_positives, key_data, cuts, scales};
+  const emulator::Memory memory;
+  emulator::check(launch_loss(LossPlan<S, T>(inputs, outputs, memory), nullptr));
+  const auto shape = [&](int64_t columns) {
+    return channels_first ? std::vector<py::ssize_t>{images, columns, width}
+                          : std::vector<py::ssize_t>{images, width, columns};
+  };
+  Array<S> d_loc(shape(4)), d_conf(shape(classes));
   Array<T> upstream_loc({1}, grad_loc), upstream_conf({1}, grad_conf);
-  emulator::check(launch_backward<S, T>({.loc = loc_view,
-                                         .conf = conf_view,
-                                         .targets = targets,
-                                         .rule = rule,
-                                         .images = images,
-                                         .width = width,
-                                         .keys = key_data,
-                                         .cuts = cuts,
-                                         .scales = scales,
-                                         .grad_loc = upstream_loc,
-                                         .grad_conf = upstream_conf,
-                                         .d_loc = view<S>(d_loc, width, 4, channels_first),
-                                         .d_conf = view<S>(d_conf, width, classes, channels_first)},
-                                        nullptr));
+  const BackwardArgs<S, T> args{
+      inputs,
+      {key_data, cuts, scales, upstream_loc, upstream_conf},
+      {view<S>(d_loc, width, 4, channels_first), view<S>(d_conf, width, classes, channels_first)}};
+  emulator::check(launch_backward(args, nullptr));
   return py::make_tuple(localization, classification, num_positives, keys, d_loc, d_conf);
+}
+
+// The loss on ready targets. loc, loc_target: [B, P, 4], conf: [B, P, C], labels: [B, P]; rows, or columns where channels
+// come first, lie `step` apart, and so do the images of the gradients -> losses, gradients
+py::tuple wide_loss(Array<float> loc, Array<float> conf, Array<float> loc_target,
+                    Array<int64_t> labels, const MultiBoxSettings& settings, int64_t step,
+                    bool channels_first) {
+  using emulator::Spread;
+  const int64_t images = conf.shape(0), width = conf.shape(1), classes = conf.shape(2);
+  const auto from = [&](int64_t columns) {
+    return Spread<RowsView<const float>>::of(width, columns, step, channels_first);
+  };
+  const auto to = [&](int64_t columns) {
+    if (channels_first) return Spread<RowsView<float>>::of(width, columns, step, true);
+    return Spread<RowsView<float>>{4 * step, columns, 1};
+  };
+  const Array<float> x = from(4).with(loc), y = from(classes).with(conf);
+  const Problem<float> problem{loc_target, labels, {}, {}, {}, {}, settings};
+  const LossInputs<float, float> inputs{from(4).view(x),
+                                        from(classes).view(y),
+                                        problem.targets(width),
+                                        multibox_rule(settings, classes),
+                                        images,
+                                        width};
+  Array<unsigned> keys({images, width});
+  Array<int64_t> cuts({images, 2}), num_positives({1});
+  Array<float> localization({1}), classification({1}), scales({images}), one({1}, 1.0f);
+  const emulator::Memory memory;
+  const LossOutputs<float> outputs{localization, classification, num_positives, keys, cuts, scales};
+  emulator::check(launch_loss(LossPlan<float, float>(inputs, outputs, memory), nullptr));
+  const Array<float> d_loc = to(4).empty(loc), d_conf = to(classes).empty(conf);
+  const BackwardArgs<float, float> args{
+      inputs, {keys, cuts, scales, one, one}, {to(4).view(d_loc), to(classes).view(d_conf)}};
+  emulator::check(launch_backward(args, nullptr));
+  return py::make_tuple(localization, classification, to(4).gather(d_loc, loc),
+                        to(classes).gather(d_conf, conf));
 }
 
 }  // namespace
@@ -129,4 +126,5 @@ EMULATOR_MODULE(m) {
   m.def("loss", &loss<double>);
   m.def("loss", &loss<__half>);
   m.def("loss", &loss<__nv_bfloat16>);
+  m.def("wide_loss", &wide_loss);
 }

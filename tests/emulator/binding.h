@@ -33,9 +33,10 @@ py::dtype dtype_of() {
 template <typename T>
 class Array {
  public:
-  explicit Array(std::vector<py::ssize_t> shape, const std::string& name = "an output")
+  // A name is no std::string: a literal would become a bool before it became one.
+  explicit Array(std::vector<py::ssize_t> shape, const char* name = "an output")
       : shape_(std::move(shape)), buffer_(allocate(name)) {}
-  Array(std::vector<py::ssize_t> shape, T value, const std::string& name = "an output")
+  Array(std::vector<py::ssize_t> shape, T value, const char* name = "an output")
       : Array(std::move(shape), name) {
     for (std::size_t i = 0; i < size(); ++i) data()[i] = value;
     checker_mark_initialized(data(), bytes());
@@ -73,6 +74,16 @@ class Array {
 template <typename T>
 T* pointer(const std::optional<Array<T>>& array) {
   return array ? array->data() : nullptr;
+}
+
+// The array as rows of a struct, as a kernel takes them: rows<Vec4<float>>(boxes).
+template <typename Row, typename T>
+Row* rows(const Array<T>& array) {
+  return reinterpret_cast<Row*>(array.data());
+}
+template <typename Row, typename T>
+Row* rows(const std::optional<Array<T>>& array) {
+  return reinterpret_cast<Row*>(pointer(array));
 }
 
 // The workspace of a launcher, an array for each part: an access past one of them is seen. memory(count, T{}) gives a part.

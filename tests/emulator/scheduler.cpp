@@ -14,7 +14,7 @@ dim3 blockDim, gridDim;
 
 namespace emulator {
 
-uint64_t g_interval = 0;
+uint64_t g_interval = 1;  // no block's: the host's (checker_mark_initialized)
 bool g_in_kernel = false;
 FiberPool g_fibers;
 const void* g_host_frame = nullptr;

@@ -17,24 +17,24 @@ void match_all(const char* kind, int64_t odd_every) {
   for (int forced = 0; forced < 3; ++forced) {
     for (bool last : {false, true}) {
       std::vector<int32_t> codes(kBatch * kPriors);
-      MatchCall<T>{.boxes = truths.data(),
-                   .offsets = offsets,
-                   .priors = priors.data(),
-                   .rows = 40,
-                   .batch = kBatch,
-                   .num_priors = kPriors,
-                   .per_image = false,
-                   .rule = {.threshold = T(0.5),
-                            .eps = T(0),
-                            .forced_min = T(last ? 0.1 : 0),
-                            .candidate_max = T(last ? 0.4 : -1),
-                            .forced = Forced(forced),
-                            .inclusive = last,
-                            .relabel_unforced = last,
-                            .tie_last = last,
-                            .ignore_degenerate = !last,
-                            .format = BoxFormat::kCxcywh},
-                   .codes = codes.data()}
+      MatchCall<T>({.boxes = truths.data(),
+                    .offsets = offsets,
+                    .priors = priors.data(),
+                    .rows = 40,
+                    .batch = kBatch,
+                    .num_priors = kPriors,
+                    .per_image = false,
+                    .rule = {.threshold = T(0.5),
+                             .eps = T(0),
+                             .forced_min = T(last ? 0.1 : 0),
+                             .candidate_max = T(last ? 0.4 : -1),
+                             .forced = Forced(forced),
+                             .inclusive = last,
+                             .relabel_unforced = last,
+                             .tie_last = last,
+                             .ignore_degenerate = !last,
+                             .format = BoxFormat::kCxcywh},
+                    .codes = codes.data()})
           .run();
       const std::string name =
           "match_" + std::string(kind) + "_" + std::to_string(forced) + (last ? "_last" : "_first");

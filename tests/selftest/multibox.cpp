@@ -67,18 +67,17 @@ void loss(int64_t classes, bool channels_first) {
   const Batch<S> batch = problem.batch(classes);
   std::vector<Ordered<T>> keys(kImages * kWidth);
   std::vector<int64_t> cuts(2 * kImages);
-  std::vector<ImageSums> sums(kImages);
-  run_forward(batch, keys.data(), cuts.data(), &sums);
   T losses[2];
   int64_t positives;
   std::vector<T> scales(kImages);
-  sum_images(batch, sums, &losses[0], &losses[1], &positives, scales.data());
+  run_forward(batch, {&losses[0], &losses[1], &positives, keys.data(), cuts.data(), scales.data()});
   const std::string name =
       std::to_string(classes) + (channels_first ? "_channels_first" : "_channels_last");
   report(("multibox_" + name).c_str(), kTypeName<S>,
          Hash().add(keys).add(cuts).add(losses, 2).add(&positives, 1).add(scales));
   std::vector<S> d_conf(problem.conf.size(), S(0.0f)), d_loc(problem.loc.size(), S(0.0f));
-  run_backward(batch, keys.data(), cuts.data(), scales.data(), T(1.5), T(0.75),
+  const T grad_loc(1.5), grad_conf(0.75);
+  run_backward(batch, {keys.data(), cuts.data(), scales.data(), &grad_loc, &grad_conf},
                problem.view(d_loc, 4), problem.view(d_conf, classes));
   report(("multibox_backward_" + name).c_str(), kTypeName<S>, Hash().add(d_conf).add(d_loc));
 }

@@ -3,10 +3,10 @@
 
 #include <algorithm>
 
+#include "boxes/coder.h"
 #include "common/cpu/exp_simd.h"
 #include "common/cpu/parallel.h"
 #include "common/cpu/transpose.h"
-#include "common/math/box_math.h"
 
 namespace ssd_cuda {
 
@@ -35,53 +35,41 @@ SSD_SIMD_BODY inline void store_boxes(Vec4<float>* boxes, int64_t i, Vec4<Pack<f
   }
 }
 
-// What every row of an encode or a decode shares. Row i has the prior i mod prior_rows.
-template <typename T>
-struct Coder {
-  const Vec4<T>* priors;     // [prior_rows]
-  const Vec4<T>* variances;  // [prior_rows] or null
-  Vec4<T> variance;          // where variances is null
-  int64_t prior_rows;
-  BoxFormat format;
-  LogClamp<T> clamp;
-
-  Vec4<T> center(int64_t p) const { return prior_center(priors[p], format); }
-  Vec4<T> variance_of(int64_t p) const { return variances ? variances[p] : variance; }
-
-  // to[row] = code.one(row, center, variance), or of many rows at once by code.many, for every row.
-  template <typename Code>
-  void run(int64_t rows, const Code& code, Vec4<T>* to) const {
-    parallel_grains(rows, kGrainRows, [&](int64_t begin, int64_t end) {
-      with_simd([&](auto bytes) SSD_SIMD_BODY {
-        for (int64_t row = begin; row < end;) {  // a run of rows with neighbouring priors
-          const int64_t p = row % prior_rows, count = std::min(end - row, prior_rows - p);
-          run_neighbours<decltype(bytes)::value>(row, p, count, code, to);
-          row += count;
-        }
-      });
-    });
-  }
-
- private:
-  template <int kBytes, typename Code>
-  SSD_SIMD_BODY void run_neighbours(int64_t row, int64_t p, int64_t count, const Code& code,
-                                    Vec4<T>* to) const {
-    int64_t i = 0;
-    if constexpr (std::is_same_v<T, float>) {
-      constexpr int N = kBytes / sizeof(float);
-      using V = Pack<float, N>;
-      const V zero{};
-      const Vec4<V> same{zero + variance.x, zero + variance.y, zero + variance.z,
-                         zero + variance.w};
-      for (; i + N <= count; i += N) {
-        const Vec4<V> prior = load_boxes<N>(priors, p + i);
-        const Vec4<V> v = variances ? load_boxes<N>(variances, p + i) : same;
-        store_boxes<N>(to, row + i, code.template many<N>(row + i, prior_center(prior, format), v));
-      }
+// Rows [row, row + count) with priors from p on, for code_rows.
+template <int kBytes, typename T, typename Code>
+SSD_SIMD_BODY inline void code_neighbours(const Coder<T>& coder, int64_t row, int64_t p,
+                                          int64_t count, const Code& code, Vec4<T>* to) {
+  int64_t i = 0;
+  if constexpr (std::is_same_v<T, float>) {
+    constexpr int N = kBytes / sizeof(float);
+    using V = Pack<float, N>;
+    const V zero{};
+    const Vec4<T> v = coder.variance;
+    const Vec4<V> same{zero + v.x, zero + v.y, zero + v.z, zero + v.w};
+    for (; i + N <= count; i += N) {
+      const Vec4<V> prior = prior_center(load_boxes<N>(coder.priors, p + i), coder.format);
+      const Vec4<V> variance = coder.variances ? load_boxes<N>(coder.variances, p + i) : same;
+      store_boxes<N>(to, row + i, code.template many<N>(row + i, prior, variance));
     }
-    for (; i < count; ++i) to[row + i] = code.one(row + i, center(p + i), variance_of(p + i));
   }
-};
+  for (; i < count; ++i) {
+    to[row + i] = code.one(row + i, coder.center(p + i), coder.variance_of(p + i));
+  }
+}
+
+// to[row] = code.one(row, center, variance), or of many rows at once by code.many, for every row.
+template <typename T, typename Code>
+void code_rows(const Coder<T>& coder, int64_t rows, const Code& code, Vec4<T>* to) {
+  parallel_grains(rows, kGrainRows, [&](int64_t begin, int64_t end) {
+    with_simd([&](auto bytes) SSD_SIMD_BODY {
+      for (int64_t row = begin; row < end;) {  // a run of rows with neighbouring priors
+        const int64_t p = row % coder.prior_rows, count = std::min(end - row, coder.prior_rows - p);
+        code_neighbours<decltype(bytes)::value>(coder, row, p, count, code, to);
+        row += count;
+      }
+    });
+  });
+}
 
 template <typename T>
 struct Encode {
@@ -113,11 +101,11 @@ struct Decode {
 
 template <typename T>
 void encode_boxes(const Coder<T>& coder, const Vec4<T>* boxes, int64_t rows, Vec4<T>* codes) {
-  coder.run(rows, Encode<T>{boxes}, codes);
+  code_rows(coder, rows, Encode<T>{boxes}, codes);
 }
 template <typename T>
 void decode_boxes(const Coder<T>& coder, const Vec4<T>* codes, int64_t rows, Vec4<T>* boxes) {
-  coder.run(rows, Decode<T>{codes, coder.clamp}, boxes);
+  code_rows(coder, rows, Decode<T>{codes, coder.clamp}, boxes);
 }
 
 // fn(row, p) for every row of a gradient.

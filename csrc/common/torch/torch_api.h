@@ -15,14 +15,13 @@
 #include <initializer_list>
 #include <limits>
 #include <optional>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "common/check.h"
 #include "common/cpu/parallel.h"
 #include "common/cpu/stream_zeros.h"
 #include "common/cpu/zero_pages.h"
@@ -46,16 +45,6 @@ namespace ssd_cuda {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// Raises RuntimeError with one sentence made of the parts. STD_TORCH_CHECK would put the path of the source before it.
-template <typename... Parts>
-[[noreturn]] inline void fail(const Parts&... parts) {
-  std::ostringstream sentence;
-  ((sentence << parts), ...);
-  throw std::runtime_error(sentence.str());
-}
-#define SSD_CHECK(condition, ...) \
-  if (!(condition)) ::ssd_cuda::fail(__VA_ARGS__)
 
 // The pointer types of a dtype: what the kernels of this translation unit call half and bfloat16.
 #if defined(__CUDACC__)
@@ -84,6 +73,11 @@ inline Tensor dense(const Tensor& t, std::size_t alignment = 32) {
   if (!t.is_contiguous()) return torch::stable::contiguous(t);
   const bool aligned = reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) % alignment == 0;
   return aligned ? t : torch::stable::clone(t);
+}
+
+inline std::optional<Tensor> dense_or_none(const std::optional<Tensor>& t,
+                                           std::size_t alignment = 32) {
+  return t ? std::optional(dense(*t, alignment)) : std::nullopt;
 }
 
 inline Tensor packed(const Tensor& t) { return torch::stable::contiguous(t); }

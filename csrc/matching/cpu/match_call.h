@@ -70,44 +70,40 @@ void force_bipartite(const MatchRule<T>& rule, const PriorTable<T>& table, int64
   }
 }
 
-// Everything of one call. Shapes: boxes [rows, 4], offsets [batch + 1], priors [P, 4] or [batch, P, 4].
+// Everything of one call.
 template <typename T>
-struct MatchCall {
-  const Vec4<T>* boxes;
-  const int32_t* offsets;
-  const Vec4<T>* priors;
-  int64_t rows, batch, num_priors;
-  bool per_image;
-  MatchRule<T> rule;
-  int32_t* codes;  // [batch, P]
+class MatchCall {
+ public:
+  explicit MatchCall(const MatchProblem<T>& problem) : call_(problem) {}
 
   void run() const {
-    const int64_t tile = tile_size(), tiles = (num_priors + tile - 1) / tile;
-    std::vector<PriorTable<T>> tables(per_image ? batch : 1);
-    for (auto& table : tables) table.resize(num_priors);
+    const int64_t tile = tile_size(), tiles = (call_.num_priors + tile - 1) / tile;
+    std::vector<PriorTable<T>> tables(call_.per_image ? call_.batch : 1);
+    for (auto& table : tables) table.resize(call_.num_priors);
     const int64_t per_table = static_cast<int64_t>(tiles);
     parallel_grains(static_cast<int64_t>(tables.size()) * per_table, 1, [&](int64_t i, int64_t) {
       fill(tables[i / per_table], i / per_table, i % per_table, tile);
     });
-    std::vector<BestPrior<T>> tops(rule.forced == Forced::kNone ? 0 : rows * tiles);
-    parallel_grains(batch * tiles, 1, [&](int64_t i, int64_t) {
-      match_tile(tables[per_image ? i / tiles : 0], i / tiles, i % tiles, tile, tops);
+    std::vector<BestPrior<T>> tops(call_.rule.forced == Forced::kNone ? 0 : call_.rows * tiles);
+    parallel_grains(call_.batch * tiles, 1, [&](int64_t i, int64_t) {
+      match_tile(tables[call_.per_image ? i / tiles : 0], i / tiles, i % tiles, tile, tops);
     });
-    if (rule.forced == Forced::kNone) return;
-    parallel_grains(batch, 1,
-                    [&](int64_t b, int64_t) { force(tables[per_image ? b : 0], b, tiles, tops); });
+    if (call_.rule.forced == Forced::kNone) return;
+    parallel_grains(call_.batch, 1, [&](int64_t b, int64_t) {
+      force(tables[call_.per_image ? b : 0], b, tiles, tops);
+    });
   }
 
  private:
   int64_t tile_size() const {
-    const int64_t wanted = (num_priors + kMaxTiles - 1) / kMaxTiles;
+    const int64_t wanted = (call_.num_priors + kMaxTiles - 1) / kMaxTiles;
     const int64_t unit = kTilePriors;
     return std::max<int64_t>(unit, (wanted + unit - 1) / unit * unit);
   }
 
   void fill(PriorTable<T>& table, int64_t image, int64_t t, int64_t tile) const {
     const int64_t first = t * tile / kGroup<T>;
-    table.fill(priors + image * num_priors, num_priors, rule, first,
+    table.fill(call_.priors + image * call_.num_priors, call_.num_priors, call_.rule, first,
                std::min(first + tile / kGroup<T>, table.groups));
   }
 
@@ -116,37 +112,41 @@ struct MatchCall {
                   std::vector<BestPrior<T>>& tops) const {
     static thread_local TileScratch<T> scratch;
     static thread_local std::vector<BestPrior<T>> unwanted;
-    const TruthRange range = truth_range(offsets, b, rows);
-    const bool safe = gather_truths(boxes, range, rule, scratch.truths);
+    const TruthRange range = truth_range(call_.offsets, b, call_.rows);
+    const bool safe = gather_truths(call_.boxes, range, call_.rule, scratch.truths);
     BestPrior<T>* top = nullptr;
     if (tops.empty()) {
       unwanted.resize(range.count);
       top = unwanted.data();
     } else {
-      top = tops.data() + t * rows + range.begin;
+      top = tops.data() + t * call_.rows + range.begin;
     }
-    const int64_t begin = t * tile, end = std::min(begin + tile, num_priors);
-    TileMatcher<T>(rule, table, scratch, begin, end).run(safe, codes + b * num_priors, top);
+    const int64_t begin = t * tile, end = std::min(begin + tile, call_.num_priors);
+    TileMatcher<T>(call_.rule, table, scratch, begin, end)
+        .run(safe, call_.codes + b * call_.num_priors, top);
   }
 
   void force(const PriorTable<T>& table, int64_t b, int64_t tiles,
              const std::vector<BestPrior<T>>& tops) const {
     std::vector<Truth<T>> truths;
-    const TruthRange range = truth_range(offsets, b, rows);
-    gather_truths(boxes, range, rule, truths);
+    const TruthRange range = truth_range(call_.offsets, b, call_.rows);
+    gather_truths(call_.boxes, range, call_.rule, truths);
     std::vector<BestPrior<T>> merged(range.count, BestPrior<T>{T(0), -1});
     for (const Truth<T>& truth : truths) {
       for (int64_t t = 0; t < tiles; ++t) {
-        merged[truth.index].merge(tops[t * rows + range.begin + truth.index], rule.tie_last);
+        merged[truth.index].merge(tops[t * call_.rows + range.begin + truth.index],
+                                  call_.rule.tie_last);
       }
     }
-    int32_t* row = codes + b * num_priors;
-    if (rule.forced == Forced::kArgmax) {
-      force_argmax(rule, truths, merged, row);
+    int32_t* row = call_.codes + b * call_.num_priors;
+    if (call_.rule.forced == Forced::kArgmax) {
+      force_argmax(call_.rule, truths, merged, row);
     } else {
-      force_bipartite(rule, table, num_priors, truths, merged, row);
+      force_bipartite(call_.rule, table, call_.num_priors, truths, merged, row);
     }
   }
+
+  MatchProblem<T> call_;
 };
 
 }  // namespace ssd_cuda

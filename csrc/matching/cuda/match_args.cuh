@@ -20,27 +20,27 @@ SSD_HOST_DEVICE int64_t num_groups(int64_t priors) {
 }
 
 template <typename T>
-struct MatchArgs {
-  const T* boxes;          // [rows, 4]
-  const int32_t* offsets;  // [batch + 1]
-  const T* priors;         // [num_priors, 4], or [batch, num_priors, 4]
-  int64_t rows, batch, num_priors;
-  bool per_image;  // priors have the batch dimension
-  MatchRule<T> rule;
-  PriorGroup<T>* groups;  // scratch: [groups], or [batch, groups] where per_image
-  BestPrior<T>* tops;     // scratch of bipartite matching: [rows]
-  int32_t* renames;       // scratch where rule.relabels(): [batch, num_priors]
-  int32_t* codes;         // [batch, num_priors]
+struct MatchArgs : MatchProblem<T> {
+  PriorGroup<T>* groups;  // [groups], or [batch, groups] where per_image
+  BestPrior<T>* tops;     // of bipartite matching: [rows]
+  int32_t* renames;       // where rule.relabels(): [batch, num_priors]
 
-  __device__ __forceinline__ Vec4<T> truth(int64_t row) const {
-    return reinterpret_cast<const Vec4<T>*>(boxes)[row];
+  // take: see common/cuda/workspace.h
+  template <typename Take>
+  MatchArgs(const MatchProblem<T>& problem, const Take& take)
+      : MatchProblem<T>(problem),
+        groups(take((problem.per_image ? problem.batch : 1) * num_groups(problem.num_priors),
+                    PriorGroup<T>{})),
+        tops(take(problem.rule.forced == Forced::kBipartite ? problem.rows : 0, BestPrior<T>{})),
+        renames(take(problem.rule.relabels() ? problem.batch * problem.num_priors : 0, int32_t{})) {
   }
+
+  __device__ __forceinline__ Vec4<T> truth(int64_t row) const { return this->boxes[row]; }
   __device__ __forceinline__ Vec4<T> prior(int64_t b, int64_t p) const {
-    const Vec4<T>* table = reinterpret_cast<const Vec4<T>*>(priors);
-    return rule.corners(table[(per_image ? b * num_priors : 0) + p]);
+    return this->rule.corners(this->priors[(this->per_image ? b * this->num_priors : 0) + p]);
   }
   __device__ __forceinline__ PriorGroup<T>* image_groups(int64_t b) const {
-    return groups + (per_image ? b * num_groups(num_priors) : 0);
+    return groups + (this->per_image ? b * num_groups(this->num_priors) : 0);
   }
 };
 

@@ -9,16 +9,6 @@
 
 namespace ssd_cuda {
 
-// What select_rows writes, for each row. The sum adds in index order in double.
-template <typename S>
-struct SelectedRows {
-  S* threshold;    // [B]
-  int64_t* tie;    // [B]
-  int64_t* count;  // [B]
-  acc_t<S>* sum;   // [B]
-  bool* mask;      // [B, P]
-};
-
 // keys: [B, P], ks: [B].
 template <typename S>
 void select_rows(const S* keys, const int64_t* ks, int64_t batch, int64_t width,

@@ -15,6 +15,14 @@ namespace ssd_cuda {
 // How keys are stored; computed as T = float, or double for kDouble.
 enum class KeyType : int { kFloat = 0, kDouble = 1, kHalf = 2, kBFloat16 = 3 };
 
+template <typename S>
+constexpr KeyType key_type() {
+  return std::is_same_v<S, double>          ? KeyType::kDouble
+         : std::is_same_v<S, __half>        ? KeyType::kHalf
+         : std::is_same_v<S, __nv_bfloat16> ? KeyType::kBFloat16
+                                            : KeyType::kFloat;
+}
+
 // A row of stored keys as a loader of RowKeys: what finish(key, i) makes of them.
 template <typename T, typename Finish>
 struct StoredKeys {
@@ -140,14 +148,40 @@ __global__ void __launch_bounds__(kSelectBlock, 1) hard_negatives_kernel(HardNeg
   });
 }
 
-template <typename T>
-inline cudaError_t launch_top_k(const TopKArgs& args, cudaStream_t stream) {
+// keys: [B, P], ks: [B]
+template <typename S>
+inline cudaError_t launch_top_k(const S* keys, const int64_t* ks, int64_t batch, int64_t width,
+                                const SelectedRows<S>& to, cudaStream_t stream) {
+  using T = acc_t<S>;
+  const TopKArgs args{.keys = keys,
+                      .type = key_type<S>(),
+                      .k = ks,
+                      .batch = batch,
+                      .width = width,
+                      .threshold = to.threshold,
+                      .tie_index = to.tie,
+                      .count = to.count,
+                      .sum = to.sum,
+                      .mask = to.mask};
   return launch_rows<T>(args.width, args.batch, args, stream,
                         [](auto held) { return top_k_kernel<T, decltype(held)::value>; });
 }
 
-template <typename T>
-inline cudaError_t launch_hard_negatives(const HardNegativeArgs& args, cudaStream_t stream) {
+// keys, positives, mask: [B, P]; candidates: [B, P] or null.
+template <typename S>
+inline cudaError_t launch_hard_negatives(const MiningRule& rule, const S* keys,
+                                         const bool* positives, const bool* candidates,
+                                         int64_t batch, int64_t width, bool* mask,
+                                         cudaStream_t stream) {
+  using T = acc_t<S>;
+  const HardNegativeArgs args{.keys = keys,
+                              .type = key_type<S>(),
+                              .positive = positives,
+                              .candidate = candidates,
+                              .rule = rule,
+                              .batch = batch,
+                              .width = width,
+                              .mask = mask};
   return launch_rows<T>(args.width, args.batch, args, stream,
                         [](auto held) { return hard_negatives_kernel<T, decltype(held)::value>; });
 }

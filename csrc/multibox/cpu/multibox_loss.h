@@ -121,10 +121,10 @@ void add_selected(const Batch<S>& batch, int64_t image, const Ordered<acc_t<S>>*
   }
 }
 
-// keys: [B, P]; cuts: [B, 2] threshold and tie; sums: [B].
+// Keys and cuts of every image; sums: [B], zeros at first.
 template <typename S>
-void run_forward(const Batch<S>& batch, Ordered<acc_t<S>>* keys, int64_t* cuts,
-                 std::vector<ImageSums>* sums) {
+void select_images(const Batch<S>& batch, Ordered<acc_t<S>>* keys, int64_t* cuts,
+                   std::vector<ImageSums>* sums) {
   using U = Ordered<acc_t<S>>;
   const int64_t tiles = (batch.width + kTileRows - 1) / kTileRows;
   std::vector<ImageSums> partial(batch.images * tiles);
@@ -155,8 +155,8 @@ void run_forward(const Batch<S>& batch, Ordered<acc_t<S>>* keys, int64_t* cuts,
 
 // The two losses of the batch, its number of positives and the scales [B] of its images.
 template <typename S>
-void sum_images(const Batch<S>& batch, const std::vector<ImageSums>& sums, acc_t<S>* localization,
-                acc_t<S>* classification, int64_t* num_positives, acc_t<S>* scales) {
+void sum_images(const Batch<S>& batch, const std::vector<ImageSums>& sums,
+                const LossOutputs<acc_t<S>>& to) {
   using T = acc_t<S>;
   Denominator denominator{};
   for (const ImageSums& image : sums) denominator.add(image);
@@ -165,19 +165,29 @@ void sum_images(const Batch<S>& batch, const std::vector<ImageSums>& sums, acc_t
     const double scale = image_scale(batch.rule.loss, denominator, sums[b].localized, batch.images);
     loc_total += image_share(sums[b].loc, scale);
     conf_total += image_share(sums[b].conf, scale);
-    scales[b] = static_cast<T>(scale);
+    to.scales[b] = static_cast<T>(scale);
   }
-  *localization = static_cast<T>(loc_total * batch.rule.loss.loc_factor);
-  *classification = static_cast<T>(conf_total);
-  *num_positives = denominator.localized;
+  *to.localization = static_cast<T>(loc_total * batch.rule.loss.loc_factor);
+  *to.classification = static_cast<T>(conf_total);
+  *to.num_positives = denominator.localized;
 }
 
 template <typename S>
-void run_backward(const Batch<S>& batch, const Ordered<acc_t<S>>* keys, const int64_t* cuts,
-                  const acc_t<S>* scales, acc_t<S> grad_loc, acc_t<S> grad_conf,
+void run_forward(const Batch<S>& batch, const LossOutputs<acc_t<S>>& to) {
+  std::vector<ImageSums> sums(batch.images);
+  select_images(batch, to.keys, to.cuts, &sums);
+  sum_images(batch, sums, to);
+}
+
+template <typename S>
+void run_backward(const Batch<S>& batch, const LossSelection<acc_t<S>>& from,
                   const Logits<S>& d_loc, const Logits<S>& d_conf) {
   using T = acc_t<S>;
   using U = Ordered<T>;
+  const U* const keys = from.keys;
+  const int64_t* const cuts = from.cuts;
+  const T* const scales = from.scales;
+  const T grad_loc = *from.grad_loc, grad_conf = *from.grad_conf;
   const T beta = static_cast<T>(batch.rule.loss.beta);
   const int64_t tiles = (batch.width + kTileRows - 1) / kTileRows;
   parallel_ranges(batch.images * tiles, [&](int64_t first, int64_t last) {

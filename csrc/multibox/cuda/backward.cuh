@@ -20,20 +20,24 @@ struct RowsView {
   }
 };
 
+// What both directions read.
 template <typename S, typename T>
-struct BackwardArgs {
-  RowsView<const S> loc, conf;
+struct LossInputs {
+  RowsView<const S> loc;   // [B, P, 4]
+  RowsView<const S> conf;  // [B, P, C]
   Targets<T> targets;
   MultiBoxRule rule;
   int64_t images, width;
-  const Ordered<T>* keys;  // [B, P]
-  const int64_t* cuts;     // [B, 2]
-  const T* scales;         // [B]
-  const T* grad_loc;       // []
-  const T* grad_conf;      // []
-  RowsView<S> d_loc;       // [B, P, 4], dense in the order of loc, aligned like Vec4
-  RowsView<S> d_conf;      // [B, P, C], dense in the order of conf
 };
+
+template <typename S>
+struct LossGradients {
+  RowsView<S> d_loc;   // [B, P, 4], dense in the order of loc, aligned like Vec4
+  RowsView<S> d_conf;  // [B, P, C], dense in the order of conf
+};
+
+template <typename S, typename T>
+struct BackwardArgs : LossInputs<S, T>, LossSelection<T>, LossGradients<S> {};
 
 // The difference of loc and its target at one localized row.
 template <typename S, typename T>

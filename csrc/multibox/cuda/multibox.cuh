@@ -22,12 +22,7 @@ namespace ssd_cuda {
 constexpr std::size_t kTileBytes = 48 * 1024;
 
 template <typename S, typename T>
-struct MultiBoxArgs {
-  RowsView<const S> loc;   // [B, P, 4]
-  RowsView<const S> conf;  // [B, P, C]
-  Targets<T> targets;
-  MultiBoxRule rule;
-  int64_t images, width;
+struct MultiBoxArgs : LossInputs<S, T> {
   Ordered<T>* keys;   // [B, P]
   T* positive_loss;   // [B, P], written at positives; null unless they may count twice
   ImageSums* tiles;   // [B, tiles an image]
@@ -35,20 +30,14 @@ struct MultiBoxArgs {
 };
 
 template <typename T>
-struct SelectArgs {
-  const Ordered<T>* keys;  // [B, P]
+struct SelectArgs : LossOutputs<T> {
   const T* positive_loss;  // [B, P] or null
   const ImageSums* tiles;  // [B, tiles_per_image]
   Targets<T> targets;
   MultiBoxRule rule;
   int64_t images, width, tiles_per_image;
-  unsigned* arrived;       // [], 0 at first
-  ImageSums* sums;         // [B]
-  int64_t* cuts;           // [B, 2]
-  T* localization;         // []
-  T* classification;       // []
-  int64_t* num_positives;  // []
-  T* scales;               // [B]
+  unsigned* arrived;  // [], 0 at first
+  ImageSums* sums;    // [B]
 };
 
 // Copies count elements in vectors, to the tile behind a gap: the copy is as misaligned as the source, so the
@@ -326,6 +315,28 @@ __global__ void __launch_bounds__(kSelectBlock, 1) select_kernel(SelectArgs<T> a
   if (shared.last && threadIdx.x < 32) finish_batch(args);
 }
 
+// The forward: its two launches, with the scratch memory that one hands to the other.
+template <typename S, typename T>
+struct LossPlan {
+  TilePlan tile;
+  MultiBoxArgs<S, T> keys;
+  SelectArgs<T> select;
+
+  // take: see common/cuda/workspace.h
+  template <typename Take>
+  LossPlan(const LossInputs<S, T>& inputs, const LossOutputs<T>& outputs, const Take& take)
+      : tile(plan_tile<S>(inputs.rule.label.num_classes)) {
+    const int64_t images = inputs.images, tiles = tile.tiles(inputs.width);
+    const bool twice = inputs.rule.loss.positives_twice;
+    T* positive_loss = twice ? take(images * inputs.width, T{}) : nullptr;
+    ImageSums* tile_sums = take(images * tiles, ImageSums{});
+    unsigned* arrived = take(1, unsigned{});
+    keys = {inputs, outputs.keys, positive_loss, tile_sums, arrived};
+    select = {outputs, positive_loss, tile_sums, inputs.targets, inputs.rule,
+              images,  inputs.width,  tiles,     arrived,        take(images, ImageSums{})};
+  }
+};
+
 template <typename S, typename T>
 inline cudaError_t launch_keys(const MultiBoxArgs<S, T>& args, const TilePlan& plan,
                                cudaStream_t stream) {
@@ -339,6 +350,12 @@ inline cudaError_t launch_select(const SelectArgs<T>& args, cudaStream_t stream)
   const int64_t blocks = args.images > 0 ? args.images : 1;  // a batch of no images has losses too
   return launch_rows<T>(args.width, blocks, args, stream,
                         [](auto held) { return select_kernel<T, decltype(held)::value>; });
+}
+
+template <typename S, typename T>
+inline cudaError_t launch_loss(const LossPlan<S, T>& plan, cudaStream_t stream) {
+  const cudaError_t error = launch_keys(plan.keys, plan.tile, stream);
+  return error == cudaSuccess ? launch_select(plan.select, stream) : error;
 }
 
 }  // namespace ssd_cuda

@@ -15,7 +15,7 @@ std::vector<int64_t> kept_indices(const Tensor& boxes, const Tensor& scores,
   std::vector<int64_t> keep;
   if (n == 0) return keep;
   const Tensor box = dense(boxes, 1), score = dense(scores, 1);
-  const auto idx = idxs ? std::optional(dense(*idxs, 1)) : std::nullopt;
+  const auto idx = dense_or_none(idxs, 1);
   std::vector<uint32_t> order(n);
   dispatch_floating(score.scalar_type(), "nms", [&](auto zero) {
     using S = decltype(zero);

@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
   const CudaScope scope(boxes);
   const int64_t n = boxes.size(0);
   const Tensor box = dense(boxes), score = dense(scores);
-  const auto idx = idxs ? std::optional(dense(*idxs)) : std::nullopt;
+  const auto idx = dense_or_none(idxs);
   Tensor keep = empty_on(box, {max_output}, ScalarType::Long);
   Tensor count = empty_on(box, {}, ScalarType::Long);
   NmsOutput output{nullptr, nullptr, out<int64_t>(keep), out<int64_t>(count), n, max_output};

@@ -5,8 +5,10 @@
 // rows in both layouts. Reads nothing, writes 16 B a prior (fp32). The result is cached by the caller.
 #pragma once
 
+#include <algorithm>
+
 #include "common/cuda/launch.cuh"
-#include "priors/priors_rule.h"
+#include "priors/priors_levels.h"
 
 namespace ssd_cuda {
 
@@ -40,6 +42,31 @@ inline cudaError_t launch_priors(const PriorLevel& level, const PriorStyle& styl
   const int64_t blocks = ceil_div<int64_t>(level.rows * level.columns * boxes.count, kPriorsBlock);
   return launch(priors_kernel<R, Out>, dim3(static_cast<unsigned>(blocks)), dim3(kPriorsBlock), 0,
                 stream, level, style, boxes, output);
+}
+
+// Boxes [first, first + count) of a cell, with count at most kMaxCellBoxes. size: w, h of each box of the level.
+inline CellBoxes cell_boxes(const PriorLevel& level, const double* size, int64_t first) {
+  CellBoxes boxes{.first = first, .count = std::min<int64_t>(kMaxCellBoxes, level.boxes - first)};
+  for (int64_t i = 0; i < boxes.count; ++i) {
+    boxes.width[i] = size[2 * (first + i)];
+    boxes.height[i] = size[2 * (first + i) + 1];
+  }
+  return boxes;
+}
+
+// The whole op. output: [rows, 4]
+template <typename R, typename Out>
+inline cudaError_t launch_all_priors(const PriorSettings& settings, int64_t rows, Out* output,
+                                     cudaStream_t stream) {
+  const PriorStyle style = prior_style(settings);
+  cudaError_t error = cudaSuccess;
+  for_each_level(settings, rows, [&](const PriorLevel& level, const double* size) {
+    for (int64_t first = 0; first < level.boxes && error == cudaSuccess; first += kMaxCellBoxes) {
+      const CellBoxes boxes = cell_boxes(level, size, first);
+      error = launch_priors<R>(level, style, boxes, output, stream);
+    }
+  });
+  return error;
 }
 
 }  // namespace ssd_cuda
