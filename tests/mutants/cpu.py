@@ -10,8 +10,8 @@ CPU = [
     Mutant(
         "cpu",
         "boxes: each grain of work starts at the first prior",
-        "p = «row % prior_rows», count = std::min",
-        "(row - begin) % prior_rows",
+        "p = «row % coder.prior_rows», count = std::min",
+        "(row - begin) % coder.prior_rows",
         f"{_REAL} -k encode",
     ),
     Mutant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mutants.mutant import Mutant
 from mutants.mutant import rows_of as _of
 from mutants.nms import NMS
 
@@ -19,19 +20,19 @@ _MULTIBOX = _of(
     ("select: no fence after the arrival", "«__threadfence();»  // the sums of the others", "", "presets"),
     (
         "select: the normaliser of 1,024 images only",
-        "b < «args.images»; b += kSelectBlock) batch.add",
+        "b < «args.images»; b += 32) batch.add",
         "(args.images < 1024 ? args.images : int64_t{1024})",
         "more_images",
     ),
     (
         "select: the losses of 1,024 images only",
-        "b < «args.images»; b += kSelectBlock) {\n    const ImageSums",
+        "b < «args.images»; b += 32) {\n    const ImageSums",
         "(args.images < 1024 ? args.images : int64_t{1024})",
         "more_images",
     ),
     (
         "select: the last tile's sums are left out",
-        "i < «args.tiles_per_image»; i +=",
+        "image * args.tiles_per_image, «args.tiles_per_image», shared.total);",
         "args.tiles_per_image - 1",
     ),
     (
@@ -70,7 +71,12 @@ _MULTIBOX = _of(
         "cut.tail + t + 1 < count",
     ),
     ("backward: the head is longer than the run", "if («head > count») head", "false"),
-    ("backward: no barrier after the zeros", "«__syncthreads();»  // the zeros are written", "", "presets"),
+    (
+        "backward: no barrier after the zeros",
+        "«__syncthreads();»      // the zeros are written",
+        "",
+        "presets",
+    ),
     ("L1 at difference 0 is 0 / 0", "return «size < beta» ?", "size <= beta", "on_its_target"),
     (
         "the gradient of L1 at difference 0 is 0 / 0",
@@ -280,9 +286,9 @@ _MATCHING = _of(
 _BOXES = _of(
     "boxes",
     "tests/test_emulated_boxes.py",
-    ("variances do not repeat", "load_row(args.variances, «prior_row»)", "row", "repeat"),
+    ("variances do not repeat", "coder.variance_of(«prior_row»)", "row", "repeat"),
     ("no gradient at the limit", "return «!(v > max_log)» &&", "v < max_log", "clamp"),
-    ("iou: rows of the other table", "load_row(boxes1, «pair / m»)", "pair / n", "iou"),
+    ("iou: rows of the other table", "boxes1[«pair / m»]", "pair / n", "iou"),
     ("decode: the centre moves by the height", "variance.x), «center.z»));", "center.w", "decode"),
     (
         "the union lacks a box",
@@ -305,4 +311,52 @@ _PRIORS = _of(
     ),
 )
 
-DEVICE = [*_MULTIBOX, *_MINING, *NMS, *_DETECT, *_MATCHING, *_BOXES, *_PRIORS]
+_PLACE = "«static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x»;\n"
+_NARROW = "blockIdx.x * blockDim.x + threadIdx.x"
+
+_WIDE = [
+    Mutant(family, f"32 bits: {what}", old, new, f"tests/test_emulated_wide.py -k '{only}'")
+    for family, what, old, new, only in (
+        ("boxes", "a pair", f"int64_t pair = {_PLACE}", _NARROW, "iou"),
+        ("boxes", "a row", f"int64_t row = {_PLACE}  if (row >= rows)", _NARROW, "decode"),
+        ("priors", "a prior", f"int64_t i = {_PLACE}  if (i >= cells", _NARROW, "priors"),
+        (
+            "matching",
+            "a code",
+            "const int64_t row = «at.b * args.num_priors + at.p»;",
+            "static_cast<uint32_t>(at.b * args.num_priors + at.p)",
+            "match and none",
+        ),
+        (
+            "mining",
+            "a key",
+            "first = «row * args.width»;\n  const auto load",
+            "static_cast<int32_t>(row * args.width)",
+            "top_k",
+        ),
+        ("mining", "a mask", "«uint64_t{blockIdx.x}» * static_cast", "blockIdx.x", "hard"),
+        (
+            "multibox",
+            "an image",
+            "S* at(int64_t image, int64_t p) const {\n    return data + «image * image_stride» +",
+            "static_cast<uint32_t>(image * image_stride)",
+            "multibox",
+        ),
+        (
+            "multibox",
+            "a class",
+            "tile[row * pitch + c] = source[«c * view.class_stride» + row];",
+            "static_cast<uint32_t>(c * view.class_stride)",
+            "multibox",
+        ),
+        (
+            "detect",
+            "an image",
+            "«image * image_stride» + prior * row_stride;",
+            "static_cast<uint32_t>(image * image_stride)",
+            "detect",
+        ),
+    )
+]
+
+DEVICE = [*_MULTIBOX, *_MINING, *NMS, *_DETECT, *_MATCHING, *_BOXES, *_PRIORS, *_WIDE]

@@ -83,7 +83,7 @@ NMS = rows_of(
     ),
     (
         "the last block reads before the others have written",
-        "gridDim.x - 1;\n    «__threadfence();»",
+        "«__threadfence();»  // what the others wrote, after theirs",
         "",
         "several",
     ),

@@ -1,0 +1,28 @@
+"""The table of planted faults (``make mutants``) is of these sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mutants.run import ROOT, locate
+from mutants.table import MUTANTS
+
+CODE = {
+    path.relative_to(ROOT): path.read_text()
+    for folder in ("csrc", "ssd_cuda")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in {".h", ".cuh", ".cpp", ".py"}
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.family}: {m.what}")
+def test_a_fault_has_its_place(mutant):
+    """Whoever changes a line of which a fault was written changes the fault too."""
+    locate(mutant, CODE)
+
+
+def test_a_fault_names_tests_that_are_there():
+    for mutant in MUTANTS:
+        for word in mutant.tests.split():
+            assert not word.startswith("tests/") or Path(ROOT / word).exists(), mutant.what
