@@ -152,7 +152,7 @@ def test_nothing_but_a_file_is_opened(tmp_path):
             read_image(tmp_path / name)
     with pytest.raises(DataError, match="image /dev/zero must be a file, got a device"):
         read_image("/dev/zero")
-    with pytest.raises(DataError, match="cannot be read: embedded null"):
+    with pytest.raises(DataError, match=r"cannot be read: .*embedded null"):
         read_image("a\0b.jpg")
 
 
