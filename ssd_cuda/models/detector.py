@@ -236,11 +236,15 @@ class SSD(nn.Module):
 
     def post_process(self, outputs: tuple[Tensor, ...], config: DetectConfig | None = None) -> Detections:
         """:meth:`detect` of what :meth:`predict` gave."""
-        return self.detections_of(outputs[0], outputs[1], config)
+        return self._detections(outputs[0], outputs[1], config)
 
     @torch.no_grad()
     def detections_of(self, loc: Tensor, conf: Tensor, config: DetectConfig | None = None) -> Detections:
         """:meth:`detect` of what :meth:`forward` gave."""
+        return self._detections(loc, conf, config)
+
+    def _detections(self, loc: Tensor, conf: Tensor, config: DetectConfig | None) -> Detections:
+        """One no_grad is around it, not two: torch.export cannot save a program with one in another."""
         found = ops.detect(loc, conf, self.priors, config or self.detect_config)
         if self.spec.pixels:
             found = ops.Detections(found.boxes / self._pixels(found.boxes), *found[1:])

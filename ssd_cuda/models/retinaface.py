@@ -27,7 +27,6 @@ class LandmarkSSD(SSD):
         torch.Size([1, 750, 10])
     """
 
-    @torch.no_grad()
     def post_process(self, outputs: tuple[Tensor, ...], config: DetectConfig | None = None) -> ops.Detections:
         """As :meth:`SSD.post_process`; ``extra`` has the landmarks, in fractions of the image."""
         loc, conf, codes = outputs

@@ -108,8 +108,8 @@ def read_weights(weights: Any) -> dict[str, Tensor]:
     """The state dict behind a file, torchvision's weight enum or a mapping.
 
     A file is read with ``weights_only=True``; DataParallel's prefix ``module.`` and the wrappers
-    ``state_dict``, ``model`` and ``average`` (this package's checkpoints) are taken off. torchvision's enum
-    downloads its file if torchvision has not done so before.
+    ``state_dict``, ``model``, ``average`` and ``weights`` (this package's checkpoints) are taken off.
+    torchvision's enum downloads its file if torchvision has not done so before.
 
     Raises:
         ValueError: a file that is missing or not a state dict. TypeError: something else altogether.
@@ -124,7 +124,7 @@ def read_weights(weights: Any) -> dict[str, Tensor]:
         raise TypeError(
             f"weights must be a file, a weight enum or a state dict, got {type(weights).__name__}"
         )
-    for wrapper in ("average", "model", "state_dict"):
+    for wrapper in ("average", "model", "state_dict", "weights"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     return {key.removeprefix("module."): value for key, value in state.items()}

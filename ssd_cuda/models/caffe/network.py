@@ -147,6 +147,8 @@ def caffe_ssd(num_classes: int, image_size: tuple[int, int], options: str = "") 
     Raises:
         ValueError: a description that is none, or of other classes or another size.
     """
+    if not options:
+        raise ValueError("options must describe an SSD of Caffe, as ssd-cuda import writes it, got none")
     try:
         description = json.loads(options)
         return _build(description, num_classes, tuple(image_size))
