@@ -26,13 +26,14 @@ class PriorSearch {
         counts_(counts),
         bounds_(bounds) {}
 
-  // Among part `part` of the groups, cut into `parts`.
+  // Among groups part, part + parts, ...: what is like a truth in size lies together, and is to be shared by all parts.
   __device__ __forceinline__ BestPrior<T> run(int part, int parts) {
+    part_ = part;
+    parts_ = parts;
     const int32_t groups = static_cast<int32_t>(num_groups(args_.num_priors));
-    const int32_t most = ceil_div(groups, parts), first = part * most;
-    const int32_t end = groups - first < most ? groups : first + most;
-    for (int32_t begin = first; begin < end; begin += kSpan<T>) {
-      span(begin, end - begin < kSpan<T> ? end - begin : kSpan<T>);
+    const int32_t count = groups > part ? ceil_div(groups - part, parts) : 0;
+    for (int32_t begin = 0; begin < count; begin += kSpan<T>) {
+      span(begin, count - begin < kSpan<T> ? count - begin : kSpan<T>);
     }
     if (zeros_ >= 0) take_zeros();
     return warp_best(mine_, args_.rule.tie_last);
@@ -45,15 +46,17 @@ class PriorSearch {
     return __ffs(static_cast<int>(lanes)) - 1;
   }
 
+  __device__ __forceinline__ int32_t group_of(int32_t i) const { return part_ + i * parts_; }
+
   __device__ __forceinline__ void span(int32_t begin, int32_t count) {
     const int lane = lane_index();
     T first_bound = T(0);
     int32_t first = 0;
     for (int32_t i = lane; i < count; i += 32) {
-      const PriorGroup<T> group = args_.image_groups(b_)[begin + i];
+      const PriorGroup<T> group = args_.image_groups(b_)[group_of(begin + i)];
       const T bound = bounded_ ? group.overlap_bound(truth_, area_, args_.rule.eps) : T(NAN);
       if (bound > first_bound) first_bound = bound, first = i;
-      if (bound == T(0) && (zeros_ < 0 || args_.rule.tie_last)) zeros_ = begin + i;
+      if (bound == T(0) && (zeros_ < 0 || args_.rule.tie_last)) zeros_ = group_of(begin + i);
       bounds_[i] = bound == T(0) ? kDone : bound;
     }
     while (true) {
@@ -61,7 +64,7 @@ class PriorSearch {
       if (!(bound > T(0) && bound >= reached_)) break;
       const int holder = lowest(__ballot_sync(kFullWarp, first_bound == bound));
       if (lane == holder) first_bound = T(0), bounds_[first] = kDone;
-      evaluate(begin + __shfl_sync(kFullWarp, first, holder));
+      evaluate(group_of(begin + __shfl_sync(kFullWarp, first, holder)));
     }
     for (int32_t i = lane; i - lane < count; i += 32) {
       const T bound = i < count ? bounds_[i] : kDone;
@@ -72,7 +75,7 @@ class PriorSearch {
         if (holders == 0) break;
         const int holder = lowest(holders);
         if (lane == holder) open = false;
-        evaluate(begin + i - lane + holder);
+        evaluate(group_of(begin + i - lane + holder));
       }
     }
   }
@@ -107,6 +110,7 @@ class PriorSearch {
   T reached_;
   const Counts& counts_;
   T* const bounds_;
+  int part_ = 0, parts_ = 1;
   int32_t zeros_ = -1;  // the nearest group of the lane whose overlaps are all 0
   BestPrior<T> mine_{T(0), -1};
 };

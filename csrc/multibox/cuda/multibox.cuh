@@ -132,7 +132,7 @@ inline TilePlan plan_tile(int64_t classes) {
 }
 
 template <typename S, typename T>
-__global__ void __launch_bounds__(kTileBlock, sizeof(T) == 8 ? 5 : 8)
+__global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kTileBlock)
     keys_kernel(MultiBoxArgs<S, T> args, TilePlan plan) {
   SSD_DYNAMIC_SHARED(S, tile);
   __shared__ double scratch[kTileBlock / 32];
