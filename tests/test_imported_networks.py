@@ -208,6 +208,12 @@ def test_a_model_that_was_saved_is_where_training_goes_on(tmp_path, capsys):
     spec = ModelSpec("ulfg_slim", ("a", "b", "c", "d", "e"), (48, 64))
     save_model(tmp_path / "slim.pt", spec, model.state_dict())
     assert models.weights.read_weights(tmp_path / "slim.pt").keys() == model.state_dict().keys()
+    from ssd_cuda.engine.finetune import read_pretrained
+
+    source = read_pretrained(tmp_path / "slim.pt")
+    said = source.load_into(models.ulfg_slim(num_classes=3, image_size=(48, 64)), ("x", "y"))
+    assert "new are the class heads (6 classes there, 3 here)" in said
+    assert "new are" not in source.load_into(models.ulfg_slim(num_classes=6, image_size=(48, 64)))
     with pytest.raises(ValueError, match="as ssd-cuda import writes it, got none"):
         models.build_model("caffe", 2, (300, 300))
 

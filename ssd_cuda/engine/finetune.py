@@ -69,7 +69,7 @@ class Pretrained:
         """The names of heads that are there and yet not taken, and why."""
         boxes, rows = [], []
         for level, head in enumerate(model.heads):
-            loc, conf = (self.state.get(f"heads.{level}.{kind}_conv.bias") for kind in ("loc", "conf"))
+            loc, conf = (self._last_bias(f"heads.{level}.{kind}_conv.") for kind in ("loc", "conf"))
             if loc is None or conf is None:
                 return set(), []
             boxes.append((len(loc) // 4, head.num_boxes))
@@ -79,7 +79,7 @@ class Pretrained:
         if any(
             name in own and own[name].shape != self.state[name].shape
             for name in heads
-            if not name.endswith(("_conv.weight", "_conv.bias"))
+            if ".loc_conv." not in name and ".conf_conv." not in name
         ):
             return heads, ["all heads (they see other maps)"]
         if any(there != here for there, here in boxes):
@@ -92,6 +92,11 @@ class Pretrained:
         if not differ:
             return set(), []
         return {name for name in heads if ".conf_conv." in name}, [f"the class heads ({differ})"]
+
+    def _last_bias(self, start: str) -> Tensor | None:
+        """Of the layer that predicts: a head may be several layers."""
+        names = [name for name in self.state if name.startswith(start) and name.endswith("bias")]
+        return self.state[names[-1]] if names else None
 
     def _check(self, own: Mapping[str, Tensor], taken: Mapping[str, Tensor]) -> None:
         first = next(name for name in own if name.startswith("backbone."))

@@ -139,6 +139,8 @@ class PairHead(nn.Module):
         super().__init__()
         self.loc_conv, self.conf_conv, self.point_conv = loc_conv, conf_conv, point_conv
         self.num_classes = num_classes
+        convolutions = [layer for layer in loc_conv.modules() if isinstance(layer, nn.Conv2d)]
+        self.num_boxes = convolutions[-1].out_channels // 4
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """``[B, channels, H, W]`` -> offsets ``[B, P, 4]``, logits ``[B, P, C]``, and landmarks ``[B, P,
