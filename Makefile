@@ -14,7 +14,7 @@ OPTIONS = torch $(shell $(PYTHON) -c 'from importlib.metadata import version; pr
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help env build wheel test demo demo-faces lint format fuzz bench measure results docs pictures emulator-coverage \
-  emulator-asan mutants gpu-check selftest compilers clean
+  emulator-asan mutants gpu-check selftest selftest-asan compilers clean
 
 help:
 	@sed -n 1,2p Makefile
@@ -131,6 +131,10 @@ emulator-asan: build
 # there are passed over with a word, unless CI is set.
 selftest:
 	python3 tests/selftest/run.py
+
+# The same once more, with AddressSanitizer and UndefinedBehaviorSanitizer.
+selftest-asan:
+	python3 tests/selftest/run.py --sanitize g++
 
 # The CPU sources with each of them, warnings as errors; the ops' suite on a build of clang's.
 CLANG ?= clang++-14

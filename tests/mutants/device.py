@@ -19,15 +19,15 @@ _MULTIBOX = _of(
     ),
     ("select: no fence after the arrival", "«__threadfence();»  // the sums of the others", "", "presets"),
     (
-        "select: the normaliser of 1,024 images only",
+        "select: the normaliser of 64 images only",
         "b < «args.images»; b += 32) batch.add",
-        "(args.images < 1024 ? args.images : int64_t{1024})",
+        "(args.images < 64 ? args.images : int64_t{64})",
         "more_images",
     ),
     (
-        "select: the losses of 1,024 images only",
+        "select: the losses of 64 images only",
         "b < «args.images»; b += 32) {\n    const ImageSums",
-        "(args.images < 1024 ? args.images : int64_t{1024})",
+        "(args.images < 64 ? args.images : int64_t{64})",
         "more_images",
     ),
     (

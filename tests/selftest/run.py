@@ -2,6 +2,7 @@
 
     python tests/selftest/run.py                 every compiler there is: natively, and for Arm under qemu
     python tests/selftest/run.py g++-12 qemu     these
+    python tests/selftest/run.py --sanitize g++  under AddressSanitizer and UndefinedBehaviorSanitizer
     python tests/selftest/run.py --sources       the CPU sources of the extension, warnings are errors
 
 One hash stands for all that a kernel wrote. It must be the same for every compiler, processor and instruction
@@ -16,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +25,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 FLAGS = ["-O3", "-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Werror"]
 FLAGS += ["-Wno-maybe-uninitialized", "-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-unknown-warning-option"]
+# Inputs and outputs are vectors of exactly their size: one element past the end is seen, in spare capacity too.
+SANITIZE = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+SANITIZE += ["-D_GLIBCXX_SANITIZE_VECTOR", "-fno-omit-frame-pointer"]
 NATIVE = ("g++-11", "g++-12", "clang++-14")
 ARM, QEMU = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
 
@@ -43,17 +48,18 @@ def compile_all(jobs: list[list[str]]) -> None:
         list(pool.map(one, jobs))
 
 
-def build(name: str, folder: Path) -> list[str]:
-    """Compiles the self-test; the command that runs it."""
+def build(name: str, folder: Path, more: Sequence[str] = ()) -> list[str]:
+    """Compiles the self-test, with more flags; the command that runs it."""
     compiler, static = (ARM, ["-static"]) if name == "qemu" else (name, [])
     folder.mkdir(parents=True, exist_ok=True)
     sources = sorted(HERE.glob("*.cpp"))
     objects = [str(folder / f"{source.stem}.o") for source in sources]
     include = ["-I", str(ROOT / "csrc")]
     pairs = zip(sources, objects, strict=True)
-    compile_all([[compiler, *FLAGS, *include, "-c", str(source), "-o", target] for source, target in pairs])
+    flags = [*FLAGS, *more, *include]
+    compile_all([[compiler, *flags, "-c", str(source), "-o", target] for source, target in pairs])
     program = str(folder / "selftest")
-    compile_all([[compiler, *static, *objects, "-o", program]])
+    compile_all([[compiler, *static, *more, *objects, "-o", program]])
     return [QEMU, program] if name == "qemu" else [program]
 
 
@@ -104,6 +110,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("compilers", nargs="*", default=[*NATIVE, "qemu"])
     parser.add_argument("--sources", action="store_true")
+    parser.add_argument("--sanitize", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "selftest")
     options = parser.parse_args()
     chosen = []
@@ -123,7 +130,8 @@ def main() -> int:
         return 0
     runs = {}
     for name in chosen:
-        runs[name] = hashes(build(name, options.out / name))
+        folder = options.out / (f"{name}-sanitized" if options.sanitize else name)
+        runs[name] = hashes(build(name, folder, SANITIZE if options.sanitize else ()))
         levels = ", ".join(next(iter(runs[name].values())))
         print(f"{name}: {len(runs[name])} results at {levels}")
     bad = differences(runs)
