@@ -27,7 +27,7 @@ NMS = rows_of(
     ),
     (
         "a search leaves out the levels but its own",
-        "next = «nms_next_level(levels, next, last)»;\n      if",
+        "next = «nms_next_level(levels, next, last)»;\n    if",
         "last + 1",
     ),
     (
@@ -38,7 +38,7 @@ NMS = rows_of(
     ),
     (
         "the slots of the last lane are not dealt",
-        "Team::from(end, «kLanes - 1»), offset",
+        "left = Team::from(end, «kLanes - 1»);",
         "kLanes - 2",
         "several",
     ),
@@ -48,7 +48,7 @@ NMS = rows_of(
         "slot <= kNmsList",
         "list_holds",
     ),
-    ("a list that was cut counts as whole", "found.more = «found.count > kNmsList»;", "false", "list_holds"),
+    ("a list that was cut counts as whole", "found.more || «found.count > kNmsList»;", "false", "list_holds"),
     (
         "a box of an earlier panel counts as a suppressor",
         "valid && «j >= begin» && j < query.rank",
@@ -59,13 +59,13 @@ NMS = rows_of(
     ("a kept box is not filed", "if («args.plan.bins == 0» || args.homes[p] < 0) return;", "true", "several"),
     (
         "a box is kept while a suppressor is open",
-        "const bool settled = «!Team::any(open)»;",
+        "if («!Team::any(open)») found.count = 0;",
         "true",
         "several or chains",
     ),
     (
         "a box that is left is not counted",
-        "if («!decided» && NmsTeam",
+        "if («left» && NmsTeam",
         "false",
         "several or chains",
     ),
@@ -95,13 +95,18 @@ NMS = rows_of(
     ),
     (
         "count: a level is read while it is set",
-        "if (!(«load_relaxed(word)» & bit))",
-        "*word",
+        "if (!(«load_relaxed(levels + level / 32)» & bit)) atomicOr",
+        "levels[level / 32]",
         "several",
     ),
     ("gather: the class of the rank", "args.classes ? input.idxs[«i»] : 0;\n  args.order", "p", "several"),
     ("deal: bins of a block overlap", "end += «w < warp ? sums[w] : 0»;", "0", "several or shipped"),
-    ("merge: the last tile ends where the others do", "return «i < merge.n &&» merge.items", "", "merges"),
+    (
+        "merge: the last tile ends as the others do",
+        "return «(i < merge.n) &» (other < item)",
+        "",
+        "merges",
+    ),
     ("merge: tiles of the next group are counted", "min(first + merge.fan, «tiles»)", "tiles + 1", "merges"),
     (
         "tile: equal keys in any order",

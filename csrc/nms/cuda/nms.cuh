@@ -49,33 +49,38 @@ __device__ int32_t nms_home(const NmsArgs<T>& args, const nms::Shape& shape, int
   return static_cast<int32_t>(args.grid.home_hash(shape, cls) & args.bin_mask());
 }
 
-// Counts the box in its bin and marks its level.
+// Counts the box in its bin and marks its level in those of the block.
 template <typename T>
-__device__ void nms_count_box(const NmsArgs<T>& args, Vec4<T> box, int64_t cls) {
+__device__ void nms_count_box(const NmsArgs<T>& args, Vec4<T> box, int64_t cls, uint32_t* levels) {
   if (args.kind(box, args.rule.area(box)) != nms::Kind::kNormal) return;
   const nms::Shape shape = args.grid.shape(box);
   atomicAdd(&args.kept()[nms_home(args, shape, cls)].size, 1);
   const int level = shape.level + nms::kLevels / 2;
-  uint32_t* word = args.counters().levels + level / 32;
   const uint32_t bit = 1u << (level % 32);
   // Nearly every box finds its bit set; one that is seen too late costs an update.
-  if (!(load_relaxed(word) & bit)) atomicOr(word, bit);
+  if (!(load_relaxed(levels + level / 32) & bit)) atomicOr(levels + level / 32, bit);
 }
 
 template <typename S, typename Score, typename T, typename Item>
 __global__ void __launch_bounds__(kNmsTile)
     nms_tile_kernel(NmsInput<S> input, const Score* scores, Item* items, NmsArgs<T> args) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kNmsTile + threadIdx.x;
+  __shared__ uint32_t levels[kNmsLevelWords];
+  const int t = static_cast<int>(threadIdx.x);
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kNmsTile + t;
+  static_assert(kNmsLevelWords <= kNmsTile);
+  if (t < kNmsLevelWords) levels[t] = 0;
+  __syncthreads();
   Item item = 0;
   if (i < args.n) {
     // Ascends where the score descends, NaN first.
     const auto key = ~ordered_key(static_cast<acc_t<Score>>(scores[i]));
     item = static_cast<Item>(key) << 32 | static_cast<uint32_t>(i);
     if (args.plan.bins > 0) {
-      nms_count_box(args, input.template box<T>(i), args.classes ? input.idxs[i] : 0);
+      nms_count_box(args, input.template box<T>(i), args.classes ? input.idxs[i] : 0, levels);
     }
   }
   nms_sort_tile(item, args.n, items);
+  if (t < kNmsLevelWords && levels[t] != 0) atomicOr(args.counters().levels + t, levels[t]);
 }
 
 // Gives the bin of this thread its slots. Called by all threads of a block of kNmsMergeBlock.
@@ -106,7 +111,7 @@ __device__ void nms_deal_slots(const NmsArgs<T>& args, int64_t bin) {
 }
 
 template <typename S, typename T, typename Item>
-__global__ void __launch_bounds__(kNmsMergeBlock)
+__global__ void __launch_bounds__(kNmsMergeBlock, 6)
     nms_gather_kernel(NmsInput<S> input, NmsMerge<Item> merge, NmsArgs<T> args) {
   const int64_t from = static_cast<int64_t>(blockIdx.x) * kNmsMergeBlock + threadIdx.x;
   if (args.plan.bins > 0) nms_deal_slots(args, from);
@@ -141,11 +146,11 @@ template <typename T>
 __global__ void __launch_bounds__(kNmsBlock, kNmsResident<T>)
     nms_clear_kernel(NmsArgs<T> args, int64_t begin, int64_t end) {
   using Team = NmsTeam<kNmsLanes>;
-  const int64_t p = nms_rank<kNmsLanes>(begin);
-  if (p >= end || args.state(p) == NmsState::kKept) return;  // inert
+  const int64_t rank = nms_rank<kNmsLanes>(begin), p = min(rank, end - 1);
+  const bool active = rank < end && args.state(p) != NmsState::kKept;  // not inert
   const NmsQuery<T> query(args, p);
   const bool removed = nms_search<kNmsLanes>(
-      args, query, args.kept(), 0, begin,
+      active, args, query, args.kept(), 0, begin,
       [&](bool valid, int slot) {
         return Team::any(valid && query.overlaps(args, args.kept_boxes[slot]) &&
                          query.of_class(args, args.kept_ranks + slot));
@@ -153,8 +158,7 @@ __global__ void __launch_bounds__(kNmsBlock, kNmsResident<T>)
       [&](bool valid, int64_t j) {
         return Team::any(valid && args.state(j) == NmsState::kKept && query.removed_by(args, j));
       });
-  Team::sync();  // the whole team has read the state that changes now
-  if (Team::lane() != 0) return;
+  if (!active || Team::lane() != 0) return;
   if (removed) {
     args.set_state(p, NmsState::kRemoved);
   } else if (!query.odd) {
@@ -177,15 +181,17 @@ static __device__ __forceinline__ bool nms_last_block(uint32_t* arrived) {
 }
 
 template <int kLanes, bool kFirst, typename T>
-__global__ void __launch_bounds__(kNmsBlock, kFirst ? kNmsResident<T> : 2)
+__global__ void __launch_bounds__(kNmsBlock, kNmsResident<T> / 2)
     nms_decide_kernel(NmsArgs<T> args, int64_t begin, int64_t end) {
   __shared__ int32_t lists[kNmsBlock / kLanes][kNmsList];
   __shared__ NmsBits bits;
   NmsCounters& counters = args.counters();
-  const int64_t p = nms_rank<kLanes>(begin);
-  if (p < end && args.state(p) == NmsState::kOpen) {
-    const bool decided = nms_decide<kLanes, kFirst>(args, lists[threadIdx.x / kLanes], begin, p);
-    if (!decided && NmsTeam<kLanes>::lane() == 0) atomicAdd(&counters.undecided, 1u);
+  const int64_t rank = nms_rank<kLanes>(begin), p = min(rank, end - 1);
+  const bool open = rank < end && args.state(p) == NmsState::kOpen;
+  if (nms_any_of_warp(open)) {
+    int32_t* const list = lists[threadIdx.x / kLanes];
+    const bool left = nms_decide<kLanes, kFirst>(open, args, list, begin, p);
+    if (left && NmsTeam<kLanes>::lane() == 0) atomicAdd(&counters.undecided, 1u);
   }
   if (!nms_last_block(&counters.arrived)) return;
   if (counters.undecided > 0) nms_resolve<kFirst>(args, bits, lists[0], begin, end);

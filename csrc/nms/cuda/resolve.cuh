@@ -86,7 +86,8 @@ __device__ bool nms_resolve_word(const NmsArgs<T>& args, NmsBits& bits, int32_t*
     const auto status = [&](int64_t j) { return bits.state(static_cast<int>(j - begin)); };
     NmsFound found;
     for (bool by_ranks = false;; by_ranks = true) {
-      found = nms_find_suppressors<32, kFirst>(args, list, begin, begin + at, status, by_ranks);
+      found =
+          nms_find_suppressors<32, kFirst>(true, args, list, begin, begin + at, status, by_ranks);
       const bool elsewhere = lane < found.count && list[lane] / 32 != w;
       // Else they are all of this word, fewer than a list holds, and some were found more than once.
       if (!found.more || by_ranks || __any_sync(0xffffffffu, elsewhere)) break;

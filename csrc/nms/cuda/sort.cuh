@@ -13,6 +13,8 @@ namespace ssd_cuda {
 
 constexpr int kNmsTile = kNmsBlock;
 constexpr int kNmsMergeBlock = 128;
+template <typename Item>
+constexpr int kNmsSearches = sizeof(Item) == 8 ? 8 : 4;  // that wait together
 
 // The type of what is sorted for scores whose keys are Key.
 template <typename Key>
@@ -64,28 +66,38 @@ __device__ void nms_sort_tile(Item item, int64_t n, Item* items) {
   const int t = static_cast<int>(threadIdx.x);
   tile[t] = item;
   __syncthreads();
-  if (t >= count) return;
+  if (t >= count) return;  // after the one barrier
   int place = 0;
 #pragma unroll 8
   for (int i = 0; i < count; ++i) place += tile[i] < item;
   items[first + place] = item;
 }
 
-// How many items of each of kAtOnce neighbouring tiles, from `tile` on, are less than this one.
-template <int kAtOnce, typename Item>
+// How many items of tiles [tile, end), at most kNmsSearches of them, are less than this one. No load waits for another of
+// its step: an index beyond the items reads the last one.
+template <typename Item>
 __device__ __forceinline__ uint32_t nms_count_less(const NmsMerge<Item>& merge, uint32_t tile,
-                                                   Item item) {
+                                                   uint32_t end, Item item) {
+  constexpr int kAtOnce = kNmsSearches<Item>;
   uint32_t at[kAtOnce], before = 0;
 #pragma unroll
-  for (int k = 0; k < kAtOnce; ++k) at[k] = (tile + k) * merge.length;
-  const auto less = [&](uint32_t i) { return i < merge.n && merge.items[i] < item; };
-  for (uint32_t size = merge.length; size > 1; size -= size / 2) {
+  for (int k = 0; k < kAtOnce; ++k) at[k] = (min(tile + k, end - 1)) * merge.length;
+  const auto less = [&](Item other, uint32_t i) { return (i < merge.n) & (other < item); };
+  for (uint32_t size = merge.length; size > 0; size = size > 1 ? size - size / 2 : 0) {
+    const uint32_t step = size > 1 ? size / 2 : 1;
+    Item other[kAtOnce];
 #pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) at[k] += less(at[k] + size / 2 - 1) ? size / 2 : 0;
+    for (int k = 0; k < kAtOnce; ++k) {
+      other[k] = merge.items[min(at[k] + step - 1, merge.n - 1)];
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      at[k] += less(other[k], at[k] + step - 1) ? step : 0;
+    }
   }
 #pragma unroll
   for (int k = 0; k < kAtOnce; ++k) {
-    before += at[k] + (less(at[k]) ? 1 : 0) - (tile + k) * merge.length;
+    before += tile + k < end ? at[k] - (tile + k) * merge.length : 0;
   }
   return before;
 }
@@ -97,17 +109,15 @@ __device__ int64_t nms_place(const NmsMerge<Item>& merge, uint32_t from) {
   const uint32_t tiles = (merge.n - 1) / merge.length + 1;
   const uint32_t first = from / merge.length / merge.fan * merge.fan;
   const uint32_t end = min(first + merge.fan, tiles);
-  constexpr int kAtOnce = 4;  // searches that wait together
-  uint32_t place = first * merge.length, tile = first;
-  for (; tile + kAtOnce <= end; tile += kAtOnce) {
-    place += nms_count_less<kAtOnce>(merge, tile, item);
+  uint32_t place = first * merge.length;
+  for (uint32_t tile = first; tile < end; tile += kNmsSearches<Item>) {
+    place += nms_count_less(merge, tile, end, item);
   }
-  for (; tile < end; ++tile) place += nms_count_less<1>(merge, tile, item);
   return place;
 }
 
 template <typename Item>
-__global__ void __launch_bounds__(kNmsMergeBlock)
+__global__ void __launch_bounds__(kNmsMergeBlock, 6)
     nms_merge_kernel(NmsMerge<Item> merge, Item* merged) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < merge.n) merged[nms_place(merge, static_cast<uint32_t>(i))] = merge.items[i];

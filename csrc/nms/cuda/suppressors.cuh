@@ -27,68 +27,75 @@ struct NmsCollector {
   __device__ bool hits(bool valid, int64_t j) const {
     return valid && j >= begin && j < query.rank && query.removed_by(args, j);
   }
-  // Called by the team, hit where j is a suppressor. Whether to stop.
+  // Called by the warp, hit where j is a suppressor. Whether that is enough for the team's box.
   __device__ bool note(bool hit, int64_t j) {
     using Team = NmsTeam<kLanes>;
-    if (!Team::any(hit)) return false;
+    if (!nms_any_of_warp(hit)) return false;
     const NmsState state = hit ? status(j) : NmsState::kRemoved;
-    found.removed = Team::any(state == NmsState::kKept);
-    if (found.removed) return true;
+    found.removed = Team::any(state == NmsState::kKept) || found.removed;
     const bool open = state == NmsState::kOpen;
     const unsigned lanes = Team::ballot(open);
     const int slot = found.count + __popc(lanes & ((1u << Team::lane()) - 1));
     if (open && slot < kNmsList) list[slot] = static_cast<int32_t>(j - begin);
     found.count += __popc(lanes);
-    found.more = found.count > kNmsList;
-    if (found.more) found.count = kNmsList;
-    return found.more;
+    found.more = found.more || found.count > kNmsList;
+    found.count = min(found.count, kNmsList);
+    return found.removed || found.more;
   }
 };
 
-// Of ranks [begin, query.rank), in ascending order: the best are the most likely to be kept. Four loads wait together.
-template <int kLanes, typename Collector>
-__device__ void nms_scan_ranks(Collector& collector) {
-  constexpr int kAtOnce = 4;
-  const int64_t end = collector.query.rank;
-  for (int64_t first = collector.begin; first < end; first += kAtOnce * kLanes) {
-    bool hit[kAtOnce], any = false;
+// Of ranks [begin, query.rank), in ascending order: the best are the most likely to be kept. Eight loads wait together.
+template <int kLanes, typename T, typename Status>
+__device__ void nms_scan_ranks(bool active, NmsCollector<kLanes, T, Status>& collector) {
+  constexpr int kAtOnce = 8;
+  int end = active ? collector.query.rank : 0;
+  const int last = max(end - 1, 0);
+  for (int first = collector.begin; nms_any_of_warp(first < end); first += kAtOnce * kLanes) {
+    Vec4<T> others[kAtOnce];
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
-      const int64_t j = first + k * kLanes + NmsTeam<kLanes>::lane();
-      hit[k] = collector.hits(j < end, j);
-      any = any || hit[k];
+      others[k] = collector.args.box(min(first + k * kLanes + NmsTeam<kLanes>::lane(), last));
     }
-    if (!NmsTeam<kLanes>::any(any)) continue;
+    unsigned hits = 0;
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
-      const int64_t j = first + k * kLanes + NmsTeam<kLanes>::lane();
-      if (collector.note(hit[k], j)) return;
+      const int j = first + k * kLanes + NmsTeam<kLanes>::lane();
+      const bool hit = j < end && collector.query.overlaps(collector.args, others[k]) &&
+                       collector.args.class_of(j) == collector.query.cls;
+      hits |= hit ? 1u << k : 0u;
+    }
+    if (!nms_any_of_warp(hits != 0)) continue;
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int j = first + k * kLanes + NmsTeam<kLanes>::lane();
+      if (collector.note((hits >> k & 1) != 0 && end > 0, j)) end = 0;
     }
   }
 }
 
 // The suppressors of box p in the panel that begins at rank `begin`, by ranks or by bins; the first panel (kFirst) has no
-// bins. By bins some are found twice. Called by a team; the list is there for all its lanes afterwards.
+// bins. By bins some are found twice. Called by a warp, for the boxes of its active teams; their lists are there for all
+// lanes afterwards.
 template <int kLanes, bool kFirst, typename T, typename Status>
-__device__ NmsFound nms_find_suppressors(const NmsArgs<T>& args, int32_t* list, int64_t begin,
-                                         int64_t p, const Status& status, bool by_ranks = kFirst) {
+__device__ NmsFound nms_find_suppressors(bool active, const NmsArgs<T>& args, int32_t* list,
+                                         int64_t begin, int64_t p, const Status& status,
+                                         bool by_ranks = kFirst) {
   const NmsQuery<T> query(args, p);
   NmsCollector<kLanes, T, Status> collector{args, query, status, list, static_cast<int32_t>(begin)};
-  NmsTeam<kLanes>::sync();  // nobody reads the list of an earlier search any more
+  __syncwarp();  // nobody reads the list of an earlier search any more
   if (kFirst || by_ranks) {
-    nms_scan_ranks<kLanes>(collector);
+    nms_scan_ranks(active, collector);
   } else {
     const auto by_rank = [&](bool valid, int64_t j) {
       return collector.note(collector.hits(valid, j), j);
     };
     nms_search<kLanes>(
-        args, query, args.open, begin, p,
+        active, args, query, args.open, begin, p,
         [&](bool valid, int slot) {
           return by_rank(valid, valid ? int64_t{args.open_ranks[slot]} : int64_t{0});
         },
         by_rank);
   }
-  NmsTeam<kLanes>::sync();
+  __syncwarp();
   return collector.found;
 }
 
@@ -105,37 +112,40 @@ __device__ void nms_keep(const NmsArgs<T>& args, int64_t p) {
 
 // Decides box p of the panel from the states of its suppressors, which others decide meanwhile: removed when one is kept,
 // kept when all are removed. No thread waits for another: after plan.tuning.attempts looks the box is left to the last
-// block, with its list in args. Whether it was decided; called by a team.
+// block, with its list in args. Whether it is left; called by a warp, for the boxes of its active teams.
 template <int kLanes, bool kFirst, typename T>
-__device__ bool nms_decide(const NmsArgs<T>& args, int32_t* list, int64_t begin, int64_t p) {
+__device__ bool nms_decide(bool active, const NmsArgs<T>& args, int32_t* list, int64_t begin,
+                           int64_t p) {
   using Team = NmsTeam<kLanes>;
   const auto status = [&](int64_t j) { return args.state(j); };
-  NmsFound found{0, false, true};
-  bool search = true;  // at one place in the code, for its registers
+  NmsFound found{0, false, false};
+  bool search = active;
   for (int looks = 0;; ++looks) {
-    if (search) found = nms_find_suppressors<kLanes, kFirst>(args, list, begin, p, status);
-    if (found.removed || (found.count == 0 && !found.more)) break;
-    if (looks == args.plan.tuning.attempts) break;
+    if (nms_any_of_warp(search)) {  // at one place in the code, for its registers
+      const NmsFound now =
+          nms_find_suppressors<kLanes, kFirst>(search, args, list, begin, p, status);
+      if (search) found = now;
+    }
+    const bool free = found.count == 0 && !found.more;
+    if (active && (found.removed || free)) {
+      active = false;
+      if (Team::lane() == 0 && found.removed) args.set_state(p, NmsState::kRemoved);
+      if (Team::lane() == 0 && !found.removed) nms_keep(args, p);
+    }
+    if (looks == args.plan.tuning.attempts || !nms_any_of_warp(active)) break;
     bool kept = false, open = false;
-    for (int i = Team::lane(); i < found.count; i += kLanes) {
+    for (int i = Team::lane(); active && i < found.count; i += kLanes) {
       const NmsState state = args.state(begin + list[i]);
       kept = kept || state == NmsState::kKept, open = open || state == NmsState::kOpen;
     }
     found.removed = Team::any(kept);
-    const bool settled = !Team::any(open);
-    if (settled) found.count = 0;
-    search = settled && found.more;
+    if (!Team::any(open)) found.count = 0;
+    search = active && !found.removed && found.count == 0 && found.more;
   }
-  const bool free = found.count == 0 && !found.more;
-  if (found.removed || free) {
-    if (Team::lane() != 0) return true;
-    if (free && !found.removed) nms_keep(args, p);
-    if (found.removed) args.set_state(p, NmsState::kRemoved);
-    return true;
-  }
+  if (!active) return false;
   for (int i = Team::lane(); i < found.count; i += kLanes) args.listed(i, p - begin) = list[i];
   if (Team::lane() == 0) args.found[p - begin] = found.count + (found.more ? 1 : 0);
-  return false;
+  return true;
 }
 
 }  // namespace ssd_cuda
