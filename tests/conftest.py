@@ -40,6 +40,22 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def voc(tmp_path):
+    """A small Pascal VOC data set."""
+    from layouts import write_voc  # needs pillow, which the tests of the ops do not
+
+    return write_voc(tmp_path)
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """The same as COCO."""
+    from layouts import write_coco
+
+    return write_coco(tmp_path)
+
+
 def random_boxes(n: int, *, size: float = 1.0, dtype=torch.float32, generator=None) -> torch.Tensor:
     """``[n, 4]`` x1, y1, x2, y2 with positive width and height inside a ``size`` square."""
     a, b = torch.rand(2, n, 2, dtype=torch.float64, generator=generator)

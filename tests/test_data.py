@@ -11,20 +11,10 @@ import torch
 pytest.importorskip("torchvision")
 pytest.importorskip("PIL")
 
-from layouts import photo, write_coco, write_voc, xml
+from layouts import photo, xml
 
 from ssd_cuda.data import CocoDataset, DataError, ShapesDataset, VocDataset, read_image
 from ssd_cuda.data.shapes import _paint, _place
-
-
-@pytest.fixture
-def voc(tmp_path):
-    return write_voc(tmp_path)
-
-
-@pytest.fixture
-def coco(tmp_path):
-    return write_coco(tmp_path)
 
 
 def edit(path, **changes):

@@ -14,23 +14,13 @@ import pytest
 pytest.importorskip("torchvision")
 pytest.importorskip("PIL")
 
-from layouts import photo, write_coco, write_voc, xml
+from layouts import photo, xml
 
 from ssd_cuda.data import CocoDataset, DataError, VocDataset, data_splits, loading, open_dataset
 from ssd_cuda.data.voc import find_classes, voc_splits
 
 TRAIN = "annotations/instances_train2017.json"
 DOG = xml(("dog", (1, 2, 31, 22), False))
-
-
-@pytest.fixture
-def voc(tmp_path):
-    return write_voc(tmp_path)
-
-
-@pytest.fixture
-def coco(tmp_path):
-    return write_coco(tmp_path)
 
 
 def add_voc(root, name, suffix=".jpg", line=None, annotation=DOG):

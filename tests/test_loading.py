@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("torchvision")
 pytest.importorskip("PIL")
 
-from layouts import write_coco, write_voc, xml
+from layouts import xml
 
 from ssd_cuda.data import (
     BatchLoader,
@@ -29,17 +29,6 @@ from ssd_cuda.data import (
     prepare,
     read_image,
 )
-
-
-@pytest.fixture
-def voc(tmp_path):
-    return write_voc(tmp_path)
-
-
-@pytest.fixture
-def coco(tmp_path):
-    return write_coco(tmp_path)
-
 
 # Recognition
 

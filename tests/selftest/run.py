@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 FLAGS = ["-O3", "-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Werror"]
 FLAGS += ["-Wno-maybe-uninitialized", "-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-unknown-warning-option"]
-# Inputs and outputs are vectors of exactly their size: one element past the end is seen, in spare capacity too.
+# Inputs and outputs are vectors of exactly their size: one element past the end is seen, also in spare room.
 SANITIZE = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 SANITIZE += ["-D_GLIBCXX_SANITIZE_VECTOR", "-fno-omit-frame-pointer"]
 NATIVE = ("g++-11", "g++-12", "clang++-14")
