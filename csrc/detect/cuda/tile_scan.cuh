@@ -62,7 +62,7 @@ struct TileScan {
     int low = 0, high = ceil_div(wanted, kElements);  // whole vectors lie in [low, high)
     if (source < image || source + static_cast<unsigned>(high) * kBytes > image_end) {
       low = source < image ? 1 : 0;
-      high = static_cast<int>((image_end - source) / kBytes) < high ? high - 1 : high;
+      if ((image_end - source) / kBytes < static_cast<uintptr_t>(high)) --high;
       if (high < low) high = low;
       copy_ends(reinterpret_cast<const S*>(source), reinterpret_cast<S*>(place),
                 low > 0 ? skew : kElements, high * kElements, wanted);
