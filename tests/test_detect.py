@@ -141,6 +141,21 @@ def test_candidates_about_a_window(device, candidates, apart):
     check(torch.zeros(1, num_priors, 4, device=device), conf.to(device), priors.to(device), config)
 
 
+@pytest.mark.parametrize("candidates", [2047, 2048, 2049, 2100])
+def test_what_a_cut_left_out_is_looked_at(device, candidates):
+    """The best 1,024 suppress each other; the CPU kernel cuts to these when it has twice as many."""
+    num_priors, classes = 700, 4
+    scores = torch.zeros(num_priors * (classes - 1))
+    scores[:candidates] = torch.linspace(1.0, 0.3, candidates)
+    conf = torch.cat([torch.zeros(num_priors, 1), scores.reshape(num_priors, -1)], 1)[None]
+    x = torch.arange(num_priors) * 2.0
+    x[:342] = 0
+    priors = torch.stack([x, 0 * x, 0 * x + 1, 0 * x + 1], 1)
+    config = DetectConfig(scores="given", top_k=None, score_threshold=0.25, detections_per_image=200)
+    loc = torch.zeros(1, num_priors, 4, device=device)
+    assert check(loc, conf.to(device), priors.to(device), config).counts.item() == 200
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
 def test_scores_one_unit_above_the_threshold(device, dtype, scores):

@@ -19,7 +19,7 @@ CPU = [
         "detect: what a slice left out is forgotten",
         "left_out |= «part.was_cut()»;",
         "false",
-        "tests/test_detect.py -k window",
+        "tests/test_detect.py -k cut_left",
     ),
     Mutant(
         "cpu",
