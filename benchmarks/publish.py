@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import report, scaling
+from . import card_pages, report, scaling
 from .harness import Result, Timing
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +45,8 @@ GOALS: tuple[tuple[str, str, float | None, float | None], ...] = (
     ("matching", "B=32, 100 GT an image", 20e-6, None),
     ("nms", "nms_padded dense N=100000", 800e-6, None),
 )
+# How the rows begin that stand on the README.
+SHORT = ("| matching + loss", "| post-process, trained", "| nms, 20,000 sparse")
 # The README's rows of exponents: what a reader calls a family, and the columns.
 GROWTH = {
     "multibox": "matching + loss, forward + backward",
@@ -155,8 +157,9 @@ def results_page(paths: Sequence[Path] | None = None) -> str:
     if "cuda" not in devices:
         parts.append("## CUDA\n")
         parts.append(
-            "Not measured yet: no card was at hand. `make gpu-check` on a machine with one does it.\n"
+            "Every case was not measured on a card yet: `make gpu-check` on a machine with one does it. What was:\n"
         )
+        parts += [card_pages.steps() + "\n", card_pages.kernels() + "\n"]
     return "\n".join(parts)
 
 
@@ -184,8 +187,18 @@ def readme_table() -> str:
             f"| {title} | {report.seconds(one.timings['ours'].median)} | {other} "
             f"{report.seconds(one.timings[other].median)} | {one.speedups[other]:.1f} | {both} |"
         )
-    text = "\n".join(lines) + "\n\n" + report.conditions(record)
-    return text + readme_card()
+    return "\n".join(lines) + "\n\n" + report.conditions(record)
+
+
+def numbers_table() -> str:
+    """The same and, once they were measured, the goals on a card."""
+    return readme_table() + readme_card()
+
+
+def short_table() -> str:
+    """Its first rows, for a first screen; the conditions are the same."""
+    lines = readme_table().splitlines()
+    return "\n".join([*lines[:2], *(line for line in lines[2:] if line.startswith(SHORT)), "", lines[-1]])
 
 
 def readme_card() -> str:
@@ -276,15 +289,18 @@ def host_work() -> str:
 # Block -> what it holds; a page holds some of them.
 BLOCKS = {
     "headline": readme_headline,
-    "table": readme_table,
+    "short": short_table,
+    "table": numbers_table,
+    "card": card_pages.steps,
+    "kernels": card_pages.kernels,
     "growth": readme_growth,
     "share": readme_share,
     "compat": readme_compat,
     "host": host_work,
 }
 PAGES = {
-    "README.md": ("headline", "table"),
-    "docs/numbers.md": ("table", "compat", "growth", "share", "host"),
+    "README.md": ("headline", "short", "card"),
+    "docs/numbers.md": ("table", "card", "kernels", "compat", "growth", "share", "host"),
 }
 
 

@@ -44,7 +44,7 @@ def test_a_measured_card_reaches_the_readme(rehearsed, monkeypatch):
     monkeypatch.setattr(publish, "FOLDER", rehearsed.parent)
     (rehearsed.parent / "cuda.json").write_text(json.dumps(record))
     (rehearsed.parent / "cpu.json").write_text(cpu)
-    assert "| mining: B=32 P=8732, trained keys | 6 us |" in publish.fill("README.md")
+    assert "| mining: B=32 P=8732, trained keys | 6 us |" in publish.fill("docs/numbers.md")
     assert "### Goals" in publish.results_page()
 
 
