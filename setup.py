@@ -32,7 +32,7 @@ def need(module: str):
         return __import__(module)
     except ImportError:
         stop(
-            f"building needs {module}: type 'pip install torch pybind11 ninja setuptools>=77', then "
+            f"building needs {module}: type 'pip install torch pybind11 ninja setuptools', then "
             "'pip install --no-build-isolation .' (build isolation hides the torch you have)"
         )
 

@@ -157,7 +157,8 @@ def results_page(paths: Sequence[Path] | None = None) -> str:
     if "cuda" not in devices:
         parts.append("## CUDA\n")
         parts.append(
-            "Every case was not measured on a card yet: `make gpu-check` on a machine with one does it. What was:\n"
+            "Not every case was measured on a card yet: `make gpu-check` on a machine with one does it. What "
+            "was:\n"
         )
         parts += [card_pages.steps() + "\n", card_pages.kernels() + "\n"]
     return "\n".join(parts)
