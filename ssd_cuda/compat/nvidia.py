@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..config import DetectConfig, MultiBoxConfig
+from ..config.checks import check_integer
 from ._rules import as_compared
 
 __all__ = ["Loss", "decode_batch"]
@@ -97,6 +98,7 @@ def decode_batch(
         >>> boxes, labels
         (tensor([[0.1000, 0.1000, 0.5000, 0.5000]]), tensor([1]))
     """
+    check_integer("max_output", max_output, 1)  # there [-0:] would be all
     config = DetectConfig.preset(
         "nvidia",
         iou_threshold=as_compared(criteria),

@@ -112,3 +112,11 @@ def test_an_image_without_detections():
     plabel = torch.tensor([[[9.0], [0.0]]])
     ((box, label, score),) = nvidia.decode_batch(DefaultBoxes(priors), torch.zeros(1, 4, 1), plabel)
     assert len(box) == len(label) == len(score) == 0
+
+
+def test_no_boxes_at_all_is_refused():
+    loc, conf = torch.zeros(1, 4, 2), torch.zeros(1, 3, 2)
+    priors = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.3, 0.2, 0.2]])
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"max_output must be at least 1, got {wrong}"):
+            nvidia.decode_batch(DefaultBoxes(priors), loc, conf, max_output=wrong)

@@ -147,6 +147,14 @@ __device__ __forceinline__ void wait_copies() {
   wait_copies_but<0>();
 }
 
+// Taken from the blocks that a kernel asks for a multiprocessor where ptxas, for 8.6 and 8.7 alone, would put some bytes of
+// it on the stack to fit them in.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 870)
+constexpr int kBlocksLess = 1;
+#else
+constexpr int kBlocksLess = 0;
+#endif
+
 template <typename T>
 __host__ __device__ constexpr T ceil_div(T a, T b) {
   return (a + b - 1) / b;

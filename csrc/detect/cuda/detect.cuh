@@ -167,7 +167,7 @@ inline std::size_t tile_room() {
 }
 
 template <typename T, typename S, bool kTiles>
-__global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 1 : kScanBlocks)
+__global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 1 : kScanBlocks - kBlocksLess)
     scan_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, DetectWorkspace<T> workspace,
                 TilePlan plan) {
   SSD_DYNAMIC_SHARED(unsigned char, tiles);

@@ -143,7 +143,7 @@ template <typename T>
 constexpr int kNmsResident = sizeof(T) == 4 ? 4 : 2;
 
 template <typename T>
-__global__ void __launch_bounds__(kNmsBlock, kNmsResident<T>)
+__global__ void __launch_bounds__(kNmsBlock, kNmsResident<T> - kBlocksLess)
     nms_clear_kernel(NmsArgs<T> args, int64_t begin, int64_t end) {
   using Team = NmsTeam<kNmsLanes>;
   const int64_t rank = nms_rank<kNmsLanes>(begin), p = min(rank, end - 1);
