@@ -164,6 +164,19 @@ def test_weights_of_a_classification_network_and_of_the_part_before(tmp_path):
     )
 
 
+def test_priors_with_several_offsets_are_exported():
+    """Each run of levels is filled as a tensor, never as a view of one: of a view a package saw nothing."""
+
+    class Priors(nn.Module):
+        def forward(self, x):
+            return x + ops.generate_priors(PriorSpec.preset("dssd321"))
+
+    program = torch.export.export(Priors(), (torch.zeros(4),)).run_decompositions()
+    expected = ops.generate_priors(PriorSpec.preset("dssd321"))
+    assert torch.equal(program.module()(torch.zeros(4)), expected)
+    assert "slice" not in str(program.graph)
+
+
 def test_an_unknown_depth_is_one_sentence():
     with pytest.raises(ValueError, match="depth must be 50 or 101, got 18"):
         models.ssd321(depth=18)

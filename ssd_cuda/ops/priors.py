@@ -77,13 +77,14 @@ def _cached(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Shared
 
 
 def _generate(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
-    output = torch.empty(spec.num_priors, 4, device=device, dtype=dtype)
-    require("generate_priors", output)
-    row = 0
+    parts = []
     for part in _of_one_offset(spec):
-        torch.ops.ssd_cuda.fill_priors(output[row : row + part.num_priors], **op_options(part))
-        row += part.num_priors
-    return output
+        # Its own tensor, no slice of one: AOTInductor loses what an op writes into a view of empty memory.
+        output = torch.empty(part.num_priors, 4, device=device, dtype=dtype)
+        require("generate_priors", output)
+        torch.ops.ssd_cuda.fill_priors(output, **op_options(part))
+        parts.append(output)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _of_one_offset(spec: PriorSpec) -> list[PriorSpec]:
