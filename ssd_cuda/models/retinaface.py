@@ -19,7 +19,7 @@ _leaky = functools.partial(nn.LeakyReLU, 0.1)
 
 
 class LandmarkSSD(SSD):
-    """An SSD whose heads give landmarks too; :meth:`loss` is that of boxes and classes alone.
+    """An SSD whose heads give landmarks too; ``loss`` is that of boxes and classes alone.
 
     Example:
         >>> model = models.retinaface_mobilenet(image_size=(64, 64)).eval()
