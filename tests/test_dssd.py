@@ -165,7 +165,7 @@ def test_weights_of_a_classification_network_and_of_the_part_before(tmp_path):
 
 
 def test_priors_with_several_offsets_are_exported():
-    """Each run of levels is filled as a tensor, never as a view of one: of a view a package saw nothing."""
+    """Each run of levels is filled as a tensor of its own, never as a view of one."""
 
     class Priors(nn.Module):
         def forward(self, x):

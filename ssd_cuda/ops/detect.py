@@ -46,10 +46,14 @@ class Detections(NamedTuple):
         names = (
             ("boxes", "scores", "labels") if self.extra is None else ("boxes", "scores", "labels", "extra")
         )
-        return [
-            {name: getattr(self, name)[image, :count] for name in names}
-            for image, count in enumerate(self.counts.tolist())
-        ]
+        found = []
+        for image, count in enumerate(self.counts.tolist()):
+            # narrow, not a slice: in an exported program each slice has a length of its own that nothing ties
+            # to the count, and AOTInductor writes code that does not compile.
+            torch._check(count >= 0)
+            torch._check(count <= self.scores.shape[1])
+            found.append({name: getattr(self, name)[image].narrow(0, 0, count) for name in names})
+        return found
 
 
 def detect(
@@ -215,12 +219,13 @@ def _carry(extra: Tensor, prior_indices: Tensor) -> Tensor:
 
 @register_fake("detect")
 def _(loc, conf, priors, clip_sizes=None, *, rows, **_):
-    batch = conf.shape[0]
-    long = torch.int64
+    batch, long = conf.shape[0], torch.int64
+    # Of conf, an activation: AOTInductor passes priors that are a constant as they are, and what is made of
+    # those is real memory, whose garbage it took for the number of detections.
     return (
-        priors.new_empty(batch, rows, 4),
-        priors.new_empty(batch, rows),
-        priors.new_empty(batch, rows, dtype=long),
-        priors.new_empty(batch, rows, dtype=long),
-        priors.new_empty(batch, dtype=long),
+        conf.new_empty(batch, rows, 4, dtype=priors.dtype),
+        conf.new_empty(batch, rows, dtype=priors.dtype),
+        conf.new_empty(batch, rows, dtype=long),
+        conf.new_empty(batch, rows, dtype=long),
+        conf.new_empty(batch, dtype=long),
     )

@@ -134,4 +134,4 @@ def op_options(
 
 @register_fake("match")
 def _(boxes, offsets, priors, **_):
-    return priors.new_empty(offsets.shape[0] - 1, priors.shape[-2], dtype=torch.int32)
+    return offsets.new_empty(offsets.shape[0] - 1, priors.shape[-2], dtype=torch.int32)  # as in detect

@@ -79,7 +79,7 @@ def _cached(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Shared
 def _generate(spec: PriorSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
     parts = []
     for part in _of_one_offset(spec):
-        # Its own tensor, no slice of one: AOTInductor loses what an op writes into a view of empty memory.
+        # Its own tensor, no slice of one: no exported graph then writes into a view.
         output = torch.empty(part.num_priors, 4, device=device, dtype=dtype)
         require("generate_priors", output)
         torch.ops.ssd_cuda.fill_priors(output, **op_options(part))

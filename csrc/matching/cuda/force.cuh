@@ -1,7 +1,7 @@
 // The matches that ground truths are owed whatever their IoU, left in codes before match_kernel fills the rest.
 //
-//   best_kernel   one warp a truth, or several where there are few: its best prior (search.cuh). argmax: claims it by atomicMax(code, truth),
-//                 so the last truth wins. bipartite: leaves it in tops.
+//   best_kernel   one warp a truth, or several where there are few: its best prior (search.cuh). argmax: claims it
+//                 by atomicMax(code, truth), so the last truth wins. bipartite: leaves it in tops.
 //   pair_kernel   one block an image: the largest overlap among free truths and free priors makes a pair, again
 //                 and again. Truths and priors agree on which pair is better, so deferred acceptance finds
 //                 the same pairs, all truths at once: each proposes to its best prior, a prior keeps the best
@@ -26,7 +26,7 @@ inline int search_warps(int64_t truths) {
   return warps;
 }
 
-// The truth of a warp, by the whole warp. row: -1 where there is none, or none that takes part.
+// The truth of a warp, by the whole warp. row: -1 where there is none.
 template <typename T>
 struct WarpTruth {
   int64_t row = -1, image = 0, index = 0;  // index: in the image
