@@ -10,7 +10,6 @@ from torch.export import Dim, export
 
 from ssd_cuda import DetectConfig, accelerate, models, ops
 
-
 CONFIG = DetectConfig(score_threshold=0.5, detections_per_image=50)
 
 
