@@ -57,10 +57,12 @@ struct Pool {
     bitonic_sort(count);
   }
 
-  // All threads, after a barrier: leaves the best `keep`.
+  // All threads, after a barrier: leaves the best `keep`. The count is read before the sort, by all: where only one thread
+  // asks for it, compilers let all read it beside that thread's write, which racecheck reports.
   __device__ __forceinline__ void cut() const {
+    const unsigned count = state->count;
     sort();
-    if (threadIdx.x == 0 && state->count > keep) {
+    if (threadIdx.x == 0 && count > keep) {
       state->count = keep;
       state->worst = keys[keep - 1];
       state->cut = 1;
