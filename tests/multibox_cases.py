@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 from conftest import random_boxes, random_priors
 
 from ssd_cuda import MiningConfig, MultiBoxConfig, ops, reference
+
+
+def with_zeros(call):
+    """call() with the zeros of the gradient prepared by the forward on any device, as on a card."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            ops.multibox, "_wants_zeros", lambda conf: conf.requires_grad and torch.is_grad_enabled()
+        )
+        return call()
 
 
 def batch_of(

@@ -118,7 +118,7 @@ def keys_of_both(multibox, loc, conf, gt, priors, config):
     codes = ops.match(gt, priors)
     wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
     targets = (codes, gt.boxes.to(wide), gt.labels, gt.offsets, priors.to(wide), None)
-    cpu = torch.ops.ssd_cuda.multibox_loss(loc, conf, *targets, **op_options(config))
+    cpu = torch.ops.ssd_cuda.multibox_loss(loc, conf, *targets, **op_options(config), with_zeros=False)
     return keys, cpu[3]
 
 

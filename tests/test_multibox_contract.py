@@ -81,7 +81,15 @@ def test_opcheck(device):
     targets = (codes, gt.boxes, gt.labels, gt.offsets, priors, None)
     for x, y in ((loc, conf), tuple(t.transpose(1, 2).contiguous().transpose(1, 2) for t in (loc, conf))):
         x.requires_grad_(), y.requires_grad_()
-        torch.library.opcheck(torch.ops.ssd_cuda.multibox_loss.default, (x, y, *targets), options)
+        loss = torch.ops.ssd_cuda.multibox_loss
+        torch.library.opcheck(loss.default, (x, y, *targets), {**options, "with_zeros": False})
+        settings = {**options, "with_zeros": True}  # the wrapper does not ask for it where a graph is traced
+        untraced = ("test_schema", "test_autograd_registration", "test_faketensor")
+        torch.library.opcheck(loss.default, (x, y, *targets), settings, test_utils=untraced)
+        *_, keys, cuts, scales, zeros = loss(x, y, *targets, **settings)
+        one = torch.ones((), device=device)
+        inputs = (one, one, x.detach(), y.detach(), *targets, keys, cuts, scales, zeros.detach())
+        torch.library.opcheck(torch.ops.ssd_cuda.multibox_loss_backward_into.default, inputs, options)
 
 
 @pytest.mark.parametrize("layout", ["bpc", "bcp"])
@@ -232,7 +240,7 @@ def test_an_unchecked_label_out_of_range_is_nan(device):
     codes = ops.match(gt, priors)
     codes[0, 0] = 99  # no such ground truth: nothing is read for it
     loss = torch.ops.ssd_cuda.multibox_loss(
-        loc, conf, codes, gt.boxes, gt.labels + 90, gt.offsets, priors, None, **options
+        loc, conf, codes, gt.boxes, gt.labels + 90, gt.offsets, priors, None, **options, with_zeros=False
     )
     assert loss[0].isnan()
     assert loss[1].isnan()

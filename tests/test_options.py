@@ -7,6 +7,7 @@ import typing
 
 import pytest
 import torch
+from multibox_cases import with_zeros
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssd_cuda import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig, PriorSpec, ops
@@ -37,6 +38,9 @@ CALLS = {
     "multibox_loss": lambda: ops.multibox_loss(LOC, CONF, GT, PRIORS),
     "multibox_loss_backward": lambda: differentiate(
         lambda x, y: ops.multibox_loss(x, y, GT, PRIORS), LOC, CONF
+    ),
+    "multibox_loss_backward_into": lambda: with_zeros(
+        lambda: differentiate(lambda x, y: ops.multibox_loss(x, y, GT, PRIORS), LOC, CONF)
     ),
     "nms": lambda: ops.nms(BOXES, SCORES, 0.5),
     "nms_padded": lambda: ops.nms_padded(BOXES, SCORES, 0.5),
@@ -124,6 +128,7 @@ def test_every_word_of_every_table_is_compared():
     texts = {(name, a.name) for name, table in tables.items() for a in table if str(a.type) == "str"}
     compared = {(name, option) for name, option, *_ in WORDS}
     shared = {("multibox_loss_backward", "cap"), ("multibox_loss_backward", "zero_label")}
+    shared |= {("multibox_loss_backward_into", option) for option in ("cap", "zero_label", "normalizer")}
     assert texts == compared | shared
 
 

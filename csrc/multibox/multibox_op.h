@@ -77,8 +77,8 @@ class TargetTensors {
         variances_(dense_or_none(variances)) {}
 
   // Without labels the targets are ready ones: codes holds the classes and boxes the box codes.
-  template <typename T>
-  Targets<T> get(const MultiBoxSettings& settings) const {
+  template <typename T, typename Settings>
+  Targets<T> get(const Settings& settings) const {
     const bool ready = !labels_.has_value();
     return {.codes = ready ? nullptr : in<int32_t>(codes_),
             .boxes = in<Vec4<T>>(boxes_),
@@ -98,15 +98,25 @@ class TargetTensors {
   std::optional<Tensor> labels_, offsets_, priors_, variances_;
 };
 
+// A tensor of the shape of `like`, of which it has the order in memory; make(like, size) gives it.
+template <typename Make>
+Tensor rows_like(const Tensor& like, const Make& make) {
+  const bool first = is_channels_first(like);
+  const Tensor rows =
+      make(like, {like.size(0), like.size(first ? 2 : 1), like.size(first ? 1 : 2)});
+  return first ? swap_last(rows) : rows;
+}
+
 // loc: [B, P, 4], conf: [B, P, C], codes: [B, P], boxes: [G, 4] (ready targets: [B, P, 4], and no labels)
-// -> localization [], classification [], num_positives [], keys [B, P], cuts [B, 2], scales [B].
-// Run::forward<S>(loc, conf, targets, rule, outputs)
+// -> localization [], classification [], num_positives [], keys [B, P], cuts [B, 2], scales [B], zeros: where asked for
+// [B, P, C] laid out as conf, for multibox_loss_backward_into, else [0].
+// Run::forward<S>(loc, conf, targets, rule, outputs, zeros); Run::zeros_of_forward<S>(like, size) allocates what it fills
 template <typename Run>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
     const Tensor& loc_in, const Tensor& conf_in, const Tensor& codes, const Tensor& boxes,
     const std::optional<Tensor>& labels, const std::optional<Tensor>& offsets,
     const std::optional<Tensor>& priors, const std::optional<Tensor>& variances,
-    const MultiBoxSettings& settings) {
+    const MultiBoxForwardSettings& settings) {
   check_batch(loc_in, conf_in, codes, boxes, labels, offsets, priors, variances);
   Run::check(conf_in);
   const Tensor loc = readable(loc_in), conf = readable(conf_in);
@@ -118,9 +128,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
   const Tensor keys = empty_on(conf, {images, width}, key_dtype(conf.scalar_type()));
   const Tensor cuts = empty_on(conf, {images, 2}, ScalarType::Long);
   const Tensor scales = empty_on(conf, {images}, wide);
+  std::optional<Tensor> zeros;
   dispatch_floating(conf.scalar_type(), "multibox_loss", [&](auto zero) {
     using S = decltype(zero);
     using T = acc_t<S>;
+    if (settings.with_zeros) zeros = rows_like(conf, &Run::template zeros_of_forward<S>);
     const LossOutputs<T> outputs{.localization = out<T>(localization),
                                  .classification = out<T>(classification),
                                  .num_positives = out<int64_t>(num_positives),
@@ -128,38 +140,45 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
                                  .cuts = out<int64_t>(cuts),
                                  .scales = out<T>(scales)};
     Run::template forward<S>(loc, conf, targets.get<T>(settings),
-                             multibox_rule(settings, conf.size(2)), outputs);
+                             multibox_rule(settings, conf.size(2)), outputs, zeros);
   });
-  return {localization, classification, num_positives, keys, cuts, scales};
+  if (!zeros) zeros = empty_on(conf, {0}, conf.scalar_type());
+  return {localization, classification, num_positives, keys, cuts, scales, *zeros};
 }
 
-// -> d_loc [B, P, 4], d_conf [B, P, C], each laid out as loc and conf.
-// Run::backward<S>(loc, conf, targets, rule, selection, d_loc, d_conf); Run::gradient<S>(like, size) allocates.
-template <typename Run>
-std::tuple<Tensor, Tensor> multibox_loss_backward(
-    const Tensor& grad_loc, const Tensor& grad_conf, const Tensor& loc_in, const Tensor& conf_in,
-    const Tensor& codes, const Tensor& boxes, const std::optional<Tensor>& labels,
-    const std::optional<Tensor>& offsets, const std::optional<Tensor>& priors,
-    const std::optional<Tensor>& variances, const Tensor& keys_in, const Tensor& cuts_in,
-    const Tensor& scales_in, const MultiBoxSettings& settings) {
-  check_batch(loc_in, conf_in, codes, boxes, labels, offsets, priors, variances);
-  check_selection(conf_in, grad_loc, grad_conf, keys_in, cuts_in, scales_in);
-  Run::check(conf_in);
-  const Tensor loc = readable(loc_in), conf = readable(conf_in);
-  const Tensor keys = dense(keys_in), cuts = dense(cuts_in), scales = dense(scales_in);
-  const TargetTensors targets(codes, boxes, labels, offsets, priors, variances);
-  Tensor d_loc, d_conf;
-  dispatch_floating(conf.scalar_type(), "multibox_loss_backward", [&](auto zero) {
-    using S = decltype(zero);
+// Arguments of the backward that are in order.
+struct BackwardInputs {
+  Tensor grad_loc, grad_conf, loc, conf;
+  TargetTensors targets;
+  Tensor keys, cuts, scales;
+
+  template <typename Run>
+  static BackwardInputs checked(const Tensor& grad_loc, const Tensor& grad_conf, const Tensor& loc,
+                                const Tensor& conf, const Tensor& codes, const Tensor& boxes,
+                                const std::optional<Tensor>& labels,
+                                const std::optional<Tensor>& offsets,
+                                const std::optional<Tensor>& priors,
+                                const std::optional<Tensor>& variances, const Tensor& keys,
+                                const Tensor& cuts, const Tensor& scales) {
+    check_batch(loc, conf, codes, boxes, labels, offsets, priors, variances);
+    check_selection(conf, grad_loc, grad_conf, keys, cuts, scales);
+    Run::check(conf);
+    return {grad_loc,
+            grad_conf,
+            readable(loc),
+            readable(conf),
+            {codes, boxes, labels, offsets, priors, variances},
+            dense(keys),
+            dense(cuts),
+            dense(scales)};
+  }
+
+  // d_loc, with the rows of d_conf that count written. Run::backward<S>(loc, conf, targets, rule, selection, d_loc,
+  // d_conf); Run::loc_gradient<S>(like, size) allocates d_loc
+  template <typename Run, typename S>
+  Tensor run(const Tensor& d_conf, const MultiBoxSettings& settings) const {
     using T = acc_t<S>;
-    const auto gradient = [](const Tensor& t) {
-      const bool first = is_channels_first(t);
-      const Tensor rows =
-          Run::template gradient<S>(t, {t.size(0), t.size(first ? 2 : 1), t.size(first ? 1 : 2)});
-      return first ? swap_last(rows) : rows;
-    };
-    d_loc = gradient(loc);
-    d_conf = gradient(conf);
+    const Tensor d_loc = rows_like(loc, &Run::template loc_gradient<S>);
     const LossSelection<T> selection{.keys = in<Ordered<T>>(keys),
                                      .cuts = in<int64_t>(cuts),
                                      .scales = in<T>(scales),
@@ -167,14 +186,57 @@ std::tuple<Tensor, Tensor> multibox_loss_backward(
                                      .grad_conf = in<T>(grad_conf)};
     Run::template backward<S>(loc, conf, targets.get<T>(settings),
                               multibox_rule(settings, conf.size(2)), selection, d_loc, d_conf);
+    return d_loc;
+  }
+};
+
+// -> d_loc [B, P, 4], d_conf [B, P, C], each laid out as loc and conf. Run::zeros<S>(like, size) allocates d_conf
+template <typename Run>
+std::tuple<Tensor, Tensor> multibox_loss_backward(
+    const Tensor& grad_loc, const Tensor& grad_conf, const Tensor& loc, const Tensor& conf,
+    const Tensor& codes, const Tensor& boxes, const std::optional<Tensor>& labels,
+    const std::optional<Tensor>& offsets, const std::optional<Tensor>& priors,
+    const std::optional<Tensor>& variances, const Tensor& keys, const Tensor& cuts,
+    const Tensor& scales, const MultiBoxSettings& settings) {
+  const auto inputs =
+      BackwardInputs::checked<Run>(grad_loc, grad_conf, loc, conf, codes, boxes, labels, offsets,
+                                   priors, variances, keys, cuts, scales);
+  Tensor d_loc, d_conf;
+  dispatch_floating(conf.scalar_type(), "multibox_loss_backward", [&](auto zero) {
+    using S = decltype(zero);
+    d_conf = rows_like(inputs.conf, &Run::template zeros<S>);
+    d_loc = inputs.template run<Run, S>(d_conf, settings);
   });
   return {d_loc, d_conf};
+}
+
+// The same, d_conf written into the zeros of the forward -> d_loc
+template <typename Run>
+Tensor multibox_loss_backward_into(const Tensor& grad_loc, const Tensor& grad_conf,
+                                   const Tensor& loc, const Tensor& conf, const Tensor& codes,
+                                   const Tensor& boxes, const std::optional<Tensor>& labels,
+                                   const std::optional<Tensor>& offsets,
+                                   const std::optional<Tensor>& priors,
+                                   const std::optional<Tensor>& variances, const Tensor& keys,
+                                   const Tensor& cuts, const Tensor& scales, const Tensor& d_conf,
+                                   const MultiBoxSettings& settings) {
+  const auto inputs =
+      BackwardInputs::checked<Run>(grad_loc, grad_conf, loc, conf, codes, boxes, labels, offsets,
+                                   priors, variances, keys, cuts, scales);
+  check_tensor("d_conf", d_conf, conf.scalar_type(), {conf.size(0), conf.size(1), conf.size(2)},
+               conf);
+  Tensor d_loc;
+  dispatch_floating(conf.scalar_type(), "multibox_loss_backward_into", [&](auto zero) {
+    d_loc = inputs.template run<Run, decltype(zero)>(d_conf, settings);
+  });
+  return d_loc;
 }
 
 template <typename Run, typename Library>
 void implement_multibox(Library& m) {
   m.impl("multibox_loss", SSD_BOX(&multibox_loss<Run>));
   m.impl("multibox_loss_backward", SSD_BOX(&multibox_loss_backward<Run>));
+  m.impl("multibox_loss_backward_into", SSD_BOX(&multibox_loss_backward_into<Run>));
 }
 
 }  // namespace ssd_cuda

@@ -83,7 +83,16 @@ struct MultiBoxRule {
 
 SSD_OPTION_STRUCT(MultiBoxSettings, SSD_MULTIBOX_OPTIONS);
 
-inline MultiBoxRule multibox_rule(const MultiBoxSettings& settings, int64_t num_classes) {
+// Of the forward, which may also prepare the zeros of the gradient of the logits.
+#define SSD_MULTIBOX_FORWARD_OPTIONS(X) \
+  SSD_MULTIBOX_OPTIONS(X)               \
+  X(bool, with_zeros)
+
+SSD_OPTION_STRUCT(MultiBoxForwardSettings, SSD_MULTIBOX_FORWARD_OPTIONS);
+
+// Of either's settings.
+template <typename Settings>
+inline MultiBoxRule multibox_rule(const Settings& settings, int64_t num_classes) {
   return {.label = {.num_classes = num_classes,
                     .background = settings.background_last ? num_classes - 1 : 0,
                     .offset = settings.label_offset,

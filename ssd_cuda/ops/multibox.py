@@ -45,7 +45,8 @@ class MultiBoxLosses(NamedTuple):
 
 
 def op_options(config: MultiBoxConfig) -> dict[str, Any]:
-    """The options of ``torch.ops.ssd_cuda.multibox_loss``: the table of csrc/multibox/multibox_rule.h."""
+    """The options of the ops of the loss: the table of csrc/multibox/multibox_rule.h. The forward has
+    ``with_zeros`` beside them."""
     return {
         "variance": four_variances(config.variances),
         "xyxy": config.match.prior_format == "xyxy",
@@ -82,6 +83,14 @@ def _predictions(loc: Tensor, conf: Tensor, layout: str) -> tuple[Tensor, Tensor
         dtype = torch.promote_types(loc.dtype, conf.dtype)
         loc, conf = loc.to(dtype), conf.to(dtype)
     return loc, conf
+
+
+def _wants_zeros(conf: Tensor) -> bool:
+    """Whether the forward also prepares the zeros of the gradient of ``conf``: there a card writes them while
+    it computes, in the backward they would be most of its time. The CPU gets zero pages from the system. A
+    traced graph has no place for what its backward changes: not in compiled code, nor for subclasses."""
+    eager = type(conf) is Tensor and not torch.compiler.is_compiling()
+    return eager and conf.is_cuda and conf.requires_grad and torch.is_grad_enabled()
 
 
 def multibox_loss(
@@ -173,6 +182,7 @@ def multibox_loss(
         priors.to(wide),
         None if variances is None else variances.to(wide),
         **op_options(config),
+        with_zeros=_wants_zeros(conf),
     )
     losses = MultiBoxLosses(localization, classification, num_positives)
     if config.normalizer != "global":
@@ -306,25 +316,12 @@ def multibox_loss_on_targets(
         None,
         None,
         **op_options(config),
+        with_zeros=_wants_zeros(conf),
     )
     losses = MultiBoxLosses(localization, classification, num_positives)
     if config.normalizer != "global":
         return losses
     return _over_processes(losses, config.clamp_normalizer or batch == 0, process_group)
-
-
-@register_fake("multibox_loss")
-def _(loc, conf, *_, **__):
-    batch, width, _classes = conf.shape
-    wide, key = (torch.float64, torch.int64) if conf.dtype == torch.float64 else (torch.float32, torch.int32)
-    return (
-        conf.new_empty((), dtype=wide),
-        conf.new_empty((), dtype=wide),
-        conf.new_empty((), dtype=torch.int64),
-        conf.new_empty((batch, width), dtype=key),
-        conf.new_empty((batch, 2), dtype=torch.int64),
-        conf.new_empty((batch,), dtype=wide),
-    )
 
 
 def _empty_rows(rows: Tensor) -> Tensor:
@@ -335,25 +332,50 @@ def _empty_rows(rows: Tensor) -> Tensor:
     return rows.new_empty(batch, width, classes)
 
 
+@register_fake("multibox_loss")
+def _(loc, conf, *_, with_zeros, **__):
+    batch, width, _classes = conf.shape
+    wide, key = (torch.float64, torch.int64) if conf.dtype == torch.float64 else (torch.float32, torch.int32)
+    return (
+        conf.new_empty((), dtype=wide),
+        conf.new_empty((), dtype=wide),
+        conf.new_empty((), dtype=torch.int64),
+        conf.new_empty((batch, width), dtype=key),
+        conf.new_empty((batch, 2), dtype=torch.int64),
+        conf.new_empty((batch,), dtype=wide),
+        _empty_rows(conf) if with_zeros else conf.new_empty(0),
+    )
+
+
 @register_fake("multibox_loss_backward")
 def _(grad_loc, grad_conf, loc, conf, *_, **__):
     return _empty_rows(loc), _empty_rows(conf)
 
 
+@register_fake("multibox_loss_backward_into")
+def _(grad_loc, grad_conf, loc, *_, **__):
+    return _empty_rows(loc)
+
+
 def _save(ctx, inputs, keyword_only_inputs, output):
-    _, _, num_positives, keys, cuts, scales = output
-    ctx.mark_non_differentiable(num_positives, keys, cuts, scales)
+    _, _, num_positives, keys, cuts, scales, zeros = output
+    ctx.mark_non_differentiable(num_positives, keys, cuts, scales, zeros)
     ctx.save_for_backward(*inputs, keys, cuts, scales)
-    ctx.options = keyword_only_inputs
-    ctx.set_materialize_grads(False)  # else every backward fills zeros for the four that have no gradient
+    # Not saved: nobody else has them, and the first backward makes them the gradient.
+    ctx.options = dict(keyword_only_inputs)
+    ctx.zeros = [zeros] if ctx.options.pop("with_zeros") else []
+    ctx.set_materialize_grads(False)  # else every backward fills zeros for those that have no gradient
 
 
 def _backward(ctx, grad_loc, grad_conf, *_):
     *inputs, keys, cuts, scales = ctx.saved_tensors
     grad_loc, grad_conf = (scales.new_zeros(()) if g is None else g for g in (grad_loc, grad_conf))
-    d_loc, d_conf = torch.ops.ssd_cuda.multibox_loss_backward(
-        grad_loc, grad_conf, *inputs, keys, cuts, scales, **ctx.options
-    )
+    arguments = (grad_loc, grad_conf, *inputs, keys, cuts, scales)
+    if ctx.zeros:
+        d_conf = ctx.zeros.pop()
+        d_loc = torch.ops.ssd_cuda.multibox_loss_backward_into(*arguments, d_conf, **ctx.options)
+    else:  # none were asked for, or an earlier backward had them
+        d_loc, d_conf = torch.ops.ssd_cuda.multibox_loss_backward(*arguments, **ctx.options)
     # codes, boxes, labels, offsets, priors, variances
     return d_loc, d_conf, None, None, None, None, None, None
 

@@ -68,12 +68,12 @@ py::tuple loss(Array<S> loc, Array<S> conf, bool channels_first, Array<acc_t<S>>
   Array<T> localization({1}), classification({1}), scales({images});
   const LossOutputs<T> outputs{localization, classification, num_positives, key_data, cuts, scales};
   const emulator::Memory memory;
-  emulator::check(launch_loss(LossPlan<S, T>(inputs, outputs, memory), nullptr));
   const auto shape = [&](int64_t columns) {
     return channels_first ? std::vector<py::ssize_t>{images, columns, width}
                           : std::vector<py::ssize_t>{images, width, columns};
   };
   Array<S> d_loc(shape(4)), d_conf(shape(classes));
+  emulator::check(launch_loss(LossPlan<S, T>(inputs, outputs, d_conf.data(), memory), nullptr));
   Array<T> upstream_loc({1}, grad_loc), upstream_conf({1}, grad_conf);
   const BackwardArgs<S, T> args{
       inputs,
@@ -110,8 +110,9 @@ py::tuple wide_loss(Array<float> loc, Array<float> conf, Array<float> loc_target
   Array<float> localization({1}), classification({1}), scales({images}), one({1}, 1.0f);
   const emulator::Memory memory;
   const LossOutputs<float> outputs{localization, classification, num_positives, keys, cuts, scales};
-  emulator::check(launch_loss(LossPlan<float, float>(inputs, outputs, memory), nullptr));
-  const Array<float> d_loc = to(4).empty(loc), d_conf = to(classes).empty(conf);
+  emulator::check(launch_loss(LossPlan<float, float>(inputs, outputs, nullptr, memory), nullptr));
+  const Array<float> zeros({images, width, classes}, 0.0f);
+  const Array<float> d_loc = to(4).empty(loc), d_conf = to(classes).with(zeros);
   const BackwardArgs<float, float> args{
       inputs, {keys, cuts, scales, one, one}, {to(4).view(d_loc), to(classes).view(d_conf)}};
   emulator::check(launch_backward(args, nullptr));

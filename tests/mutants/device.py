@@ -57,26 +57,31 @@ _MULTIBOX = _of(
     ("keys: a tile is copied without its gap", "tile += «cut.misaligned»;", "0", "anywhere or layouts"),
     (
         "backward: half is rounded at each addition",
-        "«sum += exp_negative(sub_rn(static_cast<T>(row[c * stride]), largest));»\n  }\n"
-        "  for (int step = 16; step > 0; step /= 2) sum",
-        "sum += exp_negative(sub_rn(static_cast<T>(row[c * stride]), largest));"
-        " sum = static_cast<T>(static_cast<S>(sum));",
+        "if (32 * j + lane < classes) «sum += powers[j];»",
+        "sum = static_cast<T>(static_cast<S>(sum + powers[j]));",
         "rounded_once",
     ),
-    ("backward: the class beside the label", "(probability, «c == label»)", "c == label + 1", "presets"),
+    ("backward: the class beside the label", "(power / sum, «c == label»)", "c == label + 1", "presets"),
     ("backward: the scale is forgotten", "static_cast<S>(«scale * value»)", "value", "presets"),
+    ("backward: the first row of a warp is its only one", "«held[j] = next[j];»", "", "presets"),
     (
-        "backward: the last element is not cleared",
-        "if («cut.tail + t < count») target",
-        "cut.tail + t + 1 < count",
+        "backward: every 32nd class of a long row",
+        "for (int c = lane; «c < classes»; c += 32) {\n      store",
+        "false",
     ),
-    ("backward: the head is longer than the run", "if («head > count») head", "false"),
     (
-        "backward: no barrier after the zeros",
-        "«__syncthreads();»      // the zeros are written",
+        "backward: rows are written while they are chosen",
+        "«__syncthreads();»\n  write_chosen",
         "",
         "presets",
     ),
+    (
+        "keys: the last zeros are left out",
+        "«packs * kPack + t < count») data",
+        "packs * kPack + t + 1 < count",
+    ),
+    ("keys: all blocks clear one part", "begin = packs_a_block * «blockIdx.x»;", "0"),
+    ("a copy's head is longer than the run", "if («head > count») head", "false"),
     ("L1 at difference 0 is 0 / 0", "return «size < beta» ?", "size <= beta", "on_its_target"),
     (
         "the gradient of L1 at difference 0 is 0 / 0",

@@ -15,13 +15,22 @@ struct RunOnCpu {
 
   template <typename S>
   static void forward(const Tensor& loc, const Tensor& conf, const Targets<acc_t<S>>& targets,
-                      const MultiBoxRule& rule, const LossOutputs<acc_t<S>>& outputs) {
+                      const MultiBoxRule& rule, const LossOutputs<acc_t<S>>& outputs,
+                      const std::optional<Tensor>&) {
     run_forward(batch<S>(loc, conf, targets, rule), outputs);
   }
-  // Zeros: few rows are written.
+  // Few rows of them are written.
   template <typename S>
-  static Tensor gradient(const Tensor& like, const std::vector<int64_t>& size) {
+  static Tensor zeros(const Tensor& like, const std::vector<int64_t>& size) {
     return zeros_for_rows(like, size, like.scalar_type(), sizeof(S));
+  }
+  template <typename S>
+  static Tensor zeros_of_forward(const Tensor& like, const std::vector<int64_t>& size) {
+    return zeros<S>(like, size);
+  }
+  template <typename S>
+  static Tensor loc_gradient(const Tensor& like, const std::vector<int64_t>& size) {
+    return zeros<S>(like, size);
   }
   template <typename S>
   static void backward(const Tensor& loc, const Tensor& conf, const Targets<acc_t<S>>& targets,
@@ -51,12 +60,16 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ssd_cuda, m) {
       "Tensor loc, Tensor conf, Tensor codes, Tensor boxes, Tensor? labels, Tensor? offsets, "
       "Tensor? priors, Tensor? variances";
   const std::string selection = "Tensor keys, Tensor cuts, Tensor scales";
-  define_op<MultiBoxSettings>(
+  const std::string gradients = "Tensor grad_loc, Tensor grad_conf, ";
+  define_op<MultiBoxForwardSettings>(
       m, "multibox_loss", batch,
-      "(Tensor localization, Tensor classification, Tensor num_positives, " + selection + ")");
-  define_op<MultiBoxSettings>(m, "multibox_loss_backward",
-                              "Tensor grad_loc, Tensor grad_conf, " + batch + ", " + selection,
+      "(Tensor localization, Tensor classification, Tensor num_positives, " + selection +
+          ", Tensor zeros)");
+  define_op<MultiBoxSettings>(m, "multibox_loss_backward", gradients + batch + ", " + selection,
                               "(Tensor, Tensor)");
+  define_op<MultiBoxSettings>(m, "multibox_loss_backward_into",
+                              gradients + batch + ", " + selection + ", Tensor(a!) d_conf",
+                              "Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CPU, m) { implement_multibox<RunOnCpu>(m); }

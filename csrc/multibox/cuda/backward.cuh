@@ -1,25 +1,20 @@
-// Backward of the MultiBox loss: a tile of rows a block. It writes zeros, then reads the few rows that count
-// again, a warp a row. Writes B P (C + 4) |S| bytes, reads 8 B P and C |S| at each row that counts.
+// Backward of the MultiBox loss. The gradient of the logits is zeros before: keys_kernel wrote them, or the binding
+// did. A run of rows a block: which of them count, and d_loc of all; then a warp a row that counts reads its logits again
+// and writes its gradient. Reads 8 B P and C |S| at each row that counts (about 3% of them), writes 4 B P |S| and as much
+// as it reads of logits.
 #pragma once
 
-#include "common/cuda/launch.cuh"
 #include "multibox/multibox_rule.h"
+#include "tile.cuh"
 
 namespace ssd_cuda {
 
-// Threads of a tile, and at most as many rows. With 64 or 32 backward took 40 and 44 us on an H200 instead of 36.
-constexpr int kTileBlock = 128;
-
-// [B, P, K] in memory, strides in elements.
-template <typename S>
-struct RowsView {
-  S* data;
-  int64_t image_stride, row_stride, class_stride;
-
-  __device__ __forceinline__ S* at(int64_t image, int64_t p) const {
-    return data + image * image_stride + p * row_stride;
-  }
-};
+// Of backward_kernel: 32 images of 8732 rows are 736 blocks, which a card of 132 multiprocessors holds at once.
+constexpr int kBackwardBlock = 128;
+constexpr int kBackwardRows = 384;
+constexpr int kBackwardEach = kBackwardRows / kBackwardBlock;
+// Logits of a row that a lane of a warp keeps; longer rows are read three times.
+constexpr int kLaneLogits = 4;
 
 // What both directions read.
 template <typename S, typename T>
@@ -34,7 +29,7 @@ struct LossInputs {
 template <typename S>
 struct LossGradients {
   RowsView<S> d_loc;   // [B, P, 4], dense in the order of loc, aligned like Vec4
-  RowsView<S> d_conf;  // [B, P, C], dense in the order of conf
+  RowsView<S> d_conf;  // [B, P, C], zeros
 };
 
 template <typename S, typename T>
@@ -51,58 +46,6 @@ __device__ Vec4<T> loc_difference(RowsView<const S> loc, const Targets<T>& targe
           static_cast<T>(x[3 * s]) - t.w};
 }
 
-// fn(i / inner, i % inner) for the elements i of this thread; stepping both saves the division.
-template <typename Fn>
-__device__ __forceinline__ void for_each_pair(int count, int inner, const Fn& fn) {
-  if (count == 0) return;  // nor is there an inner to divide by
-  const int t = static_cast<int>(threadIdx.x);
-  const int step_high = kTileBlock / inner, step_low = kTileBlock % inner;
-  int high = t / inner, low = t % inner;
-  for (int i = t; i < count; i += kTileBlock) {
-    fn(high, low);
-    high += step_high;
-    low += step_low;
-    if (low >= inner) {
-      low -= inner;
-      ++high;
-    }
-  }
-}
-
-// count elements from an address on, cut for vectors: head before the first 16-byte boundary, then whole packs.
-template <typename S>
-struct Packs {
-  static constexpr int kPack = sizeof(uint4) / sizeof(S);
-  int misaligned, head, packs, tail;  // tail: the first element after the packs
-
-  __device__ Packs(const S* address, int count) {
-    const int bytes = static_cast<int>(reinterpret_cast<uintptr_t>(address) % sizeof(uint4));
-    misaligned = bytes / static_cast<int>(sizeof(S));
-    head = misaligned == 0 ? 0 : kPack - misaligned;
-    if (head > count) head = count;
-    packs = (count - head) / kPack;
-    tail = head + packs * kPack;
-  }
-};
-
-// Zeros rows [begin, begin + rows) of a dense gradient: one run of memory, or one a class.
-template <typename S>
-__device__ void clear_rows(RowsView<S> view, int64_t image, int64_t begin, int rows, int classes) {
-  S* target = view.at(image, begin);
-  const int t = static_cast<int>(threadIdx.x), count = rows * classes;
-  if (view.class_stride != 1) {
-    for_each_pair(count, rows,
-                  [&](int c, int row) { target[c * view.class_stride + row] = S(0.0f); });
-    return;
-  }
-  const Packs<S> cut(target, count);
-  if (t < cut.head) target[t] = S(0.0f);
-  for (int i = t; i < cut.packs; i += kTileBlock) {
-    reinterpret_cast<uint4*>(target + cut.head)[i] = uint4{0, 0, 0, 0};
-  }
-  if (cut.tail + t < count) target[cut.tail + t] = S(0.0f);
-}
-
 // One row of d_loc. Its four numbers lie together in [B, P, 4]: one store then (16 bytes in float, 8 in half).
 template <typename S>
 __device__ __forceinline__ void store_loc(S* target, int64_t stride, Vec4<S> value) {
@@ -116,90 +59,189 @@ __device__ __forceinline__ void store_loc(S* target, int64_t stride, Vec4<S> val
   target[3 * stride] = value.w;
 }
 
-// One warp writes scale * (softmax - [c == label]) of one row, rounded once.
-template <typename T, typename S>
-__device__ void write_row_gradient(const S* row, int64_t stride, int classes, int label, T scale,
-                                   S* target, int64_t target_stride) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  T largest = static_cast<T>(row[0]);
-  for (int c = lane; c < classes; c += 32) {
-    const T x = static_cast<T>(row[c * stride]);
-    largest = x > largest ? x : largest;
-  }
+// The largest or the sum of the warp's values by a tree of fixed shape, the same on every lane.
+template <typename T>
+__device__ __forceinline__ T warp_largest(T value) {
   for (int step = 16; step > 0; step /= 2) {
-    const T other = __shfl_xor_sync(0xffffffffu, largest, step);
-    largest = other > largest ? other : largest;
+    const T other = __shfl_xor_sync(0xffffffffu, value, step);
+    value = other > value ? other : value;
   }
-  T sum = 0;
-  for (int c = lane; c < classes; c += 32) {
-    sum += exp_negative(sub_rn(static_cast<T>(row[c * stride]), largest));
-  }
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-  for (int c = lane; c < classes; c += 32) {
-    const T probability = exp_negative(sub_rn(static_cast<T>(row[c * stride]), largest)) / sum;
-    const T value = label < 0 ? T(NAN) : cross_entropy_gradient(probability, c == label);
+  return value;
+}
+template <typename T>
+__device__ __forceinline__ T warp_tree_sum(T value) {
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  return value;
+}
+
+// scale * (softmax - [c == label]) of one row by one warp, rounded once. Lane l has the classes l, l + 32, ...
+template <typename S, typename T>
+struct RowGradient {
+  const S* row;
+  int64_t stride;
+  int classes, label;
+  T scale;
+  S* target;
+  int64_t target_stride;
+
+  __device__ __forceinline__ T logit(int c) const { return static_cast<T>(row[c * stride]); }
+  __device__ __forceinline__ void store(int c, T power, T sum) const {
+    const T value = label < 0 ? T(NAN) : cross_entropy_gradient(power / sum, c == label);
     target[c * target_stride] = static_cast<S>(scale * value);
+  }
+
+  // Of any length: its logits come from memory three times.
+  __device__ __forceinline__ void write_long() const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    T largest = logit(0);
+    for (int c = lane; c < classes; c += 32) {
+      const T x = logit(c);
+      largest = x > largest ? x : largest;
+    }
+    largest = warp_largest(largest);
+    T sum = 0;
+    for (int c = lane; c < classes; c += 32) sum += exp_negative(sub_rn(logit(c), largest));
+    sum = warp_tree_sum(sum);
+    for (int c = lane; c < classes; c += 32) {
+      store(c, exp_negative(sub_rn(logit(c), largest)), sum);
+    }
+  }
+
+  // Of at most 32 kLaneLogits classes: load() long before write(), so that the next row is on its way.
+  __device__ __forceinline__ void load(S (&held)[kLaneLogits]) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int j = 0; j < kLaneLogits; ++j) {
+      const int c = 32 * j + lane;
+      held[j] = row[(c < classes ? c : 0) * stride];
+    }
+  }
+  __device__ __forceinline__ void write(const S (&held)[kLaneLogits]) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    T largest = __shfl_sync(0xffffffffu, static_cast<T>(held[0]), 0);
+#pragma unroll
+    for (int j = 0; j < kLaneLogits; ++j) {
+      const T x = static_cast<T>(held[j]);  // that of class 0 beyond the last
+      largest = x > largest ? x : largest;
+    }
+    largest = warp_largest(largest);
+    T sum = 0, powers[kLaneLogits];
+#pragma unroll
+    for (int j = 0; j < kLaneLogits; ++j) {
+      powers[j] = exp_negative(sub_rn(static_cast<T>(held[j]), largest));
+      if (32 * j + lane < classes) sum += powers[j];
+    }
+    sum = warp_tree_sum(sum);
+#pragma unroll
+    for (int j = 0; j < kLaneLogits; ++j) {
+      if (32 * j + lane < classes) store(32 * j + lane, powers[j], sum);
+    }
+  }
+};
+
+// The rows of a block that count.
+struct ChosenRows {
+  int row[kBackwardRows], label[kBackwardRows], weight[kBackwardRows];
+  unsigned count;
+};
+
+// Writes d_conf of the rows chosen, each by a warp of the block.
+template <typename S, typename T>
+__device__ __forceinline__ void write_chosen(const BackwardArgs<S, T>& args,
+                                             const ChosenRows& chosen, int64_t image,
+                                             int64_t begin) {
+  constexpr int kWarps = kBackwardBlock / 32;
+  const int count = static_cast<int>(chosen.count);
+  const int classes = static_cast<int>(args.rule.label.num_classes);
+  const T scale = args.scales[image];
+  const auto at = [&](int i) -> RowGradient<S, T> {
+    const int64_t p = begin + chosen.row[i];
+    return {args.conf.at(image, p),
+            args.conf.class_stride,
+            classes,
+            chosen.label[i],
+            static_cast<T>(chosen.weight[i]) * *args.grad_conf * scale,
+            args.d_conf.at(image, p),
+            args.d_conf.class_stride};
+  };
+  int i = static_cast<int>(threadIdx.x) / 32;
+  if (classes > 32 * kLaneLogits) {
+    for (; i < count; i += kWarps) at(i).write_long();
+    return;
+  }
+  if (i >= count) return;
+  S held[kLaneLogits], next[kLaneLogits];
+  at(i).load(held);
+  for (; i < count; i += kWarps) {
+    if (i + kWarps < count) at(i + kWarps).load(next);
+    at(i).write(held);
+#pragma unroll
+    for (int j = 0; j < kLaneLogits; ++j) held[j] = next[j];
   }
 }
 
+// d_loc of one row.
 template <typename S, typename T>
-__global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 512 : 1536) / kTileBlock)
+__device__ __forceinline__ void write_loc(const BackwardArgs<S, T>& args, int64_t image, int64_t p,
+                                          bool localized, T scale) {
+  Vec4<T> gradient{T(0), T(0), T(0), T(0)};
+  if (localized && scale != T(0)) {
+    const Vec4<T> d = loc_difference(args.loc, args.targets, image, p);
+    const T beta = static_cast<T>(args.rule.loss.beta);
+    const T factor = static_cast<T>(static_cast<double>(*args.grad_loc) *
+                                    args.rule.loss.loc_factor * static_cast<double>(scale));
+    gradient = {factor * smooth_l1_gradient(d.x, beta), factor * smooth_l1_gradient(d.y, beta),
+                factor * smooth_l1_gradient(d.z, beta), factor * smooth_l1_gradient(d.w, beta)};
+  }
+  store_loc(args.d_loc.at(image, p), args.d_loc.class_stride,
+            Vec4<S>{static_cast<S>(gradient.x), static_cast<S>(gradient.y),
+                    static_cast<S>(gradient.z), static_cast<S>(gradient.w)});
+}
+
+template <typename S, typename T>
+__global__ void __launch_bounds__(kBackwardBlock, (sizeof(T) == 8 ? 512 : 896) / kBackwardBlock)
     backward_kernel(BackwardArgs<S, T> args) {
   using U = Ordered<T>;
-  __shared__ int chosen[kTileBlock];  // row in the tile
-  __shared__ int labels[kTileBlock];
-  __shared__ int weights[kTileBlock];
-  __shared__ unsigned num_chosen;
-  const int64_t tiles = (args.width + kTileBlock - 1) / kTileBlock;
-  const int64_t image = blockIdx.x / tiles, begin = blockIdx.x % tiles * kTileBlock;
+  __shared__ ChosenRows chosen;
+  const int64_t runs = (args.width + kBackwardRows - 1) / kBackwardRows;
+  const int64_t image = blockIdx.x / runs, begin = blockIdx.x % runs * kBackwardRows;
   const int64_t left = args.width - begin;
-  const int rows = static_cast<int>(left < kTileBlock ? left : kTileBlock);
-  const int classes = static_cast<int>(args.rule.label.num_classes);
+  const int rows = static_cast<int>(left < kBackwardRows ? left : kBackwardRows);
   const int t = static_cast<int>(threadIdx.x);
   const T scale = args.scales[image];
-  if (t == 0) num_chosen = 0;
+  const RowCut<U> cut{static_cast<U>(args.cuts[2 * image]), args.cuts[2 * image + 1]};
+  if (t == 0) chosen.count = 0;
   __syncthreads();
-  if (t < rows) {
-    const int64_t p = begin + t;
-    const RowCut<U> cut{static_cast<U>(args.cuts[2 * image]), args.cuts[2 * image + 1]};
+  unsigned localized = 0;  // bit j: row j of this thread
+#pragma unroll
+  for (int j = 0; j < kBackwardEach; ++j) {
+    const int r = j * kBackwardBlock + t;
+    if (r >= rows) continue;
+    const int64_t p = begin + r;
+    const U key = args.keys[image * args.width + p];
     const Row row = args.targets.row(image, p, args.rule.label);
-    const int weight = row_weight(row.kind, args.keys[image * args.width + p], p, cut,
-                                  args.rule.loss.positives_twice);
+    const int weight = row_weight(row.kind, key, p, cut, args.rule.loss.positives_twice);
+    if (is_localized(row.kind)) localized |= 1u << j;
     if (weight > 0 && scale != T(0)) {
       const unsigned place =
-          atomicAdd(&num_chosen, 1u);  // the rows are independent: any order will do
-      chosen[place] = t;
-      labels[place] = row.label;
-      weights[place] = weight;
+          atomicAdd(&chosen.count, 1u);  // the rows are independent: any order will do
+      chosen.row[place] = r;
+      chosen.label[place] = row.label;
+      chosen.weight[place] = weight;
     }
-    Vec4<T> gradient{T(0), T(0), T(0), T(0)};
-    if (is_localized(row.kind) && scale != T(0)) {
-      const Vec4<T> d = loc_difference(args.loc, args.targets, image, p);
-      const T beta = static_cast<T>(args.rule.loss.beta);
-      const T factor = static_cast<T>(static_cast<double>(*args.grad_loc) *
-                                      args.rule.loss.loc_factor * static_cast<double>(scale));
-      gradient = {factor * smooth_l1_gradient(d.x, beta), factor * smooth_l1_gradient(d.y, beta),
-                  factor * smooth_l1_gradient(d.z, beta), factor * smooth_l1_gradient(d.w, beta)};
-    }
-    store_loc(args.d_loc.at(image, p), args.d_loc.class_stride,
-              Vec4<S>{static_cast<S>(gradient.x), static_cast<S>(gradient.y),
-                      static_cast<S>(gradient.z), static_cast<S>(gradient.w)});
   }
-  clear_rows(args.d_conf, image, begin, rows,
-             classes);  // after the loads, which would wait behind its stores
-  __syncthreads();      // the zeros are written before the rows that replace them
-  for (int i = t / 32; i < static_cast<int>(num_chosen); i += kTileBlock / 32) {
-    const int64_t p = begin + chosen[i];
-    write_row_gradient(args.conf.at(image, p), args.conf.class_stride, classes, labels[i],
-                       static_cast<T>(weights[i]) * *args.grad_conf * scale,
-                       args.d_conf.at(image, p), args.d_conf.class_stride);
+  __syncthreads();
+  write_chosen(args, chosen, image, begin);
+#pragma unroll 1  // side by side they would take half of the registers
+  for (int r = t; r < rows; r += kBackwardBlock, localized >>= 1) {
+    write_loc(args, image, begin + r, (localized & 1) != 0, scale);
   }
 }
 
 template <typename S, typename T>
 inline cudaError_t launch_backward(const BackwardArgs<S, T>& args, cudaStream_t stream) {
-  const int64_t blocks = args.images * ceil_div<int64_t>(args.width, kTileBlock);
-  return launch(backward_kernel<S, T>, dim3(static_cast<unsigned>(blocks)), dim3(kTileBlock), 0,
+  const int64_t blocks = args.images * ceil_div<int64_t>(args.width, kBackwardRows);
+  return launch(backward_kernel<S, T>, dim3(static_cast<unsigned>(blocks)), dim3(kBackwardBlock), 0,
                 stream, args);
 }
 

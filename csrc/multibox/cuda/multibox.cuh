@@ -1,15 +1,16 @@
 // The fused MultiBox loss.
 //
-//   1 keys      a tile of rows: per row log-sum-exp -> cross entropy -> 4-byte key; partial sums per tile
+//   1 keys      a tile of rows: per row log-sum-exp -> cross entropy -> 4-byte key; partial sums per tile; where a
+//               gradient will be wanted, a part of its zeros
 //   2 select    a block an image: k from its positives, radix selection, sums over the selected rows; the block that
 //               arrives last makes the normaliser and both losses, added in the order of the images
-//   3 backward  a tile of rows: zeros, then the few rows that count are read again and written
+//   3 backward  (backward.cuh) the few rows that count are read again and written over the zeros
 //
 // 1 stages the tile's logits in shared memory with coalesced copies (rows lie one after the other in [B, P, C], where
 // they go past the registers by cp.async, so that a whole tile is on its way at once; classes in [B, C, P]), then each
-// thread owns a row; the row pitch keeps banks apart. Bytes for [B, P, C] of S:
-// forward reads B P (C |S| + 4) and writes 4 B P (+ 4 B P read by 2); backward writes B P (C + 4) |S|, reads
-// 8 B P and C |S| at each row that counts (about 1% of them). No [B, P, C] temporary, no host value.
+// thread owns a row; the row pitch keeps banks apart. The zeros depend on nothing: their stores are issued while the
+// copies are on their way. Bytes for [B, P, C] of S: forward reads B P (C |S| + 4) and writes 4 B P (+ 4 B P read by 2)
+// and B P C |S| of zeros; backward is a few percent of that. No other [B, P, C] temporary, no host value.
 // Sums are double, in trees and orders that no scheduling changes. Arrivals are counted in a number that 1 sets to 0:
 // nothing outlives a call, so calls on several streams and replays of a graph do not meet.
 #pragma once
@@ -19,14 +20,13 @@
 
 namespace ssd_cuda {
 
-constexpr std::size_t kTileBytes = 48 * 1024;
-
 template <typename S, typename T>
 struct MultiBoxArgs : LossInputs<S, T> {
   Ordered<T>* keys;   // [B, P]
   T* positive_loss;   // [B, P], written at positives; null unless they may count twice
   ImageSums* tiles;   // [B, tiles an image]
   unsigned* arrived;  // [], set to 0
+  ZeroedRows<S> zeros;
 };
 
 template <typename T>
@@ -39,44 +39,6 @@ struct SelectArgs : LossOutputs<T> {
   unsigned* arrived;  // [], 0 at first
   ImageSums* sums;    // [B]
 };
-
-// Copies count elements in vectors, to the tile behind a gap: the copy is as misaligned as the source, so the
-// vectors of both fall together. Returns where it starts; the vectors are there after wait_copies().
-template <typename S>
-__device__ __forceinline__ const S* copy_run(const S* source, int count, S* tile) {
-  const Packs<S> cut(source, count);
-  const int t = static_cast<int>(threadIdx.x);
-  tile += cut.misaligned;
-  if (t < cut.head) tile[t] = source[t];
-  for (int i = t; i < cut.packs; i += kTileBlock) {
-    copy_async(reinterpret_cast<uint4*>(tile + cut.head) + i,
-               reinterpret_cast<const uint4*>(source + cut.head) + i);
-  }
-  if (cut.tail + t < count) tile[cut.tail + t] = source[cut.tail + t];
-  return tile;
-}
-
-// Copies rows [begin, begin + rows) of an image, coalesced in either layout. Returns where class 0 of the first row
-// is; the rows lie pitch apart.
-template <typename S>
-__device__ const S* stage_tile(RowsView<const S> view, int64_t image, int64_t begin, int rows,
-                               int classes, int pitch, S* tile) {
-  const S* source = view.at(image, begin);
-  const int count = rows * classes;
-  if (view.row_stride == 1) {
-    for_each_pair(count, rows, [&](int c, int row) {
-      tile[row * pitch + c] = source[c * view.class_stride + row];
-    });
-    return tile;
-  }
-  if (pitch == classes && view.row_stride == classes && view.class_stride == 1) {
-    return copy_run(source, count, tile);
-  }
-  for_each_pair(count, classes, [&](int row, int c) {
-    tile[row * pitch + c] = source[row * view.row_stride + c * view.class_stride];
-  });
-  return tile;
-}
 
 // The cross entropy of one row at `label`; classes are added in order, as on the CPU.
 template <typename T, typename S>
@@ -106,31 +68,6 @@ __device__ inline double tile_sum(double value, double* scratch) {
   return value;
 }
 
-// Rows a tile and pitch of keys_kernel: an odd pitch in 4- and 8-byte elements (2 modulo 4 in 2-byte ones) lets the
-// threads of a warp read their rows without bank conflicts. An odd C in fp16 keeps its pitch: its copies are
-// 16-byte vectors then, and the conflict is two-way. Pitch 0: rows are too long for shared memory and are read where
-// they lie.
-struct TilePlan {
-  int rows, pitch;
-  std::size_t bytes;  // with the gap of copy_run
-
-  // An image of no priors has one empty tile.
-  __host__ __device__ int64_t tiles(int64_t width) const {
-    return width > 0 ? ceil_div<int64_t>(width, rows) : 1;
-  }
-};
-
-template <typename S>
-inline TilePlan plan_tile(int64_t classes) {
-  int64_t pitch = classes % 2 == 1 ? classes : classes + 1;
-  if (sizeof(S) == 2 && classes % 2 == 0) pitch = classes % 4 == 2 ? classes : classes + 2;
-  const std::size_t row_bytes = static_cast<std::size_t>(pitch) * sizeof(S);
-  if (row_bytes * 8 > kTileBytes) return {kTileBlock, 0, 0};
-  std::size_t rows = kTileBytes / row_bytes / 8 * 8;
-  if (rows > kTileBlock) rows = kTileBlock;
-  return {static_cast<int>(rows), static_cast<int>(pitch), rows * row_bytes + sizeof(uint4)};
-}
-
 template <typename S, typename T>
 __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kTileBlock)
     keys_kernel(MultiBoxArgs<S, T> args, TilePlan plan) {
@@ -145,6 +82,9 @@ __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kT
   const S* staged = nullptr;
   if (plan.pitch > 0) {
     staged = stage_tile(args.conf, image, begin, rows, classes, plan.pitch, tile);
+  }
+  args.zeros.clear_part();
+  if (plan.pitch > 0) {
     wait_copies();
     __syncthreads();
   }
@@ -322,16 +262,19 @@ struct LossPlan {
   MultiBoxArgs<S, T> keys;
   SelectArgs<T> select;
 
-  // take: see common/cuda/workspace.h
+  // zeros: [B, P, C], what backward_kernel writes to, or null; take: see common/cuda/workspace.h
   template <typename Take>
-  LossPlan(const LossInputs<S, T>& inputs, const LossOutputs<T>& outputs, const Take& take)
+  LossPlan(const LossInputs<S, T>& inputs, const LossOutputs<T>& outputs, S* zeros,
+           const Take& take)
       : tile(plan_tile<S>(inputs.rule.label.num_classes)) {
     const int64_t images = inputs.images, tiles = tile.tiles(inputs.width);
     const bool twice = inputs.rule.loss.positives_twice;
     T* positive_loss = twice ? take(images * inputs.width, T{}) : nullptr;
     ImageSums* tile_sums = take(images * tiles, ImageSums{});
     unsigned* arrived = take(1, unsigned{});
-    keys = {inputs, outputs.keys, positive_loss, tile_sums, arrived};
+    const int64_t numbers = images * inputs.width * inputs.rule.label.num_classes;
+    keys = {inputs,    outputs.keys, positive_loss,
+            tile_sums, arrived,      {zeros, numbers, images * tiles}};
     select = {outputs, positive_loss, tile_sums, inputs.targets, inputs.rule,
               images,  inputs.width,  tiles,     arrived,        take(images, ImageSums{})};
   }

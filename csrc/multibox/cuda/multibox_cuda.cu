@@ -24,14 +24,24 @@ struct RunOnCard {
 
   template <typename S>
   static void forward(const Tensor& loc, const Tensor& conf, const Targets<acc_t<S>>& targets,
-                      const MultiBoxRule& rule, const LossOutputs<acc_t<S>>& outputs) {
+                      const MultiBoxRule& rule, const LossOutputs<acc_t<S>>& outputs,
+                      const std::optional<Tensor>& zeros) {
     const CudaScope scope(conf);
-    const auto [memory, plan] =
-        planned<LossPlan<S, acc_t<S>>>(conf, inputs<S>(loc, conf, targets, rule), outputs);
+    const auto [memory, plan] = planned<LossPlan<S, acc_t<S>>>(
+        conf, inputs<S>(loc, conf, targets, rule), outputs, zeros ? out<S>(*zeros) : nullptr);
     check_cuda(launch_loss(plan, scope.stream()), "multibox_loss");
   }
+  // forward fills the zeros, backward all of d_loc.
   template <typename S>
-  static Tensor gradient(const Tensor& like, const std::vector<int64_t>& size) {
+  static Tensor zeros_of_forward(const Tensor& like, const std::vector<int64_t>& size) {
+    return torch::stable::new_empty(like, size, like.scalar_type());
+  }
+  template <typename S>
+  static Tensor zeros(const Tensor& like, const std::vector<int64_t>& size) {
+    return torch::stable::new_zeros(like, size, like.scalar_type());
+  }
+  template <typename S>
+  static Tensor loc_gradient(const Tensor& like, const std::vector<int64_t>& size) {
     return torch::stable::new_empty(like, size, like.scalar_type());
   }
   template <typename S>
