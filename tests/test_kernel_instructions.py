@@ -26,7 +26,7 @@ TAKES_LOG = {"coder_kernel<float, 0>"}
 FREE_PRODUCTS = {
     "coder_kernel<float, 2>": "gradients: products and quotients, no sum of a product",
     "coder_kernel<float, 3>": "gradients: products, no sum of a product",
-    "best_kernel": "overlap_bound: an upper bound with a slack of 2^-16",
+    "claim_kernel<double>": "overlap_bound: an upper bound with a slack of 2^-16",
     "pair_kernel": "overlap_bound: an upper bound with a slack of 2^-16",
     "match_kernel": "overlap_bound: an upper bound with a slack of 2^-16",
     "keys_kernel": "smooth L1, whose products with 0.5 are exact; log and exp in one kernel",
@@ -119,7 +119,7 @@ def test_no_approximation_without_a_reason(kernels):
 def test_both_ways_to_the_greatest_of_a_warp(kernels):
     """Before sm_80 there is no redux: lanes are joined by shuffles."""
     fast = any(
-        "redux.sync.max" in text for name, text in kernels.items() if name.startswith("best_kernel<float")
+        "redux.sync.max" in text for name, text in kernels.items() if name.startswith("match_kernel<float")
     )
     assert fast == (kernels.arch >= 80)
 

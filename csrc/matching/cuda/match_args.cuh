@@ -19,11 +19,36 @@ SSD_HOST_DEVICE int64_t num_groups(int64_t priors) {
   return (priors + kGroupPriors - 1) / kGroupPriors;
 }
 
+// The best prior of a truth as one number, so that the better of two is the larger: its overlap, then how near it comes
+// in the order of ties. 0: none yet.
+struct TopKey {
+  using Bits = unsigned long long;
+
+  static __device__ __forceinline__ Bits of(uint32_t ordered_overlap, int64_t prior,
+                                            bool tie_last) {
+    const auto p = static_cast<uint32_t>(prior);
+    return Bits{ordered_overlap} << 32 | (tie_last ? p + 1 : ~p);
+  }
+  // NaN where there is none.
+  static __device__ __forceinline__ float overlap(Bits key) {
+    return key_value<float>(static_cast<uint32_t>(key >> 32));
+  }
+  static __device__ __forceinline__ BestPrior<float> best(Bits key, bool tie_last) {
+    if (key == 0) return {0.0f, -1};
+    const auto low = static_cast<uint32_t>(key);
+    return {overlap(key), static_cast<int32_t>(tie_last ? low - 1 : ~low)};
+  }
+};
+
 template <typename T>
 struct MatchArgs : MatchProblem<T> {
+  // Whether match_kernel finds the best priors of truths. A key of double would not fit in an atomic operation.
+  static constexpr bool kKeys = sizeof(T) == 4;
+
   PriorGroup<T>* groups;  // [groups], or [batch, groups] where per_image
-  BestPrior<T>* tops;     // of bipartite matching: [rows]
-  int32_t* renames;       // where rule.relabels(): [batch, num_priors]
+  TopKey::Bits* keys;     // where forced and kKeys: [rows]
+  BestPrior<T>* tops;     // where forced: [rows]
+  int32_t* holders;  // of bipartite matching: [batch, num_priors], the truth that holds a prior
 
   // take: see common/cuda/workspace.h
   template <typename Take>
@@ -31,10 +56,15 @@ struct MatchArgs : MatchProblem<T> {
       : MatchProblem<T>(problem),
         groups(take((problem.per_image ? problem.batch : 1) * num_groups(problem.num_priors),
                     PriorGroup<T>{})),
-        tops(take(problem.rule.forced == Forced::kBipartite ? problem.rows : 0, BestPrior<T>{})),
-        renames(take(problem.rule.relabels() ? problem.batch * problem.num_priors : 0, int32_t{})) {
-  }
+        keys(take(forces(problem) && kKeys ? problem.rows : 0, TopKey::Bits{})),
+        tops(take(forces(problem) ? problem.rows : 0, BestPrior<T>{})),
+        holders(
+            take(problem.rule.forced == Forced::kBipartite ? problem.batch * problem.num_priors : 0,
+                 int32_t{})) {}
 
+  static bool forces(const MatchProblem<T>& problem) {
+    return problem.rule.forced != Forced::kNone;
+  }
   __device__ __forceinline__ Vec4<T> truth(int64_t row) const { return this->boxes[row]; }
   __device__ __forceinline__ Vec4<T> prior(int64_t b, int64_t p) const {
     return this->rule.corners(this->priors[(this->per_image ? b * this->num_priors : 0) + p]);
@@ -46,25 +76,31 @@ struct MatchArgs : MatchProblem<T> {
 
 __device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x % 32); }
 
-// A value of the warp, the same for every lane: the largest where none is below 0 and none is NaN.
-template <typename T>
-__device__ __forceinline__ T warp_top(T value) {
-  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  Bits top = bit_copy<Bits>(value);  // numbers from 0 on have the order of their bits
+// The largest of the warp's integers, for every lane.
+template <typename Bits>
+__device__ __forceinline__ Bits warp_largest_bits(Bits top) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   constexpr bool kReduce = false;
 #else
-  constexpr bool kReduce = sizeof(T) == 4;
+  constexpr bool kReduce = sizeof(Bits) == 4;
 #endif
   if constexpr (kReduce) {
-    top = __reduce_max_sync(kFullWarp, top);
+    return __reduce_max_sync(kFullWarp, top);
   } else {
     for (int delta = 16; delta > 0; delta /= 2) {
       const Bits other = __shfl_xor_sync(kFullWarp, top, delta);
       top = other > top ? other : top;
     }
+    return top;
   }
-  return bit_copy<T>(top);
+}
+
+// A value of the warp, the same for every lane: the largest where none is below 0 and none is NaN, since numbers from 0
+// on have the order of their bits.
+template <typename T>
+__device__ __forceinline__ T warp_top(T value) {
+  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  return bit_copy<T>(warp_largest_bits(bit_copy<Bits>(value)));
 }
 
 // The group of the warp's priors, for every lane.
@@ -90,17 +126,6 @@ __device__ __forceinline__ BestPrior<T> warp_best(BestPrior<T> best, bool tie_la
                tie_last);
   }
   return best;
-}
-
-// The image whose truths include the row, by a whole warp; batch or a wrong one where no image does.
-template <typename T>
-__device__ __forceinline__ int64_t image_of(const MatchArgs<T>& args, int64_t row) {
-  int64_t image = 0;
-  for (int64_t base = 0; base < args.batch; base += 32) {
-    const int64_t i = base + lane_index();
-    image += __popc(__ballot_sync(kFullWarp, i < args.batch && args.offsets[i + 1] <= row));
-  }
-  return image;
 }
 
 }  // namespace ssd_cuda

@@ -1,18 +1,20 @@
-// Matching of ragged ground truth with priors, without an IoU matrix. Four kernels, one after the other:
+// Matching of ragged ground truth with priors, without an IoU matrix. Three kernels, one after the other:
 //
-//   group_kernel   codes to -1; of every 32 priors the box around them and the range of their areas
-//   best_kernel    best prior of each truth, which claims it where forced is argmax   (force.cuh)
-//   pair_kernel    where forced is bipartite: pairs of truths and priors              (force.cuh)
-//   match_kernel   codes of the priors that are not claimed, by threshold
+//   group_kernel   of every 32 priors the box around them and the range of their areas
+//   match_kernel   codes of all priors by threshold; and the best prior of each truth, where it is owed one
+//   claim_kernel, pair_kernel    what truths are owed (force.cuh)
 //
-// A group bounds the overlap of all of its priors with a truth (prior_group.h), 32 groups or 32 truths by one
-// warp at once, and only those that can matter are evaluated: in match_kernel the truths that can reach the
-// threshold, in best_kernel the groups that can reach the best overlap so far. Nothing is pruned where a bad
-// box or a threshold of 0 makes every pair matter: the same kernels, slower.
+// match_kernel: a warp a group, a lane a prior; or, where an image has many truths, several warps with a part of the
+// truths each, since a group with 40 truths that matter is a chain of 40 divisions. A group bounds the overlap of all
+// of its priors with a truth (prior_group.h), for 32 truths at once, and only pairs that can matter are evaluated: first
+// those that can reach the threshold, then those that can reach the best overlap of their truth so far. That one is read
+// while other blocks raise it (an atomic maximum): an older one only means a look more. The groups of the large priors
+// come first, which nearly every truth overlaps and most find their best prior in. Nothing is pruned where a bad box or
+// a threshold of 0 makes every pair matter: the same kernels, slower.
 //
-// match_kernel: one thread a prior, one warp a group, truths in the order of their index. Reads 16 B a prior,
-// 16 B a truth per warp (of L1), 4 B of claims; writes 4 B a prior. Results do not depend on the order of
-// arrival. No host sync: the offsets stay on the card. Bounds: priors < 2^31, truths of an image < 2^31.
+// Reads 16 B a prior, 32 B a group, 16 B a truth and warp (of L1), 8 B a truth and warp (of L2); writes 4 B a prior,
+// 8 B a truth and warp that raises it. Results do not depend on the order of arrival. No host sync: the offsets stay on
+// the card. Bounds: priors < 2^31, truths of an image < 2^31.
 #pragma once
 
 #include "force.cuh"
@@ -20,97 +22,185 @@
 
 namespace ssd_cuda {
 
-// The grid of a kernel with one thread a prior: block = image * blocks of an image + tile of priors.
-template <typename T>
-struct PriorThread {
-  int64_t b, p;
-  bool real;
-
-  __device__ __forceinline__ explicit PriorThread(const MatchArgs<T>& args) {
-    const unsigned blocks =
-        static_cast<unsigned>(ceil_div<int64_t>(args.num_priors, kMatchBlock));  // < 2^23
-    b = blockIdx.x / blocks;
-    p = int64_t{blockIdx.x % blocks} * kMatchBlock + threadIdx.x;
-    real = p < args.num_priors;
-  }
-};
-
+// Also keys to 0.
 template <typename T>
 __global__ void __launch_bounds__(kMatchBlock) group_kernel(const MatchArgs<T> args) {
-  const PriorThread<T> at(args);
-  if (at.real && args.rule.forced != Forced::kNone) {
-    args.codes[at.b * args.num_priors + at.p] = kBackground;
-    if (args.rule.relabels()) args.renames[at.b * args.num_priors + at.p] = kBackground;
+  const unsigned blocks =
+      static_cast<unsigned>(ceil_div<int64_t>(args.num_priors, kMatchBlock));  // < 2^23
+  const int64_t b = blockIdx.x / blocks;
+  const int64_t p = int64_t{blockIdx.x % blocks} * kMatchBlock + threadIdx.x;
+  const bool real = p < args.num_priors;
+  if constexpr (MatchArgs<T>::kKeys) {
+    const bool keys = args.rule.forced != Forced::kNone;
+    const int64_t first = int64_t{gridDim.x - 1 - blockIdx.x} * kMatchBlock + threadIdx.x;
+    for (int64_t i = first; keys && i < args.rows; i += int64_t{gridDim.x} * kMatchBlock) {
+      args.keys[i] = 0;
+    }
   }
-  if (at.b > 0 && !args.per_image) return;
   PriorGroup<T> own = PriorGroup<T>::none();
-  if (at.real) {
-    const Vec4<T> prior = args.prior(at.b, at.p);
+  if (real) {
+    const Vec4<T> prior = args.prior(b, p);
     own = PriorGroup<T>::of(prior, args.rule.prior_area(prior));
   }
   const PriorGroup<T> group = warp_group(own);
-  if (at.real && lane_index() == 0) args.image_groups(at.b)[at.p / kGroupPriors] = group;
+  if (real && lane_index() == 0) args.image_groups(b)[p / kGroupPriors] = group;
 }
 
-// By a whole warp, whose lanes test 32 truths at once against its group.
-template <typename T>
-__device__ __forceinline__ int32_t code_by_threshold(const MatchArgs<T>& args, PriorThread<T> at) {
-  const Vec4<T> prior = at.real ? args.prior(at.b, at.p) : Vec4<T>{T(0), T(0), T(0), T(0)};
-  const T area = args.rule.prior_area(prior), least = args.rule.least_overlap();
-  const int64_t group_index = at.p / kGroupPriors;
-  const PriorGroup<T> group = group_index < num_groups(args.num_priors)
-                                  ? args.image_groups(at.b)[group_index]
-                                  : PriorGroup<T>::none();
-  const TruthRange range = truth_range(args.offsets, at.b, args.rows);
-  const int32_t count = static_cast<int32_t>(range.count);
+// A group and the truths that a warp looks at, by the whole warp.
+template <typename T, bool kKeeps>
+class GroupMatch {
+ public:
+  __device__ __forceinline__ GroupMatch(const MatchArgs<T>& args, int64_t b, int64_t group,
+                                        TruthRange range)
+      : args_(args), range_(range), first_(group * kGroupPriors) {
+    const int64_t p = first_ + lane_index();
+    real_ = p < args.num_priors;
+    prior_ = real_ ? args.prior(b, p) : Vec4<T>{T(0), T(0), T(0), T(0)};
+    area_ = args.rule.prior_area(prior_);
+    group_ = first_ < args.num_priors ? args.image_groups(b)[group] : PriorGroup<T>::none();
+  }
+
+  // The best of truths [begin, end) for the lane's prior; as overlap and owner, -1: none.
+  __device__ __forceinline__ void run(int64_t begin, int64_t end) {
+    for (int64_t base = begin; base < end; base += 32) chunk(base, end);
+  }
+
   T best = T(0);
   int32_t owner = -1;
-  for (int32_t base = 0; base < count; base += 32) {
-    const int32_t mine = base + lane_index();
-    bool matters = false;
-    if (mine < count) {
-      const Vec4<T> truth = args.truth(range.begin + mine);
-      const T truth_area = args.rule.truth_area(truth);
-      matters = is_bounded_truth(truth, truth_area)
-                    ? !(group.overlap_bound(truth, truth_area, args.rule.eps) < least)
-                    : args.rule.takes_part(truth);
-    }
-    for (unsigned left = __ballot_sync(kFullWarp, matters); left != 0; left &= left - 1) {
-      const int32_t i = base + __ffs(static_cast<int>(left)) - 1;
-      const Vec4<T> truth = args.truth(range.begin + i);
-      const T overlap = args.rule.overlap(truth, args.rule.truth_area(truth), prior, area);
-      if (owner < 0 || args.rule.replaces(overlap, best)) {
-        best = overlap;
-        owner = i;
+
+ private:
+  // A lane a truth: which pairs matter, which the prior is nearest of those that it does not overlap.
+  __device__ __forceinline__ void chunk(int64_t base, int64_t end) {
+    const int64_t row = range_.begin + base + lane_index();
+    const bool mine = base + lane_index() < end;
+    bool decides = false;  // the pair may decide a code
+    T bound = T(0);
+    top_ = 0;
+    if (mine) {
+      const Vec4<T> truth = args_.truth(row);
+      const T area = args_.rule.truth_area(truth);
+      if (is_bounded_truth(truth, area)) {
+        bound = group_.overlap_bound(truth, area, args_.rule.eps);
+        decides = !(bound < args_.rule.least_overlap());
+        if (kKeeps && bound == T(0)) {
+          const int64_t end_prior = first_ + kGroupPriors;
+          const int64_t last = (end_prior < args_.num_priors ? end_prior : args_.num_priors) - 1;
+          const bool to_last = args_.rule.tie_last;
+          top_ = TopKey::of(ordered_key(0.0f), to_last ? last : first_, to_last);
+        }
+      } else {
+        decides = args_.rule.takes_part(truth);
       }
     }
+    evaluate_all(base, __ballot_sync(kFullWarp, decides));
+    if constexpr (kKeeps) {
+      const bool open = mine && !decides && bound > T(0);
+      const bool may_win = open && !(bound < TopKey::overlap(load_relaxed(args_.keys + row)));
+      evaluate_all(base, __ballot_sync(kFullWarp, may_win));
+      if (mine && top_ > load_relaxed(args_.keys + row)) atomicMax(args_.keys + row, top_);
+    }
   }
-  return args.rule.code(best, owner);
+
+  __device__ __forceinline__ void evaluate_all(int64_t base, unsigned lanes) {
+    for (; lanes != 0; lanes &= lanes - 1) {
+      const int lane = __ffs(static_cast<int>(lanes)) - 1;
+      const Vec4<T> truth = args_.truth(range_.begin + base + lane);
+      const T overlap = args_.rule.overlap(truth, args_.rule.truth_area(truth), prior_, area_);
+      if (owner < 0 || args_.rule.replaces(overlap, best)) {
+        best = overlap;
+        owner = static_cast<int32_t>(base) + lane;
+      }
+      if constexpr (kKeeps) keep(lane, overlap);
+    }
+  }
+
+  // The best of the group's overlaps with the truth of a lane.
+  __device__ __forceinline__ void keep(int lane, T overlap) {
+    const bool numbers = args_.rule.forced == Forced::kBipartite;
+    const bool counts = real_ && !(numbers && overlap != overlap);
+    const uint32_t own = counts ? ordered_key(overlap) : 0;
+    const uint32_t most = warp_largest_bits(own);
+    const unsigned holders = __ballot_sync(kFullWarp, own == most);
+    if (lane != lane_index() || most == 0) return;
+    const int nearest = args_.rule.tie_last ? 31 - __clz(static_cast<int>(holders))
+                                            : __ffs(static_cast<int>(holders)) - 1;
+    const TopKey::Bits key = TopKey::of(most, first_ + nearest, args_.rule.tie_last);
+    if (key > top_) top_ = key;
+  }
+
+  const MatchArgs<T>& args_;
+  const TruthRange range_;
+  const int64_t first_;  // prior of the group
+  bool real_;
+  Vec4<T> prior_;
+  T area_;
+  PriorGroup<T> group_;
+  TopKey::Bits top_ = 0;  // of the truth of the lane, in this group
+};
+
+// Warps that share the truths of an image for one group.
+constexpr int kMostParts = 4;
+inline int match_parts(int64_t truths, int64_t images) {
+  int parts = 1;
+  while (parts < kMostParts && truths > 32 * parts * images) parts *= 2;
+  return parts;
+}
+SSD_HOST_DEVICE int64_t match_tiles(int64_t priors, int parts) {
+  return ceil_div<int64_t>(num_groups(priors), kMatchWarps / parts);
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kMatchBlock) match_kernel(const MatchArgs<T> args) {
-  const PriorThread<T> at(args);
-  int32_t code = code_by_threshold(args, at);
-  if (!at.real) return;
-  const int64_t row = at.b * args.num_priors + at.p;
-  if (args.rule.forced != Forced::kNone && args.codes[row] >= 0) code = args.codes[row];
-  if (args.rule.relabels() && code >= 0 && args.renames[row] >= 0) code = args.renames[row];
-  args.codes[row] = code;
+// block = tile of groups, the last one first, * images + image; warp = group of the tile * parts + part of the truths.
+// The second bound keeps ptxas from spilling around the division.
+template <typename T, bool kKeeps>
+__global__ void __launch_bounds__(kMatchBlock, sizeof(T) == 8 ? 3 : 4) match_kernel(const MatchArgs<T> args, int parts) {
+  __shared__ T bests[kMatchWarps][32];
+  __shared__ int32_t owners[kMatchWarps][32];
+  const int warp = static_cast<int>(threadIdx.x) / 32, part = warp % parts;
+  const unsigned images = static_cast<unsigned>(args.batch);
+  const int64_t b = blockIdx.x % images;
+  const int64_t tile = match_tiles(args.num_priors, parts) - 1 - blockIdx.x / images;
+  const int64_t group = tile * (kMatchWarps / parts) + warp / parts;
+  const TruthRange range = truth_range(args.offsets, b, args.rows);
+  GroupMatch<T, kKeeps> match(args, b, group, range);
+  const int64_t each = ceil_div<int64_t>(range.count, 32 * parts) * 32, begin = part * each;
+  match.run(begin, begin + each < range.count ? begin + each : range.count);
+  if (parts > 1) {
+    bests[warp][lane_index()] = match.best;
+    owners[warp][lane_index()] = match.owner;
+    __syncthreads();
+    for (int w = warp + 1; part == 0 && w < warp + parts; ++w) {
+      const T best = bests[w][lane_index()];
+      const int32_t owner = owners[w][lane_index()];
+      if (owner < 0 || (match.owner >= 0 && !args.rule.replaces(best, match.best))) continue;
+      match.best = best;
+      match.owner = owner;
+    }
+  }
+  const int64_t p = group * kGroupPriors + lane_index();
+  if (part != 0 || p >= args.num_priors) return;
+  const int64_t row = b * args.num_priors + p;
+  args.codes[row] = args.rule.code(match.best, match.owner);
+  if (args.rule.forced == Forced::kBipartite) args.holders[row] = kBackground;
 }
 
 template <typename T>
 inline cudaError_t launch_match(const MatchArgs<T>& args, cudaStream_t stream) {
   const bool forced = args.rule.forced != Forced::kNone;
   const int64_t blocks = ceil_div<int64_t>(args.num_priors, kMatchBlock);
-  const int64_t grouped = forced || args.per_image || args.batch == 0 ? args.batch : 1;
   const dim3 block(kMatchBlock);
-  cudaError_t error = launch(group_kernel<T>, dim3(static_cast<unsigned>(grouped * blocks)), block,
-                             0, stream, args);
-  if (error == cudaSuccess && forced) error = launch_force(args, stream);
+  cudaError_t error = launch(
+      group_kernel<T>, dim3(static_cast<unsigned>((args.per_image ? args.batch : 1) * blocks)),
+      block, 0, stream, args);
   if (error != cudaSuccess) return error;
-  return launch(match_kernel<T>, dim3(static_cast<unsigned>(args.batch * blocks)), block, 0, stream,
-                args);
+  auto match = match_kernel<T, false>;
+  if constexpr (MatchArgs<T>::kKeys) {
+    if (forced) match = match_kernel<T, true>;
+  }
+  const int parts = match_parts(args.rows, args.batch);
+  const int64_t tiles = match_tiles(args.num_priors, parts);
+  error =
+      launch(match, dim3(static_cast<unsigned>(args.batch * tiles)), block, 0, stream, args, parts);
+  return error == cudaSuccess && forced ? launch_force(args, stream) : error;
 }
 
 }  // namespace ssd_cuda

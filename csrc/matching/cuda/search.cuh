@@ -1,4 +1,4 @@
-// The search of one warp for the best prior of a truth, among all groups or one part of several.
+// The search of one warp for the best prior of a truth.
 //
 // 32 groups at once: their bounds, kept in shared memory. Each lane remembers its best group; the best of
 // these are evaluated first, until none can reach what the search has found (reached). By then nearly all
@@ -26,12 +26,8 @@ class PriorSearch {
         counts_(counts),
         bounds_(bounds) {}
 
-  // Among groups part, part + parts, ...: what is like a truth in size lies together, and is to be shared by all parts.
-  __device__ __forceinline__ BestPrior<T> run(int part, int parts) {
-    part_ = part;
-    parts_ = parts;
-    const int32_t groups = static_cast<int32_t>(num_groups(args_.num_priors));
-    const int32_t count = groups > part ? ceil_div(groups - part, parts) : 0;
+  __device__ __forceinline__ BestPrior<T> run() {
+    const int32_t count = static_cast<int32_t>(num_groups(args_.num_priors));
     for (int32_t begin = 0; begin < count; begin += kSpan<T>) {
       span(begin, count - begin < kSpan<T> ? count - begin : kSpan<T>);
     }
@@ -46,17 +42,15 @@ class PriorSearch {
     return __ffs(static_cast<int>(lanes)) - 1;
   }
 
-  __device__ __forceinline__ int32_t group_of(int32_t i) const { return part_ + i * parts_; }
-
   __device__ __forceinline__ void span(int32_t begin, int32_t count) {
     const int lane = lane_index();
     T first_bound = T(0);
     int32_t first = 0;
     for (int32_t i = lane; i < count; i += 32) {
-      const PriorGroup<T> group = args_.image_groups(b_)[group_of(begin + i)];
+      const PriorGroup<T> group = args_.image_groups(b_)[begin + i];
       const T bound = bounded_ ? group.overlap_bound(truth_, area_, args_.rule.eps) : T(NAN);
       if (bound > first_bound) first_bound = bound, first = i;
-      if (bound == T(0) && (zeros_ < 0 || args_.rule.tie_last)) zeros_ = group_of(begin + i);
+      if (bound == T(0) && (zeros_ < 0 || args_.rule.tie_last)) zeros_ = begin + i;
       bounds_[i] = bound == T(0) ? kDone : bound;
     }
     while (true) {
@@ -64,7 +58,7 @@ class PriorSearch {
       if (!(bound > T(0) && bound >= reached_)) break;
       const int holder = lowest(__ballot_sync(kFullWarp, first_bound == bound));
       if (lane == holder) first_bound = T(0), bounds_[first] = kDone;
-      evaluate(group_of(begin + __shfl_sync(kFullWarp, first, holder)));
+      evaluate(begin + __shfl_sync(kFullWarp, first, holder));
     }
     for (int32_t i = lane; i - lane < count; i += 32) {
       const T bound = i < count ? bounds_[i] : kDone;
@@ -75,7 +69,7 @@ class PriorSearch {
         if (holders == 0) break;
         const int holder = lowest(holders);
         if (lane == holder) open = false;
-        evaluate(group_of(begin + i - lane + holder));
+        evaluate(begin + i - lane + holder);
       }
     }
   }
@@ -110,7 +104,6 @@ class PriorSearch {
   T reached_;
   const Counts& counts_;
   T* const bounds_;
-  int part_ = 0, parts_ = 1;
   int32_t zeros_ = -1;  // the nearest group of the lane whose overlaps are all 0
   BestPrior<T> mine_{T(0), -1};
 };
@@ -118,9 +111,8 @@ class PriorSearch {
 template <typename T, typename Counts>
 __device__ __forceinline__ BestPrior<T> search_prior(const MatchArgs<T>& args, int64_t b,
                                                      Vec4<T> truth, T reached, T* bounds,
-                                                     const Counts& counts, int part = 0,
-                                                     int parts = 1) {
-  return PriorSearch<T, Counts>(args, b, truth, reached, counts, bounds).run(part, parts);
+                                                     const Counts& counts) {
+  return PriorSearch<T, Counts>(args, b, truth, reached, counts, bounds).run();
 }
 
 }  // namespace ssd_cuda
