@@ -121,6 +121,24 @@ def test_gradients(device, per_prior, batched):
     assert torch.autograd.gradcheck(lambda x: ops.encode(x, priors, var), boxes)
 
 
+@pytest.mark.parametrize("prior_format", ["cxcywh", "xyxy"])
+@pytest.mark.parametrize("options", [{}, {"max_log_scale": 0.1, "symmetric_log_scale": True}])
+def test_gradients_in_single_precision(device, prior_format, options):
+    """Whole vectors of rows and some more, against the formulas in float64."""
+    priors, var = random_priors(75).to(device), 0.2 + torch.rand(75, 4, device=device)
+    if prior_format == "xyxy":
+        priors = reference.boxes.to_xyxy(priors)
+    grad, loc = torch.randn(2, 2, 75, 4, device=device)
+    boxes = random_boxes(150).reshape(2, 75, 4).to(device)
+    for op, rows, more in ((ops.decode, loc, options), (ops.encode, boxes, {})):
+        results = []
+        for dtype in (torch.float32, torch.float64):
+            x = rows.to(dtype).requires_grad_()
+            coded = op(x, priors.to(dtype), var.to(dtype), prior_format=prior_format, **more)
+            results.append(torch.autograd.grad(coded, x, grad.to(dtype))[0])
+        torch.testing.assert_close(results[0], results[1].float(), rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize("op", [ops.encode, ops.decode])
 def test_a_second_derivative_is_refused(device, op):
     rows = random_boxes(5).to(device).requires_grad_()

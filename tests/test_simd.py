@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from simd_levels import at_every_level
 from workloads import WORKLOADS, make
 
 import ssd_cuda
-from ssd_cuda import ops
+from ssd_cuda import _extension, ops
 
 ROOT = Path(__file__).parents[1]
 LEVELS = ssd_cuda.build_info()["simd_levels"]
@@ -80,6 +82,25 @@ def test_what_needs_the_extension_says_so():
     done = run_python("-c", code)
     assert done.stdout.strip() == "None []"
     assert "RuntimeError: simd_level needs the compiled extension" in done.stderr
+
+
+# The mathematics that the kernels take from the C library: once a call, to prepare options. In a loop each
+# would be a call a number, and its bits the library's.
+ONCE_A_CALL = {"log", "logf", "nextafter", "nextafterf"}
+
+
+@pytest.mark.skipif(not shutil.which("nm"), reason="needs nm of binutils")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere fma is an instruction at every level")
+def test_no_loop_calls_the_mathematics_of_the_library():
+    def symbols(path: str, *options: str) -> set[str]:
+        listing = subprocess.run(["nm", "-D", *options, path], capture_output=True, text=True, check=True)
+        return {line.split()[-1].split("@")[0] for line in listing.stdout.splitlines()}
+
+    maps = Path("/proc/self/maps").read_text()
+    library = re.search(r"\S+/libm(\.so\.6|-[\d.]+\.so)$", maps, re.M)[0]
+    provided = symbols(library, "--defined-only")
+    assert {"fmaf", "expf", "log"} <= provided
+    assert symbols(_extension._C.__file__, "--undefined-only") & provided <= ONCE_A_CALL
 
 
 def test_a_level_holds_for_all_threads():

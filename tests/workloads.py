@@ -85,6 +85,15 @@ def _detect(config: DetectConfig) -> Callable[[Tensors], list[Tensor]]:
     return call
 
 
+def _coded(x: Tensors) -> list[Tensor]:
+    """Decode, encode and the gradients of both."""
+    loc = x["loc"].detach().requires_grad_()
+    boxes = ops.decode(loc, x["priors"], max_log_scale=0.5)
+    codes = ops.encode(boxes, x["priors"])
+    to_loc = torch.autograd.grad(boxes, loc, x["loc"], retain_graph=True)
+    return [boxes.detach(), codes.detach(), *to_loc, *torch.autograd.grad(codes, boxes, x["loc"])]
+
+
 def _nms_inputs(g: torch.Generator) -> Tensors:
     return {
         "boxes": _boxes(g, 1500),
@@ -97,10 +106,7 @@ WORKLOADS = [
     Workload(
         "boxes",
         lambda g: {"loc": torch.randn(P, 4, generator=g), "priors": _priors(g)},
-        lambda x: [
-            ops.decode(x["loc"], x["priors"]),
-            ops.encode(ops.decode(x["loc"], x["priors"]), x["priors"]),
-        ],
+        _coded,
     ),
     Workload(
         "match",

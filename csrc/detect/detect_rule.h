@@ -123,6 +123,16 @@ struct DetectInputs {
   const T*
       clip_sizes;  // [B, 2] width, height of the clip window of each image; null: that of the options
   int64_t images, num_priors, num_classes;
+
+  SSD_HOST_DEVICE Vec4<T> code(int64_t image, int64_t prior) const {
+    const S* row = loc.row(image, prior);
+    const int64_t step = loc.column_stride;
+    return {static_cast<T>(row[0]), static_cast<T>(row[step]), static_cast<T>(row[2 * step]),
+            static_cast<T>(row[3 * step])};
+  }
+  SSD_HOST_DEVICE Vec4<T> prior(int64_t image, int64_t prior) const {
+    return priors[image * prior_image_rows + prior];
+  }
 };
 
 // [B, K] results; the boxes are x1, y1, x2, y2.
@@ -172,13 +182,9 @@ template <typename T, typename S>
 SSD_HOST_DEVICE Vec4<T> candidate_box(const DetectOptions<T>& options,
                                       const DetectInputs<T, S>& inputs, int64_t image,
                                       int64_t prior) {
-  const S* loc = inputs.loc.row(image, prior);
-  const int64_t step = inputs.loc.column_stride;
-  const Vec4<T> code{static_cast<T>(loc[0]), static_cast<T>(loc[step]),
-                     static_cast<T>(loc[2 * step]), static_cast<T>(loc[3 * step])};
-  const Vec4<T> center =
-      prior_center(inputs.priors[image * inputs.prior_image_rows + prior], options.format);
-  const Vec4<T> box = decode_box(code, center, options.variance, options.clamp);
+  const Vec4<T> center = prior_center(inputs.prior(image, prior), options.format);
+  const Vec4<T> box =
+      decode_box(inputs.code(image, prior), center, options.variance, options.clamp);
   return options.clip == ClipKind::kBefore ? clip_to_image(options, inputs, image, box) : box;
 }
 

@@ -155,14 +155,15 @@ struct Targets {
   }
 
   // The box code that loc of a localized prior should have.
+  template <typename Ops = ScalarOps>
   SSD_HOST_DEVICE Vec4<T> loc_target(int64_t image, int64_t p) const {
     if (codes == nullptr) return boxes[image * width + p];
     const int64_t g = ground_truth(image, p);
     const T nan = T(NAN);
     if (g < 0) return {nan, nan, nan, nan};
     const int64_t prior = own_priors ? image * width + p : p;
-    return encode_box(boxes[g], prior_center(priors[prior], format),
-                      variances != nullptr ? variances[prior] : variance);
+    return encode_box<Ops>(boxes[g], prior_center(priors[prior], format),
+                           variances != nullptr ? variances[prior] : variance);
   }
 
  private:

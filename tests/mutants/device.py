@@ -308,7 +308,7 @@ _BOXES = _of(
     "boxes",
     "tests/test_emulated_boxes.py",
     ("variances do not repeat", "coder.variance_of(«prior_row»)", "row", "repeat"),
-    ("no gradient at the limit", "return «!(v > max_log)» &&", "v < max_log", "clamp"),
+    ("no gradient at the limit", "grad = «v > max_log» ? T{} : grad;", "v >= max_log", "clamp"),
     ("iou: rows of the other table", "boxes1[«pair / m»]", "pair / n", "iou"),
     ("decode: the centre moves by the height", "variance.x), «center.z»));", "center.w", "decode"),
     (

@@ -26,13 +26,13 @@ void coder(const char* kind, BoxFormat format, bool own_variances, bool symmetri
   std::vector<Vec4<T>> codes(kRows), result(kRows);
   std::memcpy(codes.data(), flat.data(), flat.size() * sizeof(T));
   const std::string name = kind;
-  encode_boxes(coder, truths.data(), kRows, result.data());
+  code_boxes<CoderOp::kEncode>(coder, truths.data(), grad.data(), kRows, result.data());
   report(("encode_" + name).c_str(), kTypeName<T>, Hash().add(result));
-  decode_boxes(coder, codes.data(), kRows, result.data());
+  code_boxes<CoderOp::kDecode>(coder, codes.data(), grad.data(), kRows, result.data());
   report(("decode_" + name).c_str(), kTypeName<T>, Hash().add(result));
-  encode_boxes_backward(coder, grad.data(), truths.data(), kRows, result.data());
+  code_boxes<CoderOp::kEncodeBackward>(coder, truths.data(), grad.data(), kRows, result.data());
   report(("encode_backward_" + name).c_str(), kTypeName<T>, Hash().add(result));
-  decode_boxes_backward(coder, grad.data(), codes.data(), kRows, result.data());
+  code_boxes<CoderOp::kDecodeBackward>(coder, codes.data(), grad.data(), kRows, result.data());
   report(("decode_backward_" + name).c_str(), kTypeName<T>, Hash().add(result));
 }
 
@@ -40,7 +40,7 @@ template <typename T>
 void all_boxes() {
   coder<T>("centers", BoxFormat::kCxcywh, false, false);
   coder<T>("corners", BoxFormat::kXyxy, true, true);
-  for (int64_t columns : {1, 15, 41}) {
+  for (int64_t columns : {1, 15, 41, 1500}) {
     const auto a = boxes<T>(5, 70, 6), b = boxes<T>(6, columns, 6);
     std::vector<T> result(a.size() * columns);
     iou_matrix(a.data(), a.size(), b.data(), columns, T(1e-6), result.data());

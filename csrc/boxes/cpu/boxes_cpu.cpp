@@ -10,12 +10,7 @@ struct RunOnCpu {
   template <CoderOp kOp, typename T>
   static void coder(const Coder<T>& coder, int64_t rows, const Vec4<T>* input, const Vec4<T>* grad,
                     Vec4<T>* output, const Tensor&) {
-    if constexpr (kOp == CoderOp::kEncode) encode_boxes(coder, input, rows, output);
-    if constexpr (kOp == CoderOp::kDecode) decode_boxes(coder, input, rows, output);
-    if constexpr (kOp == CoderOp::kEncodeBackward)
-      encode_boxes_backward(coder, grad, input, rows, output);
-    if constexpr (kOp == CoderOp::kDecodeBackward)
-      decode_boxes_backward(coder, grad, input, rows, output);
+    code_boxes<kOp>(coder, input, grad, rows, output);
   }
   template <typename T>
   static void iou(const Vec4<T>* boxes1, int64_t n, const Vec4<T>* boxes2, int64_t m, T eps,

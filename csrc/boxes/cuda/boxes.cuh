@@ -25,15 +25,9 @@ __global__ void __launch_bounds__(kBoxesBlock)
   if (row >= rows) return;
   const int64_t prior_row = row % coder.prior_rows;
   const Vec4<T> center = coder.center(prior_row), variance = coder.variance_of(prior_row);
-  const Vec4<T> value = input[row];
-  Vec4<T> result;
-  if constexpr (kOp == CoderOp::kEncode) result = encode_box(value, center, variance);
-  if constexpr (kOp == CoderOp::kDecode) result = decode_box(value, center, variance, coder.clamp);
-  if constexpr (kOp == CoderOp::kEncodeBackward)
-    result = encode_box_backward(grad[row], value, center, variance);
-  if constexpr (kOp == CoderOp::kDecodeBackward)
-    result = decode_box_backward(grad[row], value, center, variance, coder.clamp);
-  output[row] = result;
+  Vec4<T> upstream{};
+  if constexpr (reads_grad(kOp)) upstream = grad[row];
+  output[row] = code_box<kOp>(input[row], upstream, center, variance, coder.clamp);
 }
 
 // boxes1: [N], boxes2: [M], output: [N, M]; the grid is 1-D over N * M.

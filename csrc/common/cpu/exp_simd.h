@@ -42,6 +42,12 @@ struct PackOps {
   }
 };
 
+// ScalarOps of a lambda whose registers have kBytes: without a call of the library at any level.
+template <int kBytes>
+struct NumberOps : ScalarOps {
+  static SSD_SIMD_BODY float fma(float a, float b, float c) { return fma_number<kBytes>(a, b, c); }
+};
+
 template <typename V>
 SSD_SIMD_BODY inline V exp_negative_pack(V x) {
   return exp_negative_by<PackOps>(x);

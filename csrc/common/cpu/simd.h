@@ -20,6 +20,8 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+
+#include "fma_sse2.h"
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>  // declares the builtins of fma_pack and halves_to_floats
@@ -188,22 +190,33 @@ SSD_SIMD_BODY inline auto concat_packs(V a, V b) {
   return concat_packs(a, b, std::make_integer_sequence<int, 2 * kLanesOf<V>>{});
 }
 
-// a * b + c of floats, rounded once. The builtins, since an intrinsic cannot be inlined into a generic lambda;
-// x86's plain level has no such instruction and calls the library for each lane.
+// a * b + c of floats, rounded once. The builtins, since an intrinsic cannot be inlined into a generic lambda.
 template <typename V>
 SSD_SIMD_BODY inline V fma_pack(V a, V b, V c) {
 #if defined(__aarch64__)
   if constexpr (sizeof(V) == 16) return V(vfmaq_f32(c, a, b));
-#elif defined(__x86_64__) && !defined(__clang__)
-  if constexpr (sizeof(V) == 64) {
+#elif defined(__x86_64__)
+  if constexpr (sizeof(V) == 16) {
+    return V(detail::fma_sse2(__m128(a), __m128(b), __m128(c)));
+#if !defined(__clang__)
+  } else if constexpr (sizeof(V) == 64) {
     return __builtin_ia32_vfmaddps512_mask(a, b, c, -1, _MM_FROUND_CUR_DIRECTION);
   } else if constexpr (sizeof(V) == 32) {
     return __builtin_ia32_vfmaddps256(a, b, c);
+#endif
   }
 #endif
   V y = c;  // clang joins these into one instruction of the lambda's instruction set
   for (int i = 0; i < kLanesOf<V>; ++i) y[i] = __builtin_fmaf(a[i], b[i], c[i]);
   return y;
+}
+// The same of numbers, in a lambda whose registers have kBytes.
+template <int kBytes>
+SSD_SIMD_BODY inline float fma_number(float a, float b, float c) {
+#if defined(__x86_64__)
+  if constexpr (kBytes == 16) return detail::fma_sse2(a, b, c);
+#endif
+  return __builtin_fmaf(a, b, c);
 }
 
 // Halves as floats. What no instruction does the caller must.
@@ -266,11 +279,46 @@ SSD_SIMD_BODY inline void mask_bytes(M mask, uint64_t* words) {
   std::memcpy(words, &bytes, sizeof bytes);
 }
 
+// Bit i tells whether a[i] >= b[i].
+template <typename V>
+SSD_SIMD_BODY inline uint32_t at_least_bits(V a, V b) {
+#if defined(__x86_64__) && !defined(__clang__)
+  constexpr bool kWide = sizeof(LaneOf<V>) == 8;
+  if constexpr (sizeof(V) == 64 && kWide) {
+    return __builtin_ia32_cmppd512_mask(a, b, _CMP_GE_OQ, -1, _MM_FROUND_CUR_DIRECTION);
+  } else if constexpr (sizeof(V) == 64) {
+    return __builtin_ia32_cmpps512_mask(a, b, _CMP_GE_OQ, -1, _MM_FROUND_CUR_DIRECTION);
+  } else if constexpr (sizeof(V) == 32 && kWide) {
+    return __builtin_ia32_movmskpd256(V(a >= b));
+  } else if constexpr (sizeof(V) == 32) {
+    return __builtin_ia32_movmskps256(V(a >= b));
+  } else if constexpr (kWide) {
+    return __builtin_ia32_movmskpd(V(a >= b));
+  } else {
+    return __builtin_ia32_movmskps(V(a >= b));
+  }
+#else
+  constexpr int kWords = (kLanesOf<V> + 7) / 8;
+  uint64_t words[kWords] = {};
+  mask_bytes(a >= b, words);
+  uint32_t bits = 0;
+  for (int i = 0; i < kWords; ++i) {  // the last bit of each byte, side by side
+    const uint64_t last = words[i] & 0x0101010101010101u;
+    bits |= static_cast<uint32_t>((last * 0x0102040810204080u) >> 56) << (8 * i);
+  }
+  return bits;
+#endif
+}
+
 // max_of of floats where a is a constant: there g++ 12 takes a comparison and a blend instead of one maximum.
 template <typename V>
 SSD_SIMD_BODY inline V max_of_constant(V a, V b) {
 #if defined(__x86_64__) && !defined(__clang__)
-  if constexpr (sizeof(V) == 32) return __builtin_ia32_maxps256(a, b);
+  if constexpr (sizeof(V) == 64) {
+    return __builtin_ia32_maxps512_mask(a, b, V{}, -1, _MM_FROUND_CUR_DIRECTION);
+  } else if constexpr (sizeof(V) == 32) {
+    return __builtin_ia32_maxps256(a, b);
+  }
 #endif
   return a > b ? a : b;
 }

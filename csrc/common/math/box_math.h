@@ -97,7 +97,12 @@ struct LogClamp {
     if (symmetric) v = v < -max_log ? -max_log : v;
     return v;
   }
-  SSD_HOST_DEVICE bool passes(T v) const { return !(v > max_log) && !(symmetric && v < -max_log); }
+  // The gradient of what was cut, from that of the result: none where v was cut.
+  SSD_HOST_DEVICE T gradient(T v, T grad) const {
+    grad = v > max_log ? T{} : grad;
+    if (symmetric) grad = v < -max_log ? T{} : grad;
+    return grad;
+  }
 };
 
 // The inverse of encode_box; the result is x1, y1, x2, y2.
@@ -115,22 +120,21 @@ SSD_HOST_DEVICE Vec4<T> decode_box(Vec4<T> loc, Vec4<T> center, Vec4<T> variance
 template <typename T>
 SSD_HOST_DEVICE Vec4<T> encode_box_backward(Vec4<T> grad, Vec4<T> box, Vec4<T> center,
                                             Vec4<T> variance) {
-  const T w = box.z - box.x, h = box.w - box.y;
-  const T gx = T(0.5) * grad.x / center.z / variance.x,
-          gy = T(0.5) * grad.y / center.w / variance.y;
+  const T half = T{} + 0.5f, w = box.z - box.x, h = box.w - box.y;
+  const T gx = half * grad.x / center.z / variance.x, gy = half * grad.y / center.w / variance.y;
   const T gw = grad.z / variance.z / w, gh = grad.w / variance.w / h;
   return {gx - gw, gy - gh, gx + gw, gy + gh};
 }
 
 // d(decode_box)/d(loc), transposed, times grad. A clamped size has no gradient.
-template <typename T>
+template <typename Ops = ScalarOps, typename T>
 SSD_HOST_DEVICE Vec4<T> decode_box_backward(Vec4<T> grad, Vec4<T> loc, Vec4<T> center,
                                             Vec4<T> variance, LogClamp<T> clamp) {
-  const T lw = loc.z * variance.z, lh = loc.w * variance.w;
-  const T w = center.z * exp_fixed(clamp(lw)), h = center.w * exp_fixed(clamp(lh));
+  const T half = T{} + 0.5f, lw = loc.z * variance.z, lh = loc.w * variance.w;
+  const T w = center.z * exp_by<Ops>(clamp(lw)), h = center.w * exp_by<Ops>(clamp(lh));
   return {(grad.x + grad.z) * variance.x * center.z, (grad.y + grad.w) * variance.y * center.w,
-          clamp.passes(lw) ? T(0.5) * (grad.z - grad.x) * w * variance.z : T(0),
-          clamp.passes(lh) ? T(0.5) * (grad.w - grad.y) * h * variance.w : T(0)};
+          clamp.gradient(lw, half * (grad.z - grad.x) * w * variance.z),
+          clamp.gradient(lh, half * (grad.w - grad.y) * h * variance.w)};
 }
 
 template <typename T>

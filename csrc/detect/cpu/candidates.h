@@ -60,6 +60,8 @@ class CandidatePool {
 // A row's sum has this many partial sums, whatever the register width: the lanes of a warp.
 constexpr int64_t kScanLanes = 32;
 constexpr int64_t kScanTile = 32;  // rows converted at a time
+constexpr int64_t kScanAhead =
+    2048;  // bytes before a row is read: the processor's own prefetch ends with a page
 
 inline int64_t padded_columns(int64_t columns) {
   return (columns + kScanLanes - 1) / kScanLanes * kScanLanes;
@@ -142,11 +144,12 @@ class RowScanner {
     const RowView<S>& conf = inputs.conf;
     end_ = conf.data + (inputs.images - 1) * conf.image_stride +
            (inputs.num_priors - 1) * conf.row_stride + columns_;
-    columns_mask_.assign(padded_, Mask(0));
-    std::fill(columns_mask_.begin(), columns_mask_.begin() + columns_, Mask(-1));
-    foreground_.assign(padded_, Mask(0));
-    std::fill(foreground_.begin() + options.first_label, foreground_.begin() + options.last_label,
-              Mask(-1));
+    constexpr T kInf = std::numeric_limits<T>::infinity();
+    columns_cap_.assign(padded_, -kInf);
+    std::fill(columns_cap_.begin(), columns_cap_.begin() + columns_, kInf);
+    foreground_cap_.assign(padded_, -kInf);
+    std::fill(foreground_cap_.begin() + options.first_label,
+              foreground_cap_.begin() + options.last_label, kInf);
     may_skip_ = options.skip_below > -std::numeric_limits<T>::infinity();
     if (options.scores == ScoreKind::kSoftmax) {
       background_ = options.first_label > 0 ? 0 : columns_ - 1;
@@ -155,6 +158,7 @@ class RowScanner {
 
   void scan(int64_t image, int64_t begin, int64_t end, CandidateSink<T>& sink) const {
     std::vector<T> tile(kScanTile * padded_), work(padded_);
+    const int64_t row_bytes = columns_ * sizeof(T);
     for (int64_t p = begin; p < end; p += kScanTile) {
       const int64_t rows = std::min(kScanTile, end - p);
       const T* source[kScanTile];
@@ -163,14 +167,23 @@ class RowScanner {
       }
       with_simd([&](auto bytes) SSD_SIMD_BODY {
         using V = Pack<T, decltype(bytes)::value / sizeof(T)>;
-        for (int64_t r = 0; r < rows; ++r) scan_row<V>(source[r], p + r, work.data(), sink);
+        // All rows are looked at before one is worked on: no branch that cannot be foreseen between their loads.
+        int64_t chosen[kScanTile], count = 0;
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t byte = 0; byte < row_bytes; byte += 64) {
+            __builtin_prefetch(reinterpret_cast<const char*>(source[r]) + kScanAhead + byte);
+          }
+          chosen[count] = r;
+          count += may_have_candidate<V>(source[r]);
+        }
+        for (int64_t i = 0; i < count; ++i) {
+          scan_row<V>(source[chosen[i]], p + chosen[i], work.data(), sink);
+        }
       });
     }
   }
 
  private:
-  using Mask = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-
   // The row itself where it can be read up to padded_ columns in place, else a padded copy.
   const T* load_row(const S* row, T* copy) const {
     if constexpr (std::is_same_v<S, T>) {
@@ -181,18 +194,27 @@ class RowScanner {
     return copy;
   }
 
+  // Where the last vector ends that has a column.
+  template <typename V>
+  SSD_SIMD_BODY int64_t end_of_columns() const {
+    return (columns_ + kLanesOf<V> - 1) / kLanesOf<V> * kLanesOf<V>;
+  }
+
+  // Numbers of columns [c, c + width), -inf where cap is, else as they are but NaN as +inf: one instruction.
+  template <typename V>
+  SSD_SIMD_BODY static V capped(const T* x, const std::vector<T>& cap, int64_t c) {
+    return min_of(load_pack<V>(x + c), load_pack<V>(cap.data() + c));
+  }
+
   template <typename V>
   SSD_SIMD_BODY bool may_have_candidate(const T* x) const {
-    constexpr int kWidth = sizeof(V) / sizeof(T);
     if (!may_skip_) return true;
-    const V limit =
-        V{} + (background_ < 0 ? options_.skip_below : x[background_] + options_.skip_below);
-    auto any = limit > limit;
-    for (int64_t c = 0; c < padded_; c += kWidth) {
-      const auto foreground = load_pack<decltype(any)>(foreground_.data() + c);
-      any |= ~(load_pack<V>(x + c) < limit) & foreground;
+    V largest = capped<V>(x, foreground_cap_, 0);
+    for (int64_t c = kLanesOf<V>; c < end_of_columns<V>(); c += kLanesOf<V>) {
+      largest = max_of(capped<V>(x, foreground_cap_, c), largest);
     }
-    return any_lane(any);
+    const T below = background_ < 0 ? options_.skip_below : x[background_] + options_.skip_below;
+    return at_least_bits(largest, V{} + below) != 0;
   }
 
   // Fills e[padded C] with numbers whose quotient by the result is the score.
@@ -204,20 +226,25 @@ class RowScanner {
       return T(1);
     }
     if (options_.scores == ScoreKind::kSigmoid) {
-      for (int64_t c = 0; c < padded_; c += kWidth) {
+      for (int64_t c = 0; c < end_of_columns<V>(); c += kWidth) {
         store_pack(e + c, T(1) / (T(1) + exp_fixed_pack(-load_pack<V>(x + c))));
       }
       return T(1);
     }
-    const auto larger = [](auto a, auto b) { return a > b ? a : b; };
-    V largest = logits<V>(x, 0);
-    for (int64_t c = kWidth; c < padded_; c += kWidth) largest = larger(logits<V>(x, c), largest);
+    const auto larger = [](auto a, auto b) { return max_of(a, b); };
+    const int64_t end = end_of_columns<V>();
+    V largest = capped<V>(x, columns_cap_, 0);
+    for (int64_t c = kWidth; c < end; c += kWidth) {
+      largest = max_of(capped<V>(x, columns_cap_, c), largest);
+    }
     const T top = fold<T>(largest, larger);
     constexpr int kParts = kScanLanes / kWidth;
     V sums[kParts] = {};
-    for (int64_t c = 0; c < padded_; c += kScanLanes) {
+    for (int64_t c = 0; c < end; c += kScanLanes) {
+      SSD_UNROLL
       for (int u = 0; u < kParts; ++u) {
-        const V v = exp_negative_pack(logits<V>(x, c + u * kWidth) - top);
+        if (c + u * kWidth >= end) break;  // there the terms are 0
+        const V v = exp_negative_pack(capped<V>(x, columns_cap_, c + u * kWidth) - top);
         store_pack(e + c + u * kWidth, v);
         sums[u] += v;
       }
@@ -228,24 +255,23 @@ class RowScanner {
     return fold<T>(sums[0], [](auto a, auto b) { return a + b; });
   }
 
-  // Columns [c, c + width) of a row, -inf past its end.
-  template <typename V>
-  SSD_SIMD_BODY V logits(const T* x, int64_t c) const {
-    using M = decltype(V{} > V{});
-    const V floor = V{} - std::numeric_limits<T>::infinity();
-    return load_pack<M>(columns_mask_.data() + c) ? load_pack<V>(x + c) : floor;
-  }
-
   template <typename V>
   SSD_SIMD_BODY void scan_row(const T* x, int64_t prior, T* e, CandidateSink<T>& sink) const {
-    constexpr int kWidth = sizeof(V) / sizeof(T);
-    if (!may_have_candidate<V>(x)) return;
+    constexpr int kWidth = kLanesOf<V>;
     const T sum = numerators<V>(x, e);
     // A little below the limit: the exact test is the sink's, on the rounded quotient.
     const T scale = options_.scores == ScoreKind::kGiven ? T(1) : sum * T(1 - 1e-6);
-    for (int64_t c = 0; c < padded_; c += kWidth) {
-      const auto passes = load_pack<V>(e + c) >= load_pack<V>(sink.limits.data() + c) * scale;
-      LaneBytes(passes).for_each([&](int lane) { sink.offer(e[c + lane] / sum, c + lane, prior); });
+    const int64_t end = end_of_columns<V>();
+    for (int64_t first = 0; first < end; first += 64) {  // one branch for 64 columns
+      uint64_t passes = 0;
+      for (int64_t c = first; c < end && c < first + 64; c += kWidth) {
+        const V least = load_pack<V>(sink.limits.data() + c) * scale;
+        passes |= uint64_t{at_least_bits(load_pack<V>(e + c), least)} << (c - first);
+      }
+      for (; passes != 0; passes &= passes - 1) {
+        const int64_t label = first + __builtin_ctzll(passes);
+        sink.offer(e[label] / sum, label, prior);
+      }
     }
   }
 
@@ -255,7 +281,7 @@ class RowScanner {
   bool may_skip_;
   int64_t background_ = -1;  // softmax: the column that skip_below is added to
   const S* end_;
-  std::vector<Mask> columns_mask_, foreground_;  // [padded C], -1 or 0
+  std::vector<T> columns_cap_, foreground_cap_;  // [padded C], +inf of those columns, else -inf
 };
 
 }  // namespace ssd_cuda

@@ -78,9 +78,7 @@ class CpuDetect {
     int64_t keep = window();
     bool more = merge(sinks, 0, keep, found);
     while (true) {
-      bool room = true;
-      for (std::size_t i = 0; room && i < found.keys.size(); ++i) room = nms.add(found.keys[i]);
-      if (!room || !more) break;
+      if (!nms.add(found.keys) || !more) break;
       keep *= 8;
       CandidateSink<T> next(options_, inputs_.num_priors, inputs_.num_classes, keep, false);
       next.after_any = true;
@@ -105,9 +103,7 @@ class CpuDetect {
         soft_nms_list(options_, inputs_, image, pool.keys, kept[task]);
       } else {
         ImageNms<T, S> nms(options_, inputs_, image);
-        for (CandidateKey<T> key : pool.keys) {
-          if (!nms.add(key)) break;
-        }
+        nms.add(pool.keys);
         kept[task] = std::move(nms.detections);
       }
     });

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "candidate_boxes.h"
 #include "candidates.h"
 #include "kept_boxes.h"
 
@@ -24,17 +25,17 @@ class ImageNms {
       : options_(options), inputs_(inputs), image_(image), lists_(options.lists()) {}
 
   // Candidates in order; returns false when the rows are full.
-  bool add(CandidateKey<T> key) {
-    const int64_t index = candidate_index(key), label = index / inputs_.num_priors;
-    List& list = lists_[options_.class_agnostic ? 0 : label - options_.first_label];
-    if (list.seen == options_.top_k) return true;
-    ++list.seen;
-    const Vec4<T> box = candidate_box(options_, inputs_, image_, index % inputs_.num_priors);
-    const T area = options_.rule.area(box);
-    if (list.kept.suppress(options_.rule, box, area)) return true;
-    list.kept.add(box, area);
-    detections.push_back({key, box});
-    return static_cast<int64_t>(detections.size()) < options_.rows;
+  bool add(const std::vector<CandidateKey<T>>& keys) {
+    const int64_t count = static_cast<int64_t>(keys.size());
+    for (int64_t first = 0; first < count; first += kCandidateBoxes) {
+      const int64_t some = std::min(count - first, kCandidateBoxes);
+      Vec4<T> boxes[kCandidateBoxes];
+      candidate_boxes(options_, inputs_, image_, keys.data() + first, some, boxes);
+      for (int64_t i = 0; i < some; ++i) {
+        if (!add(keys[first + i], boxes[i])) return false;
+      }
+    }
+    return true;
   }
 
   // Labels whose list has had its top_k candidates get no more.
@@ -48,6 +49,18 @@ class ImageNms {
   std::vector<Detection<T>> detections;
 
  private:
+  bool add(CandidateKey<T> key, Vec4<T> box) {
+    const int64_t label = candidate_index(key) / inputs_.num_priors;
+    List& list = lists_[options_.class_agnostic ? 0 : label - options_.first_label];
+    if (list.seen == options_.top_k) return true;
+    ++list.seen;
+    const T area = options_.rule.area(box);
+    if (list.kept.suppress(options_.rule, box, area)) return true;
+    list.kept.add(box, area);
+    detections.push_back({key, box});
+    return static_cast<int64_t>(detections.size()) < options_.rows;
+  }
+
   struct List {
     KeptBoxes<T> kept;
     int64_t seen = 0;
@@ -70,10 +83,16 @@ void soft_nms_list(const DetectOptions<T>& options, const DetectInputs<T, S>& in
     uint32_t index;
   };
   std::vector<Item> items;
-  for (CandidateKey<T> key : keys) {
-    const uint32_t index = candidate_index(key);
-    const Vec4<T> box = candidate_box(options, inputs, image, index % inputs.num_priors);
-    items.push_back({box, options.rule.area(box), candidate_score(key), index});
+  const int64_t count = static_cast<int64_t>(keys.size());
+  for (int64_t first = 0; first < count; first += kCandidateBoxes) {
+    const int64_t some = std::min(count - first, kCandidateBoxes);
+    Vec4<T> boxes[kCandidateBoxes];
+    candidate_boxes(options, inputs, image, keys.data() + first, some, boxes);
+    for (int64_t i = 0; i < some; ++i) {
+      const CandidateKey<T> key = keys[first + i];
+      items.push_back(
+          {boxes[i], options.rule.area(boxes[i]), candidate_score(key), candidate_index(key)});
+    }
   }
   for (int64_t chosen = 0; !items.empty() && chosen < options.rows; ++chosen) {
     const auto best = std::max_element(
@@ -81,17 +100,21 @@ void soft_nms_list(const DetectOptions<T>& options, const DetectInputs<T, S>& in
     const Item item = *best;
     detections.push_back({candidate_key(item.score, item.index), item.box});
     items.erase(best);
-    auto left = items.begin();
-    for (Item& other : items) {
-      const T overlap = iou(item.box, item.area, other.box, other.area, options.rule.eps,
-                            options.rule.pixel_offset);
-      if (overlap == overlap) {
-        other.score =
-            mul_rn(other.score, exp_fixed(div_rn(-mul_rn(overlap, overlap), options.soft_sigma)));
+    Item* left = items.data();
+    Item* const end = left + items.size();
+    with_simd([&](auto bytes) SSD_SIMD_BODY {
+      using Ops = NumberOps<decltype(bytes)::value>;
+      for (Item* other = left; other != end; ++other) {
+        const T overlap = iou(item.box, item.area, other->box, other->area, options.rule.eps,
+                              options.rule.pixel_offset);
+        if (overlap == overlap) {
+          const T decay = exp_by<Ops>(div_rn(-mul_rn(overlap, overlap), options.soft_sigma));
+          other->score = mul_rn(other->score, decay);
+        }
+        if (other->score > options.score_threshold) *left++ = *other;
       }
-      if (other.score > options.score_threshold) *left++ = other;
-    }
-    items.erase(left, items.end());
+    });
+    items.resize(static_cast<std::size_t>(left - items.data()));
   }
 }
 

@@ -34,9 +34,17 @@ struct Batch {
             static_cast<T>(row[3 * s])};
   }
 
+  Vec4<T> loc_target(int64_t image, int64_t p) const {
+    Vec4<T> target;
+    with_simd([&](auto bytes) SSD_SIMD_BODY {
+      target = targets.template loc_target<NumberOps<decltype(bytes)::value>>(image, p);
+    });
+    return target;
+  }
+
   // The localisation term of one row, without loc_factor.
   double loc_term(int64_t image, int64_t p) const {
-    const Vec4<T> x = loc_row(image, p), t = targets.loc_target(image, p);
+    const Vec4<T> x = loc_row(image, p), t = loc_target(image, p);
     const T beta = static_cast<T>(rule.loss.beta);
     return static_cast<double>(smooth_l1(x.x - t.x, beta)) + smooth_l1(x.y - t.y, beta) +
            smooth_l1(x.z - t.z, beta) + smooth_l1(x.w - t.w, beta);
@@ -223,7 +231,7 @@ void run_backward(const Batch<S>& batch, const LossSelection<acc_t<S>>& from,
                                      const_cast<S*>(d_conf.row(image, p)), d_conf.class_stride);
         }
         if (is_localized(row.kind) && scales[image] != T(0)) {
-          const Vec4<T> x = batch.loc_row(image, p), t = batch.targets.loc_target(image, p);
+          const Vec4<T> x = batch.loc_row(image, p), t = batch.loc_target(image, p);
           S* out_row = const_cast<S*>(d_loc.row(image, p));
           const T difference[4] = {x.x - t.x, x.y - t.y, x.z - t.z, x.w - t.w};
           for (int c = 0; c < 4; ++c) {
