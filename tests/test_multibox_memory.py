@@ -50,7 +50,10 @@ def test_forward_makes_no_temporary_of_the_size_of_the_logits(device, form):
     loss, _, conf = loss_of(form, device)
     priors = conf.numel() // 91
     copied = 16 * priors if form == "ready bcp" else 0  # box targets are turned to rows once
-    allocated = sum(allocations(loss, device))
+    zeros = (
+        4 * conf.numel() if device.type == "cuda" else 0
+    )  # of the gradient, which no backward allocates then
+    allocated = sum(allocations(loss, device)) - zeros
     assert 4 * priors <= allocated < 16 * priors + copied  # the logits are 364 B each
 
 

@@ -152,7 +152,8 @@ SSD_HOST_DEVICE int64_t match_tiles(int64_t priors, int parts) {
 // block = tile of groups, the last one first, * images + image; warp = group of the tile * parts + part of the truths.
 // The second bound keeps ptxas from spilling around the division.
 template <typename T, bool kKeeps>
-__global__ void __launch_bounds__(kMatchBlock, sizeof(T) == 8 ? 3 : 4) match_kernel(const MatchArgs<T> args, int parts) {
+__global__ void __launch_bounds__(kMatchBlock, sizeof(T) == 8 ? 3 : 4)
+    match_kernel(const MatchArgs<T> args, int parts) {
   __shared__ T bests[kMatchWarps][32];
   __shared__ int32_t owners[kMatchWarps][32];
   const int warp = static_cast<int>(threadIdx.x) / 32, part = warp % parts;

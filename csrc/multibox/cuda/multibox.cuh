@@ -17,6 +17,7 @@
 
 #include "backward.cuh"
 #include "mining/cuda/select.cuh"
+#include "row_loss.cuh"
 
 namespace ssd_cuda {
 
@@ -39,23 +40,6 @@ struct SelectArgs : LossOutputs<T> {
   unsigned* arrived;  // [], 0 at first
   ImageSums* sums;    // [B]
 };
-
-// The cross entropy of one row at `label`; classes are added in order, as on the CPU.
-template <typename T, typename S>
-__device__ T row_cross_entropy(const S* row, int64_t stride, int classes, int label) {
-  if (label < 0) return T(NAN);
-  T largest = static_cast<T>(row[0]);
-  for (int c = 1; c < classes; ++c) {
-    const T x = static_cast<T>(row[c * stride]);
-    largest = x > largest ? x : largest;
-  }
-  T sum = 0;
-#pragma unroll 4
-  for (int c = 0; c < classes; ++c) {
-    sum = add_rn(sum, exp_negative(sub_rn(static_cast<T>(row[c * stride]), largest)));
-  }
-  return cross_entropy(log_normal(sum), static_cast<T>(row[label * stride]), largest);
-}
 
 // The sum over a block of kTileBlock threads, on thread 0.
 __device__ inline double tile_sum(double value, double* scratch) {
@@ -94,7 +78,7 @@ __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kT
     const int64_t p = begin + t, place = image * args.width + p;
     row = args.targets.row(image, p, args.rule.label);
     const T loss = plan.pitch > 0
-                       ? row_cross_entropy<T>(staged + t * plan.pitch, 1, classes, row.label)
+                       ? staged_cross_entropy<T>(staged + t * plan.pitch, classes, row.label)
                        : row_cross_entropy<T>(args.conf.at(image, p), args.conf.class_stride,
                                               classes, row.label);
     Ordered<T> key = ordered_key(loss);
