@@ -112,13 +112,20 @@ class GridRule {
     return level_of(min_of(max_of(s.w, s.h) * most_ratio_, kLargest));
   }
 
-  // Cells of one row are neighbours: hash = row_hash + ix.
-  SSD_HOST_DEVICE static uint64_t row_hash(int64_t iy, int level, int64_t cls) {
-    uint64_t h = static_cast<uint64_t>(iy) * 0x9e3779b97f4a7c15ull +
-                 static_cast<uint64_t>(level) * 0xc2b2ae3d27d4eb4full +
-                 static_cast<uint64_t>(cls) * 0x165667b19e3779f9ull;
+  // Cells of one row are neighbours: hash = row_hash + ix. A row's hash is a mix of its number, which grows by kRowStep from
+  // row to row.
+  static constexpr uint64_t kRowStep = 0x9e3779b97f4a7c15ull;
+  SSD_HOST_DEVICE static uint64_t row_number(int64_t iy, int level, int64_t cls) {
+    return static_cast<uint64_t>(iy) * kRowStep +
+           static_cast<uint64_t>(level) * 0xc2b2ae3d27d4eb4full +
+           static_cast<uint64_t>(cls) * 0x165667b19e3779f9ull;
+  }
+  SSD_HOST_DEVICE static uint64_t mix(uint64_t h) {
     h = (h ^ (h >> 32)) * 0xd6e8feb86659fd93ull;
     return h ^ (h >> 32);
+  }
+  SSD_HOST_DEVICE static uint64_t row_hash(int64_t iy, int level, int64_t cls) {
+    return mix(row_number(iy, level, cls));
   }
   SSD_HOST_DEVICE static uint64_t cell_hash(int64_t ix, uint64_t row) {
     return row + static_cast<uint64_t>(ix);

@@ -5,9 +5,10 @@
 //   gather    the last merge, and boxes in score order; the odd boxes; each bin gets its slots
 //   decide    the first panel of ranks: a warp a box looks at all better boxes of the panel
 //   then for each later panel [begin, end), each 4 times the last, up to 32768:
-//   clear     8 lanes a box: removed if a kept box removes it, else listed in its open bin
-//   decide    8 lanes a box: finds the earlier boxes of the panel that would remove it (suppressors.cuh) and looks at their
-//             states until they decide it; kept boxes are filed in their bin. The last block decides what is left (resolve.cuh)
+//   clear     removes what a kept box removes, lists the others and files them in their open bin (clear.cuh)
+//   decide    a team a listed box: finds the earlier boxes of the panel that would remove it (suppressors.cuh) and looks at
+//             their states until they decide it; kept boxes are filed in their bin
+//   resolve   after each decide, one block: decides the boxes that were left, usually none (resolve.cuh)
 //   compact   kept indices in score order (compact.cuh)
 //
 // Every decision is the greedy one, whatever the order of threads and blocks: the searches test every pair that can matter
@@ -16,13 +17,14 @@
 // A bin is the boxes of the cells of one hash. Its boxes are counted before any is filed, so its slots lie side by side: a
 // search reads kept boxes, 16 bytes each, lane by lane.
 //
-// Work: a box looks into about 28 cells at t = 0.5. Memory: O(N), at most 113 bytes a box and 4.5 MB. Worst cases: boxes for
-// which the grid's argument fails (nms::Kind::kOdd, or the rule IoU >= 0) are tested against all, N^2 / 2 pairs; a threshold
-// that lets every box of one cell live is N^2 / 2 pairs as well; a chain in which each box removes the next one is left to
-// the last block of its panel, which settles 32 boxes a round at least.
-// Two launches a panel, their number known on the host: no synchronisation.
+// Work: a box looks into about 24 cells at t = 0.5. Memory: O(N), at most 150 bytes a box and 4.7 MB in float. Worst cases:
+// boxes for which the grid's argument fails (nms::Kind::kOdd, or the rule IoU >= 0) are tested against all, N^2 / 2 pairs; a
+// threshold that lets every box of one cell live is N^2 / 2 pairs as well; a chain in which each box removes the next one is
+// left to the block that resolves, which settles 32 boxes a round at least.
+// Three launches a panel, their number known on the host: no synchronisation.
 #pragma once
 
+#include "clear.cuh"
 #include "compact.cuh"
 #include "resolve.cuh"
 #include "sort.cuh"
@@ -107,14 +109,34 @@ __device__ void nms_deal_slots(const NmsArgs<T>& args, int64_t bin) {
     base = static_cast<int>(atomicAdd(&args.counters().slots, static_cast<unsigned>(total)));
   }
   __syncthreads();
-  if (bin < args.plan.bins) args.kept()[bin] = args.open[bin] = {base + end - size, 0};
+  if (bin >= args.plan.bins) return;
+  args.kept()[bin] = args.open_bins(0)[bin] = args.open_bins(1)[bin] = {base + end - size, 0};
+}
+
+// Lists the levels that there are. Called by the threads of one block.
+template <typename T>
+__device__ void nms_list_levels(const NmsArgs<T>& args) {
+  const int t = static_cast<int>(threadIdx.x);
+  static_assert(kNmsLevelWords <= kNmsMergeBlock);
+  if (t >= kNmsLevelWords) return;
+  NmsCounters& counters = args.counters();
+  int at = 0;
+  for (int w = 0; w < t; ++w) at += __popc(counters.levels[w]);
+  for (uint32_t bits = counters.levels[t]; bits != 0; bits &= bits - 1) {
+    args.levels[at++] =
+        static_cast<int16_t>(32 * t + __ffs(static_cast<int>(bits)) - 1 - nms::kLevels / 2);
+  }
+  if (t == kNmsLevelWords - 1) counters.num_levels = static_cast<uint32_t>(at);
 }
 
 template <typename S, typename T, typename Item>
 __global__ void __launch_bounds__(kNmsMergeBlock, 6)
     nms_gather_kernel(NmsInput<S> input, NmsMerge<Item> merge, NmsArgs<T> args) {
   const int64_t from = static_cast<int64_t>(blockIdx.x) * kNmsMergeBlock + threadIdx.x;
-  if (args.plan.bins > 0) nms_deal_slots(args, from);
+  if (args.plan.bins > 0) {
+    if (blockIdx.x == 0) nms_list_levels(args);
+    nms_deal_slots(args, from);
+  }
   if (from >= args.n) return;
   const int64_t p = nms_place(merge, static_cast<uint32_t>(from)), i = nms_index(merge.items[from]);
   const Vec4<T> box = input.template box<T>(i);
@@ -131,76 +153,39 @@ __global__ void __launch_bounds__(kNmsMergeBlock, 6)
   }
 }
 
-// The rank of this thread's box: kLanes threads each, from begin on.
-template <int kLanes>
-__device__ __forceinline__ int64_t nms_rank(int64_t begin) {
-  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  return begin + thread / kLanes;
-}
-
 // Blocks of a multiprocessor that registers must leave room for; float64 needs twice as many.
 template <typename T>
-constexpr int kNmsResident = sizeof(T) == 4 ? 4 : 2;
-
-template <typename T>
-__global__ void __launch_bounds__(kNmsBlock, kNmsResident<T> - kBlocksLess)
-    nms_clear_kernel(NmsArgs<T> args, int64_t begin, int64_t end) {
-  using Team = NmsTeam<kNmsLanes>;
-  const int64_t rank = nms_rank<kNmsLanes>(begin), p = min(rank, end - 1);
-  const bool active = rank < end && args.state(p) != NmsState::kKept;  // not inert
-  const NmsQuery<T> query(args, p);
-  const bool removed = nms_search<kNmsLanes>(
-      active, args, query, args.kept(), 0, begin,
-      [&](bool valid, int slot) {
-        return Team::any(valid && query.overlaps(args, args.kept_boxes[slot]) &&
-                         query.of_class(args, args.kept_ranks + slot));
-      },
-      [&](bool valid, int64_t j) {
-        return Team::any(valid && args.state(j) == NmsState::kKept && query.removed_by(args, j));
-      });
-  if (!active || Team::lane() != 0) return;
-  if (removed) {
-    args.set_state(p, NmsState::kRemoved);
-  } else if (!query.odd) {
-    NmsBin* const bin = args.open + args.homes[p];
-    args.open_ranks[bin->start + atomicAdd(&bin->size, 1)] = static_cast<int32_t>(p);
-  }
-}
-
-// Whether this block of the grid is the last to arrive; what the others wrote before is there for it.
-static __device__ __forceinline__ bool nms_last_block(uint32_t* arrived) {
-  __shared__ bool last;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();  // what this block wrote, before its arrival
-    last = atomicAdd(arrived, 1u) == gridDim.x - 1;
-    __threadfence();  // what the others wrote, after theirs
-  }
-  __syncthreads();
-  return last;
-}
+constexpr int kNmsDeciding = sizeof(T) == 4 ? 3 - kBlocksLess : 1;
 
 template <int kLanes, bool kFirst, typename T>
-__global__ void __launch_bounds__(kNmsBlock, kNmsResident<T> / 2)
-    nms_decide_kernel(NmsArgs<T> args, int64_t begin, int64_t end) {
+__global__ void __launch_bounds__(kNmsBlock, kNmsDeciding<T>)
+    nms_decide_kernel(NmsArgs<T> args, NmsPanel panel) {
   __shared__ int32_t lists[kNmsBlock / kLanes][kNmsList];
-  __shared__ NmsBits bits;
+  constexpr int kBoxes = kNmsBlock / kLanes;
   NmsCounters& counters = args.counters();
-  const int64_t rank = nms_rank<kLanes>(begin), p = min(rank, end - 1);
-  const bool open = rank < end && args.state(p) == NmsState::kOpen;
-  if (nms_any_of_warp(open)) {
-    int32_t* const list = lists[threadIdx.x / kLanes];
-    const bool left = nms_decide<kLanes, kFirst>(open, args, list, begin, p);
-    if (left && NmsTeam<kLanes>::lane() == 0) atomicAdd(&counters.undecided, 1u);
-  }
-  if (!nms_last_block(&counters.arrived)) return;
-  if (counters.undecided > 0) nms_resolve<kFirst>(args, bits, lists[0], begin, end);
-  __syncthreads();
-  if (threadIdx.x == 0) counters.arrived = counters.undecided = 0;
+  const int64_t count = kFirst ? panel.end : counters.listed[panel.parity];
+  // For the next panel; nobody asks in this one.
+  if (blockIdx.x == 0 && threadIdx.x == 0) counters.listed[1 - panel.parity] = 0;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kBoxes;
+  if (first >= count) return;
+  const int64_t i = first + threadIdx.x / kLanes, last = min(i, count - 1);
+  const int64_t p = kFirst ? last : args.list_of(panel.parity)[last];
+  const bool open = i < count && args.state(p) == NmsState::kOpen;
+  if (!nms_any_of_warp(open)) return;
+  int32_t* const list = lists[threadIdx.x / kLanes];
+  const bool left = nms_decide<kLanes, kFirst>(open, args, list, panel, p);
+  if (left && NmsTeam<kLanes>::lane() == 0) atomicAdd(&counters.undecided, 1u);
 }
 
-inline dim3 nms_blocks(int64_t threads, int block) {
-  return dim3(static_cast<unsigned>(ceil_div<int64_t>(threads, block)));
+// One block, which usually finds nothing to do.
+template <bool kFirst, typename T>
+__global__ void __launch_bounds__(kNmsResolveBlock, 1)
+    nms_resolve_kernel(NmsArgs<T> args, NmsPanel panel) {
+  __shared__ int32_t lists[kNmsResolveWarps][kNmsList];
+  __shared__ NmsBits bits;
+  if (args.counters().undecided == 0) return;
+  nms_resolve<kFirst>(args, bits, lists[0], panel);
+  if (threadIdx.x == 0) args.counters().undecided = 0;  // a barrier ended the rounds
 }
 
 // Tiles, merges and gathers. items: [2, N].
@@ -228,22 +213,34 @@ inline cudaError_t launch_nms_sort(const NmsInput<S>& input, const Score* scores
                 dim3(kNmsMergeBlock), 0, stream, input, merge, args);
 }
 
+template <int kLanes, bool kFirst, typename T>
+inline cudaError_t launch_nms_decide(const NmsArgs<T>& args, const NmsPanel& panel,
+                                     cudaStream_t stream) {
+  const cudaError_t error = launch(nms_decide_kernel<kLanes, kFirst, T>,
+                                   nms_blocks((panel.end - panel.begin) * kLanes, kNmsBlock),
+                                   dim3(kNmsBlock), 0, stream, args, panel);
+  if (error != cudaSuccess) return error;
+  return launch(nms_resolve_kernel<kFirst, T>, dim3(1), dim3(kNmsResolveBlock), 0, stream, args,
+                panel);
+}
+
 // The state of every box: kKept or kRemoved.
 template <typename T>
 inline cudaError_t launch_nms_panels(const NmsArgs<T>& args, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
+  int parity = 0;
   for_each_nms_panel(args.n, args.plan.tuning, [&](int64_t begin, int64_t end) {
-    const dim3 block(kNmsBlock), blocks = nms_blocks((end - begin) * kNmsLanes, kNmsBlock);
+    const NmsPanel panel{begin, end, parity};
+    parity = 1 - parity;
     if (error != cudaSuccess) return;
     if (begin == 0) {
-      error = launch(nms_decide_kernel<32, true, T>, nms_blocks((end - begin) * 32, kNmsBlock),
-                     block, 0, stream, args, begin, end);
+      error = launch_nms_decide<32, true>(args, panel, stream);
       return;
     }
-    error = launch(nms_clear_kernel<T>, blocks, block, 0, stream, args, begin, end);
-    if (error != cudaSuccess) return;
-    error =
-        launch(nms_decide_kernel<kNmsLanes, false, T>, blocks, block, 0, stream, args, begin, end);
+    error = launch_nms_clear(args, panel, stream);
+    if (error == cudaSuccess) {
+      error = launch_nms_decide<kNmsDecideLanes, false>(args, panel, stream);
+    }
   });
   return error;
 }

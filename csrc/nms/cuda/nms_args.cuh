@@ -7,7 +7,11 @@
 namespace ssd_cuda {
 
 constexpr int kNmsBlock = 256;  // threads of a block
-constexpr int kNmsLanes = 8;    // lanes that work on one box after the first panel: 8, 16 or 32
+// Lanes that work on one box after the first panel, 8, 16 or 32 (32: no other box of the warp waits): where it is tested
+// against the kept boxes, and where it looks for those that suppress it.
+constexpr int kNmsClearLanes = 8;
+constexpr int kNmsDecideLanes = 16;
+constexpr int kNmsCellsAtOnce = 24;  // of a box, whose bins are on their way together
 constexpr int kNmsFinerCells = 2;
 constexpr int kNmsList = 32;  // earlier suppressors that a box remembers
 constexpr int kNmsMostPanel = 32768;
@@ -23,7 +27,7 @@ inline int nms_finer_cells(T threshold) {
 struct NmsTuning {
   int64_t first_panel = 2048;  // boxes
   int64_t growth = 4;          // of each later panel
-  int attempts = 64;           // looks at its suppressors before a box is left to the last block
+  int attempts = 64;           // looks at its suppressors before a box is left to be resolved
   int64_t merge_once = 64;     // up to so many sorted tiles are merged in one pass
   int64_t merge_most = 32;     // tiles of a group where passes are several
 };
@@ -40,6 +44,12 @@ inline void for_each_nms_panel(int64_t n, const NmsTuning& tuning, const Fn& fn)
     size = size * tuning.growth < kNmsMostPanel ? size * tuning.growth : kNmsMostPanel;
   }
 }
+
+// Ranks [begin, end), and which of the two open bins and lists they have.
+struct NmsPanel {
+  int64_t begin, end;
+  int parity;
+};
 
 enum class NmsState : uint8_t { kOpen = 0, kKept = 1, kRemoved = 2 };
 
@@ -68,10 +78,10 @@ struct alignas(8) NmsBin {
 // Zero before the first kernel.
 struct alignas(8) NmsCounters {
   uint32_t levels[kNmsLevelWords];  // a bit for each level that a normal box has
-  uint32_t num_odd;
+  uint32_t num_odd, num_levels;
   uint32_t slots;      // of all bins so far
-  uint32_t arrived;    // blocks of a panel
   uint32_t undecided;  // boxes of a panel
+  uint32_t listed[2];  // boxes in NmsArgs::panel_list, of this panel and of the last one in turns
 };
 constexpr int64_t kNmsCounterBins = ceil_div<int64_t>(sizeof(NmsCounters), sizeof(NmsBin));
 
@@ -83,7 +93,9 @@ struct NmsArgs {
   nms::GridRule<T> grid;
   NmsBin*
       zeroed;    // [kNmsCounterBins + bins], zero before the first kernel: the counters, then kept
-  NmsBin* open;  // [bins] where the boxes are listed that no kept box of an earlier panel removes
+  NmsBin* open;  // [2, bins] where the boxes of panel_list are filed
+  int16_t*
+      levels;  // [kLevels] those that normal boxes have, the lowest first, of NmsCounters::num_levels
   Vec4<T>* boxes;       // [N] in score order
   int64_t* classes;     // [N] in score order, or null: one class
   int32_t* order;       // [N] box of each rank
@@ -91,10 +103,13 @@ struct NmsArgs {
   int32_t* homes;       // [N] the bin of a normal box, -1 for an odd one
   Vec4<T>* kept_boxes;  // [N] by slot of kept bins
   int32_t* kept_ranks;  // [N] their ranks
-  int32_t* open_ranks;  // [N] by slot of open bins
-  int32_t* odd;         // [N] ranks of the odd boxes, in any order
-  int32_t* lists;       // [kNmsList, largest_panel] open earlier suppressors of an undecided box
-  int32_t* found;       // [largest_panel] how many; more than kNmsList: there may be others
+  Vec4<T>* open_boxes;  // [N] by slot of open bins
+  int32_t* open_ranks;  // [N]
+  int32_t*
+      panel_list;  // [2, largest_panel] ranks of the boxes that no kept box of an earlier panel removes
+  int32_t* odd;    // [N] ranks of the odd boxes, in any order
+  int32_t* lists;  // [kNmsList, largest_panel] open earlier suppressors of an undecided box
+  int32_t* found;  // [largest_panel] how many; more than kNmsList: there may be others
 
   // take(count, T{}) gives memory for count values of T, aligned for them; but for zeroed nothing is read before it is
   // written.
@@ -106,7 +121,8 @@ struct NmsArgs {
         rule(test),
         grid(test, nms_finer_cells(test.threshold)),
         zeroed(take(kNmsCounterBins + plan.bins, NmsBin{})),
-        open(take(plan.bins, NmsBin{})),
+        open(take(2 * plan.bins, NmsBin{})),
+        levels(take(plan.bins > 0 ? nms::kLevels : 0, int16_t{})),
         boxes(take(n, Vec4<T>{})),
         classes(has_classes ? take(n, int64_t{}) : nullptr),
         order(take(n, int32_t{})),
@@ -114,7 +130,9 @@ struct NmsArgs {
         homes(take(n, int32_t{})),
         kept_boxes(take(plan.bins > 0 ? n : 0, Vec4<T>{})),
         kept_ranks(take(plan.bins > 0 ? n : 0, int32_t{})),
+        open_boxes(take(plan.bins > 0 ? n : 0, Vec4<T>{})),
         open_ranks(take(plan.bins > 0 ? n : 0, int32_t{})),
+        panel_list(take(plan.bins > 0 ? 2 * plan.largest_panel : 0, int32_t{})),
         odd(take(n, int32_t{})),
         lists(take(kNmsList * plan.largest_panel, int32_t{})),
         found(take(plan.largest_panel, int32_t{})) {}
@@ -125,6 +143,9 @@ struct NmsArgs {
   __device__ NmsCounters& counters() const { return *reinterpret_cast<NmsCounters*>(zeroed); }
   // [bins] where kept boxes are filed; size counts the boxes of a bin until the slots are dealt.
   __device__ NmsBin* kept() const { return zeroed + kNmsCounterBins; }
+  // The open bins and the list of every second panel, so that the last panel's can be emptied while this one's are filled.
+  __device__ NmsBin* open_bins(int parity) const { return open + parity * plan.bins; }
+  __device__ int32_t* list_of(int parity) const { return panel_list + parity * plan.largest_panel; }
   __device__ uint64_t bin_mask() const { return static_cast<uint64_t>(plan.bins - 1); }
 
   __device__ Vec4<T> box(int64_t p) const { return boxes[p]; }
@@ -144,5 +165,9 @@ struct NmsArgs {
     return lists[slot * plan.largest_panel + in_panel];
   }
 };
+
+inline dim3 nms_blocks(int64_t threads, int block) {
+  return dim3(static_cast<unsigned>(ceil_div<int64_t>(threads, block)));
+}
 
 }  // namespace ssd_cuda

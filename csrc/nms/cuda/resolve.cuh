@@ -13,7 +13,8 @@
 namespace ssd_cuda {
 
 constexpr int kNmsMostWords = kNmsMostPanel / 32;
-constexpr int kNmsWarps = kNmsBlock / 32;
+constexpr int kNmsResolveBlock = 256;
+constexpr int kNmsResolveWarps = kNmsResolveBlock / 32;
 
 // A bit a box of the panel.
 struct NmsBits {
@@ -73,7 +74,7 @@ __device__ NmsVerdict nms_examine(const NmsArgs<T>& args, const NmsBits& bits, i
 // Decides what can be decided of word w. list: [kNmsList] of the warp. Whether the box of this lane is open still.
 template <bool kFirst, typename T>
 __device__ bool nms_resolve_word(const NmsArgs<T>& args, NmsBits& bits, int32_t* list,
-                                 int64_t begin, int w) {
+                                 const NmsPanel& panel, int w) {
   const int lane = static_cast<int>(threadIdx.x) % 32, i = w * 32 + lane;
   NmsWord word{load_relaxed(bits.removed + w), load_relaxed(bits.kept + w), false};
   word.open = !(((word.removed | word.kept) >> lane) & 1);
@@ -83,11 +84,11 @@ __device__ bool nms_resolve_word(const NmsArgs<T>& args, NmsBits& bits, int32_t*
   uint32_t searches = __ballot_sync(0xffffffffu, search);
   for (; searches != 0; searches &= searches - 1) {
     const int at = w * 32 + __ffs(static_cast<int>(searches)) - 1;
-    const auto status = [&](int64_t j) { return bits.state(static_cast<int>(j - begin)); };
+    const auto status = [&](int64_t j) { return bits.state(static_cast<int>(j - panel.begin)); };
     NmsFound found;
     for (bool by_ranks = false;; by_ranks = true) {
-      found =
-          nms_find_suppressors<32, kFirst>(true, args, list, begin, begin + at, status, by_ranks);
+      found = nms_find_suppressors<32, kFirst>(true, args, list, panel, panel.begin + at, status,
+                                               by_ranks);
       const bool elsewhere = lane < found.count && list[lane] / 32 != w;
       // Else they are all of this word, fewer than a list holds, and some were found more than once.
       if (!found.more || by_ranks || __any_sync(0xffffffffu, elsewhere)) break;
@@ -112,14 +113,15 @@ __device__ bool nms_resolve_word(const NmsArgs<T>& args, NmsBits& bits, int32_t*
   return word.open;
 }
 
-// Decides the open boxes of the panel [begin, end). Called by a whole block of kNmsBlock threads; lists: [kNmsWarps] of
+// Decides the open boxes of the panel. Called by a whole block of kNmsResolveBlock threads; lists: [kNmsResolveWarps] of
 // kNmsList, shared.
 template <bool kFirst, typename T>
-__device__ void nms_resolve(const NmsArgs<T>& args, NmsBits& bits, int32_t* lists, int64_t begin,
-                            int64_t end) {
+__device__ void nms_resolve(const NmsArgs<T>& args, NmsBits& bits, int32_t* lists,
+                            const NmsPanel& panel) {
   const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
-  const int size = static_cast<int>(end - begin), words = ceil_div(size, 32);
-  for (int w = warp; w < words; w += kNmsWarps) {
+  const int64_t begin = panel.begin;
+  const int size = static_cast<int>(panel.end - begin), words = ceil_div(size, 32);
+  for (int w = warp; w < words; w += kNmsResolveWarps) {
     const int i = w * 32 + lane;
     const NmsState state = i < size ? args.state(begin + i) : NmsState::kRemoved;
     const uint32_t kept = __ballot_sync(0xffffffffu, state == NmsState::kKept);
@@ -130,16 +132,16 @@ __device__ void nms_resolve(const NmsArgs<T>& args, NmsBits& bits, int32_t* list
   while (any_open) {
     __syncthreads();
     bool open = false;
-    for (int w = warp; w < words; w += kNmsWarps) {
+    for (int w = warp; w < words; w += kNmsResolveWarps) {
       const uint32_t decided = load_relaxed(bits.removed + w) | load_relaxed(bits.kept + w);
       // The word is this warp's alone, so its lanes agree.
       if (decided != 0xffffffffu) {
-        open = nms_resolve_word<kFirst>(args, bits, lists + warp * kNmsList, begin, w) || open;
+        open = nms_resolve_word<kFirst>(args, bits, lists + warp * kNmsList, panel, w) || open;
       }
     }
     any_open = __syncthreads_or(open);
   }
-  for (int i = t; i < size; i += kNmsBlock) {
+  for (int i = t; i < size; i += kNmsResolveBlock) {
     if (args.state(begin + i) != NmsState::kOpen) continue;
     if (bits.state(i) == NmsState::kKept) {
       nms_keep(args, begin + i);

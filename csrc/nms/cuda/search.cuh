@@ -1,8 +1,9 @@
 // How a team of lanes finds the boxes that may remove one box: the bins of the cells in reach, the odd boxes, or every
 // box of a range of ranks where cells would be too many.
 //
-// Each lane looks up a cell; then the boxes of all these cells are dealt to the lanes one by one, whichever cell they
-// are of, so that a crowded cell keeps no lane waiting. The level of the box itself comes first: most removers are there.
+// Each lane reckons the cells of a level; all these cells are dealt to the lanes, which look up their bins, several at
+// once; then the boxes of these bins are dealt one by one, whichever cell they are of, so that a crowded cell keeps no
+// lane waiting.
 #pragma once
 
 #include "nms_args.cuh"
@@ -40,25 +41,24 @@ struct NmsQuery {
   T area;
   bool odd;
   int32_t rank;
-  int64_t cls;
 
   __device__ NmsQuery(const NmsArgs<T>& args, int64_t p)
       : box(args.box(p)),
         area(args.rule.area(box)),
         odd(args.homes[p] < 0),
-        rank(static_cast<int32_t>(p)),
-        cls(args.class_of(p)) {}
+        rank(static_cast<int32_t>(p)) {}
 
   // Whether another box removes this one when it is kept and of the same class.
   __device__ bool overlaps(const NmsArgs<T>& args, Vec4<T> other) const {
     return args.rule(other, args.rule.area(other), box, area);
   }
-  // Whether the box of rank *j is of this one's class; j is read only where that is a question.
+  // Whether the box of rank *j is of this one's class; j is read only where that is a question. Few pairs get so far, so
+  // the class is not held in registers.
   __device__ bool of_class(const NmsArgs<T>& args, const int32_t* j) const {
-    return !args.classes || args.classes[*j] == cls;
+    return !args.classes || args.classes[*j] == args.classes[rank];
   }
   __device__ bool removed_by(const NmsArgs<T>& args, int64_t j) const {
-    return overlaps(args, args.box(j)) && args.class_of(j) == cls;
+    return overlaps(args, args.box(j)) && args.class_of(j) == args.class_of(rank);
   }
 };
 
@@ -75,105 +75,157 @@ __device__ bool nms_scan(bool active, int64_t count, const At& at, const Visit& 
   return !active;
 }
 
-// The slots of the bins that the lanes hold, dealt to the lanes; a team without work holds empty ones.
-template <int kLanes, typename Visit>
-__device__ bool nms_scan_bins(NmsBin bin, const Visit& visit) {
+// The first lane of the team whose `end` is beyond i; ends ascend. The last lane where there is none.
+template <int kLanes>
+__device__ __forceinline__ int nms_holder(int end, int i) {
+  int holder = 0;  // so many lanes end before i
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) {
+    if (NmsTeam<kLanes>::from(end, holder + step - 1) <= i) holder += step;
+  }
+  return holder;
+}
+
+// The slots of the bins that the lanes hold, kBins each, dealt to the lanes; a team without work holds empty ones.
+template <int kLanes, int kBins, typename Visit>
+__device__ bool nms_scan_bins(const NmsBin (&bins)[kBins], const Visit& visit) {
   using Team = NmsTeam<kLanes>;
   const int lane = Team::lane();
-  int end = bin.size;  // of the slots of this lane's bin and of those before it
+  int own = 0;
+#pragma unroll
+  for (int u = 0; u < kBins; ++u) own += bins[u].size;
+  int end = own;  // of the slots of this lane and of those before it
 #pragma unroll
   for (int offset = 1; offset < kLanes; offset *= 2) {
     const int other = __shfl_up_sync(Team::kAll, end, static_cast<unsigned>(offset), kLanes);
     if (lane >= offset) end += other;
   }
   int left = Team::from(end, kLanes - 1);
-  const int offset = bin.start - (end - bin.size);
+  int first[kBins], offset[kBins];  // bin u holds slots from number first[u] on: number + offset[u]
+  first[0] = end - own;
+#pragma unroll
+  for (int u = 0; u < kBins; ++u) {
+    if (u > 0) first[u] = first[u - 1] + bins[u - 1].size;
+    offset[u] = bins[u].start - first[u];
+  }
   bool enough = false;
   for (int i = lane; nms_any_of_warp(i < left); i += kLanes) {
-    int holder = 0;  // how many lanes have all their slots before i
+    const int holder = nms_holder<kLanes>(end, i);
+    int slot = i + Team::from(offset[0], holder);
 #pragma unroll
-    for (int step = kLanes / 2; step > 0; step /= 2) {
-      if (Team::from(end, holder + step - 1) <= i) holder += step;
+    for (int u = 1; u < kBins; ++u) {
+      const int begin = Team::from(first[u], holder), moved = Team::from(offset[u], holder);
+      slot = i >= begin ? i + moved : slot;
     }
-    if (visit(i < left, Team::from(offset, holder) + i)) enough = true, left = 0;
+    if (visit(i < left, slot)) enough = true, left = 0;
   }
   return enough;
 }
 
-// Row of a cell that is counted along rows of `width`. The multiplication is exact for so few cells.
-static __device__ __forceinline__ int nms_row(int cell, int width) {
-  if (cell >= 1 << 16) return cell / width;
-  return static_cast<int>((static_cast<float>(cell) + 0.5f) / static_cast<float>(width));
+// Of a level: so many of all lanes can be added, and a cell's row be found by a multiplication of floats: (cell + 1/2) / width
+// is 1 / (2 width) from a whole number at least, and below 2^22 times 2^-23 nearer.
+constexpr int64_t kNmsMostCells = int64_t{1} << 21;
+
+// What a lane knows of one level in reach of its team's box: `count` cells, from the first one of the first row on.
+struct NmsReach {
+  uint64_t row = 0;  // GridRule::row_number
+  uint32_t x = 0;    // modulo 2^32, as there are fewer bins
+  int width = 1, count = 0;
+  float row_of_cell = 1;    // 1 / width
+  bool everywhere = false;  // too many cells: all boxes are less
+};
+
+template <typename T>
+__device__ __forceinline__ NmsReach nms_reach(const NmsArgs<T>& args, const NmsQuery<T>& query,
+                                              int level, int64_t boxes) {
+  const nms::Shape shape = args.grid.shape(query.box);
+  const nms::Cells cells = args.grid.cells(shape, level);
+  NmsReach reach;
+  const auto most = static_cast<double>(min(boxes, 8 * kNmsMostCells));
+  reach.everywhere = cells.count > 64 && cells.count * 8 > most;
+  if (reach.everywhere) return reach;
+  reach.row = args.grid.row_number(cells.y_first, level, args.class_of(query.rank));
+  reach.x = static_cast<uint32_t>(cells.x_first);
+  reach.width = static_cast<int>(cells.width());
+  reach.count = reach.width * static_cast<int>(cells.height());
+  reach.row_of_cell = 1.0f / static_cast<float>(reach.width);
+  return reach;
 }
 
-// The slots of the cells of one level.
+// The bin of a cell, counted along the levels of the lanes, whose cells end at `end`. Called by the warp.
+template <int kLanes, typename T>
+__device__ __forceinline__ const NmsBin* nms_bin_of(const NmsArgs<T>& args, const NmsReach& reach,
+                                                    int end, const NmsBin* bins, int cell) {
+  using Team = NmsTeam<kLanes>;
+  const int holder = nms_holder<kLanes>(end, cell);
+  const int in_level = max(cell - Team::from(end - reach.count, holder), 0);
+  const int width = Team::from(reach.width, holder);
+  const float row_of_cell = Team::from(reach.row_of_cell, holder);
+  const uint64_t number = Team::from(reach.row, holder);
+  const uint32_t x = Team::from(reach.x, holder);
+  const int row = static_cast<int>((static_cast<float>(in_level) + 0.5f) * row_of_cell);
+  const uint64_t hash = args.grid.mix(number + static_cast<uint32_t>(row) * args.grid.kRowStep);
+  const uint32_t column = x + static_cast<uint32_t>(in_level - row * width);
+  return bins + (args.grid.cell_hash(column, hash) & args.bin_mask());
+}
+
+// The slots of the cells that the lanes know of.
 template <int kLanes, typename T, typename Visit>
-__device__ bool nms_search_level(bool active, const NmsArgs<T>& args, const NmsQuery<T>& query,
-                                 const NmsBin* bins, const nms::Cells& cells, int level,
+__device__ bool nms_search_cells(const NmsArgs<T>& args, const NmsReach& reach, const NmsBin* bins,
                                  const Visit& visit) {
-  const int width = active ? static_cast<int>(cells.width()) : 0;
-  int left = active ? width * static_cast<int>(cells.height()) : 0;
+  using Team = NmsTeam<kLanes>;
+  constexpr int kAtOnce = ceil_div(kNmsCellsAtOnce, kLanes);
+  int end = reach.count;  // of the cells of this lane and of those before it
+#pragma unroll
+  for (int offset = 1; offset < kLanes; offset *= 2) {
+    const int other = __shfl_up_sync(Team::kAll, end, static_cast<unsigned>(offset), kLanes);
+    if (Team::lane() >= offset) end += other;
+  }
+  int left = Team::from(end, kLanes - 1);
   bool enough = false;
-  for (int cell = NmsTeam<kLanes>::lane(); nms_any_of_warp(cell < left); cell += kLanes) {
-    NmsBin bin{0, 0};
-    if (cell < left) {
-      const int row = nms_row(cell, width);
-      const uint64_t hash =
-          args.grid.cell_hash(cells.x_first + (cell - row * width),
-                              args.grid.row_hash(cells.y_first + row, level, query.cls));
-      bin = bins[hash & args.bin_mask()];
+  for (int first = Team::lane(); nms_any_of_warp(first < left); first += kAtOnce * kLanes) {
+    NmsBin found[kAtOnce] = {};
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      if (u > 0 && !nms_any_of_warp(first + u * kLanes < left)) break;
+      // No load waits for another: beyond the last cell of a team it is that one's bin.
+      found[u] = *nms_bin_of<kLanes>(args, reach, end, bins, min(first + u * kLanes, left - 1));
     }
-    if (nms_scan_bins<kLanes>(bin, visit)) enough = true, left = 0;
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      if (first + u * kLanes >= left) found[u].size = 0;
+    }
+    if (nms_scan_bins<kLanes>(found, visit)) enough = true, left = 0;
   }
   return enough;
-}
-
-// The next level after this one that a normal box has, or one beyond `last`.
-static __device__ __forceinline__ int nms_next_level(const uint32_t* levels, int after, int last) {
-  for (int level = after + 1; level <= last; level = (level / 32 + 1) * 32) {
-    const uint32_t bits = levels[level / 32] >> (level % 32);
-    if (bits != 0) return level + __ffs(static_cast<int>(bits)) - 1;
-  }
-  return last + 1;
 }
 
 // Every box of ranks [begin, end) that may remove the query's; some twice, some that cannot. by_slot visits slots of
-// bins, by_rank ranks: the odd boxes, or all of the range.
+// bins, by_rank ranks: the odd boxes, or all of the range. A lane a level of those that there are, usually all at once.
 template <int kLanes, typename T, typename BySlot, typename ByRank>
 __device__ bool nms_search(bool active, const NmsArgs<T>& args, const NmsQuery<T>& query,
                            const NmsBin* bins, int64_t begin, int64_t end, const BySlot& by_slot,
                            const ByRank& by_rank) {
+  using Team = NmsTeam<kLanes>;
+  const int num_levels = static_cast<int>(args.counters().num_levels);
+  const int64_t num_odd = args.counters().num_odd;
   bool everywhere = active && query.odd;
   bool enough = nms_scan<kLanes>(
-      active && !everywhere, args.counters().num_odd,
-      [&](int64_t i) { return static_cast<int64_t>(args.odd[i]); },
+      active && !everywhere, num_odd, [&](int64_t i) { return static_cast<int64_t>(args.odd[i]); },
       [&](bool valid, int64_t j) { return by_rank(valid && j >= begin && j < end, j); });
   enough = enough && active && !everywhere;
-  const uint32_t* levels = args.counters().levels;
-  constexpr int kZero = nms::kLevels / 2;
-  nms::Shape shape{};
-  int own = 0, last = -1, next = 0;  // no level: for teams without work
+  int lowest = 0, highest = -1;  // no level: for teams without work
   if (active && !everywhere && !enough) {
-    shape = args.grid.shape(query.box);
-    own = shape.level + kZero;
-    last = args.grid.highest_level(shape) + kZero;
-    next = args.grid.lowest_level(shape) + kZero - 1;
+    const nms::Shape shape = args.grid.shape(query.box);
+    lowest = args.grid.lowest_level(shape), highest = args.grid.highest_level(shape);
   }
-  for (int level = own; nms_any_of_warp(level <= last);) {
-    nms::Cells cells{};
-    bool on = level <= last;
-    if (on) {
-      cells = args.grid.cells(shape, level - kZero);
-      everywhere = cells.count > 64 && cells.count * 8 > static_cast<double>(end - begin);
-      on = !everywhere;
-    }
-    if (nms_search_level<kLanes>(on, args, query, bins, cells, level - kZero, by_slot)) {
-      enough = true;
-    }
-    if (enough || everywhere) last = -1, next = 0;
-    next = nms_next_level(levels, next, last);
-    if (next == own) next = nms_next_level(levels, next, last);
-    level = next;
+  for (int first = 0; first < num_levels; first += kLanes) {
+    const int level = args.levels[min(first + Team::lane(), num_levels - 1)];
+    const bool on = first + Team::lane() < num_levels && level >= lowest && level <= highest;
+    NmsReach reach;
+    if (on) reach = nms_reach(args, query, level, end - begin);
+    if (Team::any(reach.everywhere)) everywhere = true, highest = lowest - 1, reach.count = 0;
+    if (nms_search_cells<kLanes>(args, reach, bins, by_slot)) enough = true, highest = lowest - 1;
   }
   everywhere = everywhere && !enough;
   if (!nms_any_of_warp(everywhere)) return enough;

@@ -24,8 +24,10 @@ struct NmsCollector {
   NmsFound found{0, false, false};
 
   // Whether box j, which has the rank j, removes the query's. Called by a lane.
-  __device__ bool hits(bool valid, int64_t j) const {
-    return valid && j >= begin && j < query.rank && query.removed_by(args, j);
+  __device__ bool hits(bool valid, int64_t j) const { return hits(valid, j, args.box(j)); }
+  __device__ bool hits(bool valid, int64_t j, Vec4<T> other) const {
+    return valid && j >= begin && j < query.rank && query.overlaps(args, other) &&
+           args.class_of(j) == args.class_of(query.rank);
   }
   // Called by the warp, hit where j is a suppressor. Whether that is enough for the team's box.
   __device__ bool note(bool hit, int64_t j) {
@@ -61,7 +63,7 @@ __device__ void nms_scan_ranks(bool active, NmsCollector<kLanes, T, Status>& col
     for (int k = 0; k < kAtOnce; ++k) {
       const int j = first + k * kLanes + NmsTeam<kLanes>::lane();
       const bool hit = j < end && collector.query.overlaps(collector.args, others[k]) &&
-                       collector.args.class_of(j) == collector.query.cls;
+                       collector.args.class_of(j) == collector.args.class_of(collector.query.rank);
       hits |= hit ? 1u << k : 0u;
     }
     if (!nms_any_of_warp(hits != 0)) continue;
@@ -72,28 +74,29 @@ __device__ void nms_scan_ranks(bool active, NmsCollector<kLanes, T, Status>& col
   }
 }
 
-// The suppressors of box p in the panel that begins at rank `begin`, by ranks or by bins; the first panel (kFirst) has no
-// bins. By bins some are found twice. Called by a warp, for the boxes of its active teams; their lists are there for all
+// The suppressors of box p in its panel, by ranks or by bins; the first panel (kFirst) has no bins. By bins some are found
+// twice. Called by a warp, for the boxes of its active teams; their lists are there for all
 // lanes afterwards.
 template <int kLanes, bool kFirst, typename T, typename Status>
 __device__ NmsFound nms_find_suppressors(bool active, const NmsArgs<T>& args, int32_t* list,
-                                         int64_t begin, int64_t p, const Status& status,
+                                         const NmsPanel& panel, int64_t p, const Status& status,
                                          bool by_ranks = kFirst) {
   const NmsQuery<T> query(args, p);
-  NmsCollector<kLanes, T, Status> collector{args, query, status, list, static_cast<int32_t>(begin)};
+  NmsCollector<kLanes, T, Status> collector{args, query, status, list,
+                                            static_cast<int32_t>(panel.begin)};
   __syncwarp();  // nobody reads the list of an earlier search any more
   if (kFirst || by_ranks) {
     nms_scan_ranks(active, collector);
   } else {
-    const auto by_rank = [&](bool valid, int64_t j) {
-      return collector.note(collector.hits(valid, j), j);
-    };
     nms_search<kLanes>(
-        active, args, query, args.open, begin, p,
+        active, args, query, args.open_bins(panel.parity), panel.begin, p,
         [&](bool valid, int slot) {
-          return by_rank(valid, valid ? int64_t{args.open_ranks[slot]} : int64_t{0});
+          int64_t j = 0;
+          Vec4<T> other{};
+          if (valid) j = args.open_ranks[slot], other = args.open_boxes[slot];
+          return collector.note(collector.hits(valid, j, other), j);
         },
-        by_rank);
+        [&](bool valid, int64_t j) { return collector.note(collector.hits(valid, j), j); });
   }
   __syncwarp();
   return collector.found;
@@ -111,11 +114,11 @@ __device__ void nms_keep(const NmsArgs<T>& args, int64_t p) {
 }
 
 // Decides box p of the panel from the states of its suppressors, which others decide meanwhile: removed when one is kept,
-// kept when all are removed. No thread waits for another: after plan.tuning.attempts looks the box is left to the last
-// block, with its list in args. Whether it is left; called by a warp, for the boxes of its active teams.
+// kept when all are removed. No thread waits for another: after plan.tuning.attempts looks the box is left to be
+// resolved, with its list in args. Whether it is left; called by a warp, for the boxes of its active teams.
 template <int kLanes, bool kFirst, typename T>
-__device__ bool nms_decide(bool active, const NmsArgs<T>& args, int32_t* list, int64_t begin,
-                           int64_t p) {
+__device__ bool nms_decide(bool active, const NmsArgs<T>& args, int32_t* list,
+                           const NmsPanel& panel, int64_t p) {
   using Team = NmsTeam<kLanes>;
   const auto status = [&](int64_t j) { return args.state(j); };
   NmsFound found{0, false, false};
@@ -123,7 +126,7 @@ __device__ bool nms_decide(bool active, const NmsArgs<T>& args, int32_t* list, i
   for (int looks = 0;; ++looks) {
     if (nms_any_of_warp(search)) {  // at one place in the code, for its registers
       const NmsFound now =
-          nms_find_suppressors<kLanes, kFirst>(search, args, list, begin, p, status);
+          nms_find_suppressors<kLanes, kFirst>(search, args, list, panel, p, status);
       if (search) found = now;
     }
     const bool free = found.count == 0 && !found.more;
@@ -135,7 +138,7 @@ __device__ bool nms_decide(bool active, const NmsArgs<T>& args, int32_t* list, i
     if (looks == args.plan.tuning.attempts || !nms_any_of_warp(active)) break;
     bool kept = false, open = false;
     for (int i = Team::lane(); active && i < found.count; i += kLanes) {
-      const NmsState state = args.state(begin + list[i]);
+      const NmsState state = args.state(panel.begin + list[i]);
       kept = kept || state == NmsState::kKept, open = open || state == NmsState::kOpen;
     }
     found.removed = Team::any(kept);
@@ -143,8 +146,9 @@ __device__ bool nms_decide(bool active, const NmsArgs<T>& args, int32_t* list, i
     search = active && !found.removed && found.count == 0 && found.more;
   }
   if (!active) return false;
-  for (int i = Team::lane(); i < found.count; i += kLanes) args.listed(i, p - begin) = list[i];
-  if (Team::lane() == 0) args.found[p - begin] = found.count + (found.more ? 1 : 0);
+  const int64_t own = p - panel.begin;
+  for (int i = Team::lane(); i < found.count; i += kLanes) args.listed(i, own) = list[i];
+  if (Team::lane() == 0) args.found[own] = found.count + (found.more ? 1 : 0);
   return true;
 }
 

@@ -1,0 +1,138 @@
+// Which boxes of a panel a kept box of an earlier panel removes; the others are listed, and filed in their open bin.
+//
+// A block has kNmsClearBoxes boxes. First each looks at its own bin, by a few lanes and without the reckoning of cells: of
+// 100,000 boxes in a crowd 60 to 75% end there. The others are listed in shared memory, so that no lane idles for
+// them, and search every cell in reach, kNmsClearLanes lanes a box.
+//
+// Memory: 4 T + 5 B a box read; 4 T B a kept box tested, 8 B a cell, from L2; 4 T + 13 B a listed box written.
+#pragma once
+
+#include "search.cuh"
+
+namespace ssd_cuda {
+
+constexpr int kNmsClearBlock = 128;  // threads
+constexpr int kNmsClearBoxes = 32;   // of a block
+constexpr int kNmsOwnTests = 32;     // kept boxes of its own bin that a box is tested against first
+
+// Blocks of a multiprocessor that registers must leave room for; float64 needs twice as many.
+template <typename T>
+constexpr int kNmsClearing = sizeof(T) == 4 ? 7 : 3;
+
+// What the boxes of a block of nms_clear_kernel are, as places in their part of the panel: to be searched for, kept so far.
+struct NmsClearBlock {
+  int num_left, num_listed;
+  uint32_t at;  // of the listed in the list of the panel
+  uint8_t left[kNmsClearBoxes], listed[kNmsClearBoxes];
+};
+
+// Adds the numbers of the lanes where `add` to a list in shared memory; called by a warp.
+static __device__ __forceinline__ void nms_append(bool add, int number, uint8_t* list, int* count) {
+  const unsigned lanes = __ballot_sync(0xffffffffu, add), lane = threadIdx.x % 32;
+  int at = 0;
+  if (lane == 0 && lanes != 0) at = atomicAdd(count, __popc(lanes));
+  at = __shfl_sync(0xffffffffu, at, 0);
+  if (add) list[at + __popc(lanes & ((1u << lane) - 1))] = static_cast<uint8_t>(number);
+}
+
+// Whether a kept box of its own bin removes box p: of the first of them, dealt to kLanes lanes of the warp, and without the
+// reckoning of cells. Most boxes of a crowd end here.
+template <int kLanes, typename T>
+__device__ bool nms_removed_at_home(bool active, const NmsArgs<T>& args, int p) {
+  const int32_t home = active ? args.homes[p] : -1;
+  bool removed = false;
+  if (home >= 0) {
+    const NmsQuery<T> query(args, p);
+    const NmsBin bin = args.kept()[home];
+    const int size = min(bin.size, kNmsOwnTests);
+    for (int i = NmsTeam<kLanes>::lane(); i < size && !removed; i += kLanes) {
+      removed = query.overlaps(args, args.kept_boxes[bin.start + i]) &&
+                query.of_class(args, args.kept_ranks + bin.start + i);
+    }
+  }
+  return NmsTeam<kLanes>::any(removed);
+}
+
+// Whether a kept box removes box p.
+template <typename T>
+__device__ bool nms_removed(bool active, const NmsArgs<T>& args, int p, int64_t begin) {
+  using Team = NmsTeam<kNmsClearLanes>;
+  const NmsQuery<T> query(args, p);
+  return nms_search<kNmsClearLanes>(
+      active, args, query, args.kept(), 0, begin,
+      [&](bool valid, int slot) {
+        return Team::any(valid && query.overlaps(args, args.kept_boxes[slot]) &&
+                         query.of_class(args, args.kept_ranks + slot));
+      },
+      [&](bool valid, int64_t j) {
+        return Team::any(valid && args.state(j) == NmsState::kKept && query.removed_by(args, j));
+      });
+}
+
+// Empties the open bins of the boxes that the last panel had listed.
+template <typename T>
+__device__ void nms_empty_bins(const NmsArgs<T>& args, int parity) {
+  const auto count = static_cast<int64_t>(args.counters().listed[parity]);
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kNmsClearBlock + threadIdx.x;
+  for (int64_t i = first; i < count; i += static_cast<int64_t>(gridDim.x) * kNmsClearBlock) {
+    const int32_t home = args.homes[args.list_of(parity)[i]];
+    if (home >= 0) store_relaxed(&args.open_bins(parity)[home].size, 0);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<T> - kBlocksLess)
+    nms_clear_kernel(NmsArgs<T> args, NmsPanel panel) {
+  __shared__ NmsClearBlock boxes;
+  const int t = static_cast<int>(threadIdx.x);
+  if (t == 0) boxes.num_left = boxes.num_listed = 0;
+  nms_empty_bins(args, 1 - panel.parity);
+  __syncthreads();
+  const int begin = static_cast<int>(panel.begin), size = static_cast<int>(panel.end - panel.begin);
+  const int before = static_cast<int>(blockIdx.x) * kNmsClearBoxes, first = begin + before;
+  {
+    constexpr int kLanes = kNmsClearBlock / kNmsClearBoxes;
+    const int i = t / kLanes;
+    const int p = begin + min(before + i, size - 1);
+    const bool active = before + i < size && args.state(p) != NmsState::kKept;  // not inert
+    const bool removed = nms_removed_at_home<kLanes>(active, args, p);
+    const bool mine = active && NmsTeam<kLanes>::lane() == 0;
+    if (mine && removed) args.set_state(p, NmsState::kRemoved);
+    nms_append(mine && !removed, i, boxes.left, &boxes.num_left);
+  }
+  __syncthreads();
+  const int num_left = boxes.num_left;
+  for (int next = t / 32 * (32 / kNmsClearLanes); next < num_left;
+       next += kNmsClearBlock / kNmsClearLanes) {
+    const int team = next + t % 32 / kNmsClearLanes;
+    const bool active = team < num_left;
+    const int i = boxes.left[min(team, num_left - 1)];
+    const bool removed = nms_removed(active, args, first + i, panel.begin);
+    const bool mine = active && NmsTeam<kNmsClearLanes>::lane() == 0;
+    if (mine && removed) args.set_state(first + i, NmsState::kRemoved);
+    nms_append(mine && !removed, i, boxes.listed, &boxes.num_listed);
+  }
+  __syncthreads();
+  const int num_listed = boxes.num_listed;
+  if (t == 0 && num_listed > 0) {
+    boxes.at = atomicAdd(args.counters().listed + panel.parity, static_cast<unsigned>(num_listed));
+  }
+  __syncthreads();
+  if (t >= num_listed) return;
+  const int p = first + boxes.listed[t];
+  args.list_of(panel.parity)[boxes.at + t] = p;
+  if (args.homes[p] < 0) return;
+  NmsBin* const bin = args.open_bins(panel.parity) + args.homes[p];
+  const int slot = bin->start + atomicAdd(&bin->size, 1);
+  args.open_ranks[slot] = p;
+  args.open_boxes[slot] = args.box(p);
+}
+
+template <typename T>
+inline cudaError_t launch_nms_clear(const NmsArgs<T>& args, const NmsPanel& panel,
+                                    cudaStream_t stream) {
+  return launch(nms_clear_kernel<T>, nms_blocks(panel.end - panel.begin, kNmsClearBoxes),
+                dim3(kNmsClearBlock), 0, stream, args, panel);
+}
+
+}  // namespace ssd_cuda
