@@ -219,7 +219,7 @@ _DETECT = _of(
     (
         "rows after the first group of a tile are not tested",
         "row += «32 >> plan.shift»;",
-        "tile.count",
+        "plan.rows",
         "tiles",
     ),
     ("of two rows with candidates one is offered", "found = «left»;", "0", "presets or sizes"),
