@@ -11,6 +11,7 @@ from torch import nn
 from ..config import DetectConfig, MultiBoxConfig, PriorSpec
 from .blocks import Chain, InvertedResidual, PairHead, conv_bn, conv_depthwise, separable
 from .detector import SSD
+from .vgg import vgg_layers
 
 __all__ = ["mb1_ssd", "mb1_ssd_lite", "mb2_ssd_lite", "mobilenet_v2", "vgg16_ssd"]
 
@@ -38,19 +39,6 @@ def mobilenet_v2() -> list[nn.Module]:
             layers.append(InvertedResidual(channels, width, 1 if number else stride, expand))
             channels = width
     return [*layers, conv_bn(channels, 1280, 1, activation=nn.ReLU6)]
-
-
-def _vgg() -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    channels = 3
-    for stage, (width, depth) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]):
-        if stage:
-            layers.append(nn.MaxPool2d(2, 2, ceil_mode=stage == 3))
-        for _ in range(depth):
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
-            channels = width
-    tail = [nn.Conv2d(512, 1024, 3, padding=6, dilation=6), nn.ReLU(), nn.Conv2d(1024, 1024, 1), nn.ReLU()]
-    return [*layers, nn.MaxPool2d(3, 1, padding=1), *tail]
 
 
 def _extra(channels: int, between: int, width: int, stride: int = 2) -> nn.Sequential:
@@ -145,6 +133,6 @@ def vgg16_ssd(num_classes: int = 21) -> SSD:
         ((300, 300), 8732)
     """
     extras = [_extra(*widths, stride=2 if k < 2 else 1) for k, widths in enumerate(_EXTRAS)]
-    layers = _vgg()
+    layers = vgg_layers()
     backbone = Chain(layers, (23, len(layers)), extras, _MAPS, norm=nn.BatchNorm2d(512))
     return _ssd(backbone, num_classes, _plain, _plain, "qfgaohao", (123.0, 117.0, 104.0), 1.0)

@@ -27,7 +27,7 @@ _MEAN = (0.48235, 0.45882, 0.40784)
 _STD = (1 / 255,) * 3
 
 
-def _vgg_layers() -> nn.ModuleList:
+def vgg_layers() -> list[nn.Module]:
     """VGG-16 with fc6 and fc7 as convolutions: fc6 dilated by 6 over a pool5 that keeps the size.
 
     Layer 22 is the ReLU of conv4_3, layer 34 that of fc7; the indices are those of torchvision's
@@ -49,7 +49,7 @@ def _vgg_layers() -> nn.ModuleList:
         nn.Conv2d(1024, 1024, 1),
         nn.ReLU(inplace=True),
     ]
-    return nn.ModuleList(layers)
+    return layers
 
 
 class VGGBackbone(nn.Module):
@@ -63,7 +63,7 @@ class VGGBackbone(nn.Module):
 
     def __init__(self, extras: SSDExtraLayers | SSD512ExtraLayers) -> None:
         super().__init__()
-        self.vgg = _vgg_layers()
+        self.vgg = nn.ModuleList(vgg_layers())
         self.norm = L2Norm(512)
         self.extras = extras
         self.out_channels = [512, 1024, *extras.out_channels]

@@ -203,7 +203,12 @@ _DETECT = _of(
         "false",
         "begin_anywhere",
     ),
-    ("a tile is read before it is there", "wait_copies_but<«1»>();", "2", "sizes or presets"),
+    (
+        "a tile is read before it is there",
+        "«wait_copies_but<1>();»",
+        "wait_copies_but<2>();",
+        "sizes or presets",
+    ),
     (
         "a tile takes the place of one that is read",
         "«__syncwarp();»  // everyone has read the tile",
