@@ -45,13 +45,13 @@ NMS = rows_of(
     ),
     (
         "a search leaves out the lowest level",
-        "level «>=» lowest && level <= highest",
-        ">",
+        "«level >= lowest» && level <= highest",
+        "level > lowest",
     ),
     (
         "the highest level in reach is left out",
-        "level >= lowest && level «<=» highest",
-        "<",
+        "level >= lowest && «level <= highest»",
+        "level < highest",
         "adversarial or several",
     ),
     (
