@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,21 @@ CODE = {
 def test_a_fault_has_its_place(mutant):
     """Whoever changes a line of which a fault was written changes the fault too."""
     locate(mutant, CODE)
+
+
+OPERATOR = r"[-+*/%<>=!&|^?:]"
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.family}: {m.what}")
+def test_a_fault_replaces_a_whole_expression(mutant):
+    """``make mutants`` compiles ``(switch ? (new) : (old))``, or two statements."""
+    _, old, _ = mutant.parts()
+    for text in (old, mutant.new):
+        statement = old.rstrip().endswith(";")
+        assert text.strip() or statement, mutant.what
+        ends = text.strip().rstrip(";")
+        assert statement or not re.search(rf"^[+*/%<>=|^?:]|{OPERATOR}$", ends), mutant.what
+        assert all(ends.count(a) == ends.count(b) for a, b in ("()", "[]", "{}")), mutant.what
 
 
 def test_a_fault_names_tests_that_are_there():

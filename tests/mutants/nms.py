@@ -127,8 +127,8 @@ NMS = rows_of(
     ("deal: bins of a block overlap", "end += «w < warp ? sums[w] : 0»;", "0", "several or shipped"),
     (
         "merge: the last tile ends as the others do",
-        "return «(i < merge.n) &» (other < item)",
-        "",
+        "return «(i < merge.n) & (other < item)»;",
+        "other < item",
         "merges",
     ),
     ("merge: tiles of the next group are counted", "min(first + merge.fan, «tiles»)", "tiles + 1", "merges"),
