@@ -34,7 +34,7 @@ def test_a_fault_replaces_a_whole_expression(mutant):
         statement = old.rstrip().endswith(";")
         assert text.strip() or statement, mutant.what
         ends = text.strip().rstrip(";")
-        assert statement or not re.search(rf"^[+*/%<>=|^?:]|{OPERATOR}$", ends), mutant.what
+        assert statement or not re.search(rf"^{OPERATOR}+$|\s{OPERATOR}+$|^[+*/%<>=|^?:]", ends), mutant.what
         assert all(ends.count(a) == ends.count(b) for a, b in ("()", "[]", "{}")), mutant.what
 
 
