@@ -199,6 +199,12 @@ def test_unknown_weights_are_one_sentence(state, sentence):
         models.load(state)
 
 
+def test_a_file_of_something_else_is_one_sentence(tmp_path, capsys):
+    torch.save([1, 2], tmp_path / "list.pth")
+    assert cli.main(["import", str(tmp_path / "list.pth"), "-o", str(tmp_path / "model.pt")]) == 1
+    assert "list.pth must hold a state dict, got list" in capsys.readouterr().err
+
+
 def test_a_model_that_was_saved_is_where_training_goes_on(tmp_path, capsys):
     """train --weights takes what import wrote; a model of Caffe needs its description."""
     from ssd_cuda.engine.checkpoint import ModelSpec, save_model

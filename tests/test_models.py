@@ -155,11 +155,14 @@ def test_own_weights_come_back(tmp_path):
 
 def test_weights_that_cannot_be_used_are_named(tmp_path):
     (tmp_path / "text.pt").write_text("no weights")
+    torch.save([1, 2], tmp_path / "list.pt")
     state = amdegroot_state(3)
     cases = [
         (tmp_path / "none.pt", ValueError, "weights file .*none.pt does not exist"),
         (tmp_path / "text.pt", ValueError, "text.pt must load with weights_only=True, got UnpicklingError"),
+        (tmp_path / "list.pt", ValueError, "weights file .*list.pt must hold a state dict, got list"),
         (17, TypeError, "weights must be a file, a weight enum or a state dict, got int"),
+        ({1: torch.zeros(1)}, ValueError, "must be a state dict, whose keys are names, got the key 1"),
         ({"layer1.0.weight": torch.zeros(1)}, ValueError, "got names like layer1.0.weight"),
         ({"vgg.0.weight": torch.zeros(1)}, ValueError, "weights must hold the heads, got none"),
         ({**state, "vgg.0.weight": torch.zeros(1)}, ValueError, "weights must fit SSD300, got others"),

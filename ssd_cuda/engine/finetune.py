@@ -125,11 +125,9 @@ def read_pretrained(path: str | Path) -> Pretrained:
     path = Path(path)
     if path.suffix != ".caffemodel":
         content = read_file(path)
-        if isinstance(content, Mapping) and content.get("format") in (FORMAT, MODEL_FORMAT):
+        if content.get("format") in (FORMAT, MODEL_FORMAT):
             model, spec = load_model(path)
             return Pretrained(str(path), model.state_dict(), spec.classes, spec)
-        if not isinstance(content, Mapping):
-            raise ValueError(f"weights file {path} must hold a state dict, got {type(content).__name__}")
         state = {key: value for key, value in read_weights(content).items() if isinstance(value, Tensor)}
         if any(name.startswith("heads.") for name in state):
             return Pretrained(str(path), state)

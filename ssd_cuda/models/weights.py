@@ -127,25 +127,30 @@ def read_weights(weights: Any) -> dict[str, Tensor]:
     for wrapper in ("average", "model", "state_dict", "weights"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
+    if odd := [key for key in state if not isinstance(key, str)]:
+        raise ValueError(f"weights must be a state dict, whose keys are names, got the key {odd[0]!r}")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def read_file(path: Path) -> Any:
+def read_file(path: Path) -> Mapping[Any, Any]:
     """What lies in a file of torch, by the unpickler that builds tensors and plain values alone.
 
     Raises:
-        ValueError: no such file, or one that it does not read.
+        ValueError: no such file, one that it does not read, or one that holds something else than a mapping.
     """
     if not path.is_file():
         raise ValueError(f"weights file {path} does not exist")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its readers do: pickle, zip, runtime, EOF errors
         raise ValueError(
             f"weights file {path} must load with weights_only=True, got {type(error).__name__}"
         ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"weights file {path} must hold a state dict, got {type(content).__name__}")
+    return content
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
