@@ -22,7 +22,7 @@ SSD_HOST_DEVICE Vec4<T> code_box(Vec4<T> row, Vec4<T> grad, Vec4<T> center, Vec4
     return decode_box_backward<Ops>(grad, row, center, variance, clamp);
   }
 }
-constexpr bool reads_grad(CoderOp op) {
+SSD_HOST_DEVICE constexpr bool reads_grad(CoderOp op) {
   return op == CoderOp::kEncodeBackward || op == CoderOp::kDecodeBackward;
 }
 
