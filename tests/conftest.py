@@ -35,6 +35,40 @@ def device(request) -> torch.device:
     return torch.device(request.param)
 
 
+def _compiled(call, inputs):
+    torch._dynamo.reset()
+    return torch.compile(call, backend="aot_eager")(inputs)
+
+
+def _replayed(call, inputs):
+    """As a captured graph: captured on zeros, replayed on ``inputs``."""
+    static = {name: torch.zeros_like(tensor) for name, tensor in inputs.items()}
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call(static)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = call(static)
+    for name, tensor in static.items():
+        tensor.copy_(inputs[name])
+    graph.replay()
+    torch.cuda.synchronize()
+    return outputs
+
+
+_LAUNCHES = {"eager": lambda call, inputs: call(inputs), "compile": _compiled, "graph": _replayed}
+
+
+@pytest.fixture(params=_LAUNCHES)
+def launch(request, device):
+    """How an op is called: ``launch(call, inputs)``, ``inputs`` a dict of tensors. A graph needs a card."""
+    if request.param == "graph" and device.type != "cuda":
+        pytest.skip("a graph needs a card")
+    return _LAUNCHES[request.param]
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

@@ -88,9 +88,10 @@ def _detect(config: DetectConfig) -> Callable[[Tensors], list[Tensor]]:
 def _coded(x: Tensors) -> list[Tensor]:
     """Decode, encode and the gradients of both."""
     loc = x["loc"].detach().requires_grad_()
-    boxes = ops.decode(loc, x["priors"], max_log_scale=0.5)
+    decoded = ops.decode(loc, x["priors"], max_log_scale=0.5)
+    boxes = decoded.detach().requires_grad_()
     codes = ops.encode(boxes, x["priors"])
-    to_loc = torch.autograd.grad(boxes, loc, x["loc"], retain_graph=True)
+    to_loc = torch.autograd.grad(decoded, loc, x["loc"])
     return [boxes.detach(), codes.detach(), *to_loc, *torch.autograd.grad(codes, boxes, x["loc"])]
 
 
