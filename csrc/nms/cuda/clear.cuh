@@ -11,9 +11,9 @@
 
 namespace ssd_cuda {
 
-constexpr int kNmsClearBlock = 128;  // threads
-constexpr int kNmsClearBoxes = 32;   // of a block
-constexpr int kNmsOwnTests = 32;     // kept boxes of its own bin that a box is tested against first
+constexpr int kNmsClearBlock = 128;                              // threads
+constexpr int kNmsClearBoxes = kNmsClearBlock / kNmsClearLanes;  // of a block: no team has two
+constexpr int kNmsOwnTests = 32;  // kept boxes of its own bin that a box is tested against first
 
 // Blocks of a multiprocessor that registers must leave room for; float64 needs twice as many.
 template <typename T>
@@ -60,9 +60,10 @@ __device__ bool nms_removed(bool active, const NmsArgs<T>& args, int p, int64_t 
   const NmsQuery<T> query(args, p);
   return nms_search<kNmsClearLanes>(
       active, args, query, args.kept(), 0, begin,
-      [&](bool valid, int slot) {
-        return Team::any(valid && query.overlaps(args, args.kept_boxes[slot]) &&
-                         query.of_class(args, args.kept_ranks + slot));
+      [&](int slot) { return NmsSlotBox<T>{args.kept_boxes[slot], slot}; },
+      [&](bool valid, const NmsSlotBox<T>& kept) {
+        return Team::any(valid && query.overlaps(args, kept.box) &&
+                         query.of_class(args, args.kept_ranks + kept.at));
       },
       [&](bool valid, int64_t j) {
         return Team::any(valid && args.state(j) == NmsState::kKept && query.removed_by(args, j));
@@ -102,9 +103,8 @@ __global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<T> - kBlocksLess)
   }
   __syncthreads();
   const int num_left = boxes.num_left;
-  for (int next = t / 32 * (32 / kNmsClearLanes); next < num_left;
-       next += kNmsClearBlock / kNmsClearLanes) {
-    const int team = next + t % 32 / kNmsClearLanes;
+  if (t / 32 * (32 / kNmsClearLanes) < num_left) {  // whole warps
+    const int team = t / kNmsClearLanes;
     const bool active = team < num_left;
     const int i = boxes.left[min(team, num_left - 1)];
     const bool removed = nms_removed(active, args, first + i, panel.begin);

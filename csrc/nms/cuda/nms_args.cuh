@@ -12,6 +12,7 @@ constexpr int kNmsBlock = 256;  // threads of a block
 constexpr int kNmsClearLanes = 8;
 constexpr int kNmsDecideLanes = 16;
 constexpr int kNmsCellsAtOnce = 24;  // of a box, whose bins are on their way together
+constexpr int kNmsSlotsAtOnce = 16;  // of a box, that are on their way together
 constexpr int kNmsFinerCells = 2;
 constexpr int kNmsList = 32;  // earlier suppressors that a box remembers
 constexpr int kNmsMostPanel = 32768;

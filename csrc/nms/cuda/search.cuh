@@ -10,6 +10,13 @@
 
 namespace ssd_cuda {
 
+// A box that was read from a slot, and its rank or where that stands.
+template <typename T>
+struct NmsSlotBox {
+  Vec4<T> box;
+  int32_t at;
+};
+
 // kLanes neighbouring lanes of a warp that work on one box. All teams of a warp go through the searches together, those
 // without work too: a collective that names a part of the warp only is many instructions, and runs part by part.
 template <int kLanes>
@@ -86,9 +93,10 @@ __device__ __forceinline__ int nms_holder(int end, int i) {
   return holder;
 }
 
-// The slots of the bins that the lanes hold, kBins each, dealt to the lanes; a team without work holds empty ones.
-template <int kLanes, int kBins, typename Visit>
-__device__ bool nms_scan_bins(const NmsBin (&bins)[kBins], const Visit& visit) {
+// The slots of the bins that the lanes hold, kBins each, dealt to the lanes; a team without work holds empty ones. What
+// read(slot) gives is visited.
+template <int kLanes, int kBins, typename Read, typename Visit>
+__device__ bool nms_scan_bins(const NmsBin (&bins)[kBins], const Read& read, const Visit& visit) {
   using Team = NmsTeam<kLanes>;
   const int lane = Team::lane();
   int own = 0;
@@ -109,15 +117,29 @@ __device__ bool nms_scan_bins(const NmsBin (&bins)[kBins], const Visit& visit) {
     offset[u] = bins[u].start - first[u];
   }
   bool enough = false;
-  for (int i = lane; nms_any_of_warp(i < left); i += kLanes) {
-    const int holder = nms_holder<kLanes>(end, i);
-    int slot = i + Team::from(offset[0], holder);
+  constexpr int kAtOnce = ceil_div(kNmsSlotsAtOnce, kLanes);
+  for (int first_of_step = lane; nms_any_of_warp(first_of_step < left);
+       first_of_step += kAtOnce * kLanes) {
+    decltype(read(0)) items[kAtOnce] = {};
 #pragma unroll
-    for (int u = 1; u < kBins; ++u) {
-      const int begin = Team::from(first[u], holder), moved = Team::from(offset[u], holder);
-      slot = i >= begin ? i + moved : slot;
+    for (int s = 0; s < kAtOnce; ++s) {
+      const int i = first_of_step + s * kLanes;
+      if (s > 0 && !nms_any_of_warp(i < left)) break;
+      const int holder = nms_holder<kLanes>(end, i);
+      int slot = i + Team::from(offset[0], holder);
+#pragma unroll
+      for (int u = 1; u < kBins; ++u) {
+        const int begin = Team::from(first[u], holder), moved = Team::from(offset[u], holder);
+        slot = i >= begin ? i + moved : slot;
+      }
+      if (i < left) items[s] = read(slot);
     }
-    if (visit(i < left, slot)) enough = true, left = 0;
+#pragma unroll
+    for (int s = 0; s < kAtOnce; ++s) {
+      const int i = first_of_step + s * kLanes;
+      if (s > 0 && !nms_any_of_warp(i < left)) break;
+      if (visit(i < left, items[s])) enough = true, left = 0;
+    }
   }
   return enough;
 }
@@ -170,9 +192,9 @@ __device__ __forceinline__ const NmsBin* nms_bin_of(const NmsArgs<T>& args, cons
 }
 
 // The slots of the cells that the lanes know of.
-template <int kLanes, typename T, typename Visit>
+template <int kLanes, typename T, typename Read, typename Visit>
 __device__ bool nms_search_cells(const NmsArgs<T>& args, const NmsReach& reach, const NmsBin* bins,
-                                 const Visit& visit) {
+                                 const Read& read, const Visit& visit) {
   using Team = NmsTeam<kLanes>;
   constexpr int kAtOnce = ceil_div(kNmsCellsAtOnce, kLanes);
   int end = reach.count;  // of the cells of this lane and of those before it
@@ -195,17 +217,17 @@ __device__ bool nms_search_cells(const NmsArgs<T>& args, const NmsReach& reach, 
     for (int u = 0; u < kAtOnce; ++u) {
       if (first + u * kLanes >= left) found[u].size = 0;
     }
-    if (nms_scan_bins<kLanes>(found, visit)) enough = true, left = 0;
+    if (nms_scan_bins<kLanes>(found, read, visit)) enough = true, left = 0;
   }
   return enough;
 }
 
-// Every box of ranks [begin, end) that may remove the query's; some twice, some that cannot. by_slot visits slots of
-// bins, by_rank ranks: the odd boxes, or all of the range. A lane a level of those that there are, usually all at once.
-template <int kLanes, typename T, typename BySlot, typename ByRank>
+// Every box of ranks [begin, end) that may remove the query's; some twice, some that cannot. by_slot visits what read gives
+// of the slots of bins, by_rank ranks: the odd boxes, or all of the range. A lane a level of those that there are, usually all at once.
+template <int kLanes, typename T, typename Read, typename BySlot, typename ByRank>
 __device__ bool nms_search(bool active, const NmsArgs<T>& args, const NmsQuery<T>& query,
-                           const NmsBin* bins, int64_t begin, int64_t end, const BySlot& by_slot,
-                           const ByRank& by_rank) {
+                           const NmsBin* bins, int64_t begin, int64_t end, const Read& read,
+                           const BySlot& by_slot, const ByRank& by_rank) {
   using Team = NmsTeam<kLanes>;
   const int num_levels = static_cast<int>(args.counters().num_levels);
   const int64_t num_odd = args.counters().num_odd;
@@ -225,7 +247,8 @@ __device__ bool nms_search(bool active, const NmsArgs<T>& args, const NmsQuery<T
     NmsReach reach;
     if (on) reach = nms_reach(args, query, level, end - begin);
     if (Team::any(reach.everywhere)) everywhere = true, highest = lowest - 1, reach.count = 0;
-    if (nms_search_cells<kLanes>(args, reach, bins, by_slot)) enough = true, highest = lowest - 1;
+    if (nms_search_cells<kLanes>(args, reach, bins, read, by_slot))
+      enough = true, highest = lowest - 1;
   }
   everywhere = everywhere && !enough;
   if (!nms_any_of_warp(everywhere)) return enough;

@@ -90,11 +90,9 @@ __device__ NmsFound nms_find_suppressors(bool active, const NmsArgs<T>& args, in
   } else {
     nms_search<kLanes>(
         active, args, query, args.open_bins(panel.parity), panel.begin, p,
-        [&](bool valid, int slot) {
-          int64_t j = 0;
-          Vec4<T> other{};
-          if (valid) j = args.open_ranks[slot], other = args.open_boxes[slot];
-          return collector.note(collector.hits(valid, j, other), j);
+        [&](int slot) { return NmsSlotBox<T>{args.open_boxes[slot], args.open_ranks[slot]}; },
+        [&](bool valid, const NmsSlotBox<T>& open) {
+          return collector.note(collector.hits(valid, open.at, open.box), open.at);
         },
         [&](bool valid, int64_t j) { return collector.note(collector.hits(valid, j), j); });
   }
