@@ -92,10 +92,10 @@ def test_panels_cover_the_ranks():
 
 def test_merges_reach_one_tile():
     """Passes times the size of a group are enough, and no group is larger than is allowed."""
-    for n in (1, 256, 257, 10_000, 16_384, 16_385, 100_000, 10**6, 10**8, 2**31 - 2):
+    for n in (1, 512, 513, 10_000, 16_384, 16_385, 100_000, 10**6, 10**8, 2**31 - 2):
         fan, passes = kernels("nms").module.merges(n, tuning())
-        tiles = -(-n // 256)
-        assert fan**passes >= tiles and (fan <= 32 or (passes == 1 and fan <= 64))
+        tiles = -(-n // 512)
+        assert fan**passes >= tiles and (fan <= 32 or passes == 1)
         assert passes == 1 or fan == 2 or (fan - 1) ** passes < tiles
 
 
@@ -255,7 +255,7 @@ def test_order_is_that_of_torch(emulated, dtype):
 
 @pytest.mark.parametrize(
     ("n", "merge"),
-    [(256, (64, 32)), (257, (64, 32)), (1100, (64, 32)), (1100, (1, 2)), (1281, (2, 3))],
+    [(512, (32, 32)), (513, (32, 32)), (2100, (32, 32)), (1700, (1, 2)), (2561, (2, 3))],
 )
 def test_merges(emulated, n, merge):
     """One tile, several in one pass, several passes, a last tile of one box; ties by index."""

@@ -123,7 +123,7 @@ NMS = rows_of(
         "levels[level / 32]",
         "several",
     ),
-    ("gather: the class of the rank", "args.classes ? input.idxs[«i»] : 0;\n  args.order", "p", "several"),
+    ("gather: the class of the rank", "input.idxs[«i»] : 0;\n  constexpr int kAtOnce", "from", "several"),
     ("deal: bins of a block overlap", "end += «w < warp ? sums[w] : 0»;", "0", "several or shipped"),
     (
         "merge: the last tile ends as the others do",
@@ -131,7 +131,19 @@ NMS = rows_of(
         "other < item",
         "merges",
     ),
-    ("merge: tiles of the next group are counted", "min(first + merge.fan, «tiles»)", "tiles + 1", "merges"),
+    (
+        "gather: two lanes have the same tiles",
+        "uint32_t tile = first + «lane * share»; tile < end",
+        "lane / 2 * share",
+        "merges",
+    ),
+    (
+        "tile: a part is merged before it is sorted",
+        "«__syncthreads();»\n  const auto size",
+        "",
+        "merges",
+    ),
+    ("merge: tiles of the next group are counted", "(lane + 1) * share), «tiles»)", "tiles + 1", "merges"),
     (
         "tile: equal keys in any order",
         "item = static_cast<Item>(key) << 32 | «static_cast<uint32_t>(i)»",

@@ -129,18 +129,28 @@ __device__ void nms_list_levels(const NmsArgs<T>& args) {
   if (t == kNmsLevelWords - 1) counters.num_levels = static_cast<uint32_t>(at);
 }
 
-template <typename S, typename T, typename Item>
+inline __host__ __device__ int64_t nms_deal_blocks(int64_t bins) {
+  return ceil_div<int64_t>(bins, kNmsMergeBlock);
+}
+
+// The first blocks deal slots, a thread a bin; in the others kLanes lanes have an item, the first of them writes.
+template <int kLanes, typename S, typename T, typename Item>
 __global__ void __launch_bounds__(kNmsMergeBlock, 6)
     nms_gather_kernel(NmsInput<S> input, NmsMerge<Item> merge, NmsArgs<T> args) {
-  const int64_t from = static_cast<int64_t>(blockIdx.x) * kNmsMergeBlock + threadIdx.x;
-  if (args.plan.bins > 0) {
+  const int64_t block = blockIdx.x - nms_deal_blocks(args.plan.bins);
+  if (block < 0) {
     if (blockIdx.x == 0) nms_list_levels(args);
-    nms_deal_slots(args, from);
+    nms_deal_slots(args, static_cast<int64_t>(blockIdx.x) * kNmsMergeBlock + threadIdx.x);
+    return;
   }
-  if (from >= args.n) return;
-  const int64_t p = nms_place(merge, static_cast<uint32_t>(from)), i = nms_index(merge.items[from]);
+  const int64_t thread = block * kNmsMergeBlock + threadIdx.x;
+  if (thread / 32 * 32 >= args.n * kLanes) return;  // whole warps
+  const int64_t from = min(thread / kLanes, args.n - 1), i = nms_index(merge.items[from]);
   const Vec4<T> box = input.template box<T>(i);
   const int64_t cls = args.classes ? input.idxs[i] : 0;
+  constexpr int kAtOnce = kLanes > 1 ? 4 : kNmsSearches<Item>;
+  const int64_t p = nms_place<kLanes, kAtOnce>(merge, static_cast<uint32_t>(from));
+  if (thread % kLanes != 0 || thread >= args.n * kLanes) return;
   args.order[p] = static_cast<int32_t>(i);
   args.boxes[p] = box;
   if (args.classes) args.classes[p] = cls;
@@ -208,9 +218,14 @@ inline cudaError_t launch_nms_sort(const NmsInput<S>& input, const Score* scores
     merge.length *= merge.fan;
   }
   if (error != cudaSuccess) return error;
-  const int64_t threads = n > args.plan.bins ? n : args.plan.bins;
-  return launch(nms_gather_kernel<S, T, Item>, nms_blocks(threads, kNmsMergeBlock),
-                dim3(kNmsMergeBlock), 0, stream, input, merge, args);
+  const auto gather = [&](auto kernel, int64_t lanes) {
+    const int64_t blocks =
+        nms_deal_blocks(args.plan.bins) + ceil_div<int64_t>(n * lanes, kNmsMergeBlock);
+    return launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kNmsMergeBlock), 0, stream,
+                  input, merge, args);
+  };
+  return plan.passes == 1 ? gather(nms_gather_kernel<kNmsPlaceLanes, S, T, Item>, kNmsPlaceLanes)
+                          : gather(nms_gather_kernel<1, S, T, Item>, 1);
 }
 
 template <int kLanes, bool kFirst, typename T>

@@ -29,7 +29,7 @@ struct NmsTuning {
   int64_t first_panel = 2048;  // boxes
   int64_t growth = 4;          // of each later panel
   int attempts = 64;           // looks at its suppressors before a box is left to be resolved
-  int64_t merge_once = 64;     // up to so many sorted tiles are merged in one pass
+  int64_t merge_once = 32;     // up to so many sorted tiles are merged in one pass
   int64_t merge_most = 32;     // tiles of a group where passes are several
 };
 

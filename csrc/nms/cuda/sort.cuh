@@ -1,8 +1,9 @@
-// Boxes in score order, by merging: tiles of 256 are sorted, then groups of them become one tile until one is left.
+// Boxes in score order, by merging: tiles of kNmsTile are sorted, then groups of them become one tile until one is left.
 //
 // What is sorted is a number: the key of a score above the index of its box. All numbers differ, so the order is the stable
-// one and a place is a count of smaller numbers: in a tile by comparing with each, in the other tiles of a group by binary
-// searches, several at once, which neighbours in a warp take along nearly the same path. No pass depends on the scores.
+// one and a place is a count of smaller numbers: in a part of 64 of a tile by comparing with each, in the other parts or
+// tiles of a group by binary searches, several at once, which neighbours in a warp take along nearly the same path; parts
+// of a tile are merged in shared memory. No pass depends on the scores.
 #pragma once
 
 #include <utility>
@@ -11,8 +12,12 @@
 
 namespace ssd_cuda {
 
-constexpr int kNmsTile = kNmsBlock;
+constexpr int kNmsTile = 512;
+constexpr int kNmsPart = 64;      // of a tile
+constexpr int kNmsPartGroup = 4;  // parts that are merged at once
 constexpr int kNmsMergeBlock = 128;
+constexpr int kNmsPlaceLanes = 8;  // that search for the place of one item where one pass is enough
+static_assert(kNmsTile % (kNmsPart * kNmsPartGroup) == 0);
 template <typename Item>
 constexpr int kNmsSearches = sizeof(Item) == 8 ? 8 : 4;  // that wait together
 
@@ -57,28 +62,11 @@ struct NmsMerge {
   uint32_t n, length, fan;
 };
 
-// Sorts the tile of the block; item of thread t at tile + t, if there is one. Called by all threads of a block of kNmsTile.
-template <typename Item>
-__device__ void nms_sort_tile(Item item, int64_t n, Item* items) {
-  __shared__ Item tile[kNmsTile];
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kNmsTile;
-  const int count = static_cast<int>(min(n - first, int64_t{kNmsTile}));
-  const int t = static_cast<int>(threadIdx.x);
-  tile[t] = item;
-  __syncthreads();
-  if (t >= count) return;  // after the one barrier
-  int place = 0;
-#pragma unroll 8
-  for (int i = 0; i < count; ++i) place += tile[i] < item;
-  items[first + place] = item;
-}
-
-// How many items of tiles [tile, end), at most kNmsSearches of them, are less than this one. No load waits for another of
-// its step: an index beyond the items reads the last one.
-template <typename Item>
+// How many items of tiles [tile, end), at most kAtOnce of them, are less than this one. No load waits for another of its
+// step: an index beyond the items reads the last one.
+template <int kAtOnce, typename Item>
 __device__ __forceinline__ uint32_t nms_count_less(const NmsMerge<Item>& merge, uint32_t tile,
                                                    uint32_t end, Item item) {
-  constexpr int kAtOnce = kNmsSearches<Item>;
   uint32_t at[kAtOnce], before = 0;
 #pragma unroll
   for (int k = 0; k < kAtOnce; ++k) at[k] = (min(tile + k, end - 1)) * merge.length;
@@ -102,25 +90,59 @@ __device__ __forceinline__ uint32_t nms_count_less(const NmsMerge<Item>& merge, 
   return before;
 }
 
-// Where the item at `from` is after the pass.
-template <typename Item>
-__device__ int64_t nms_place(const NmsMerge<Item>& merge, uint32_t from) {
+// Where the item at `from` is after the pass. kLanes neighbouring lanes share the tiles of its group; called by whole warps.
+template <int kLanes, int kAtOnce, typename Item>
+__device__ __forceinline__ uint32_t nms_place(const NmsMerge<Item>& merge, uint32_t from) {
   const Item item = merge.items[from];
   const uint32_t tiles = (merge.n - 1) / merge.length + 1;
   const uint32_t first = from / merge.length / merge.fan * merge.fan;
-  const uint32_t end = min(first + merge.fan, tiles);
-  uint32_t place = first * merge.length;
-  for (uint32_t tile = first; tile < end; tile += kNmsSearches<Item>) {
-    place += nms_count_less(merge, tile, end, item);
+  const uint32_t share = ceil_div<uint32_t>(merge.fan, kLanes), lane = threadIdx.x % kLanes;
+  const uint32_t end = min(first + min(merge.fan, (lane + 1) * share), tiles);
+  uint32_t place = lane == 0 ? first * merge.length : 0;
+  for (uint32_t tile = first + lane * share; tile < end; tile += kAtOnce) {
+    place += nms_count_less<kAtOnce>(merge, tile, end, item);
+  }
+#pragma unroll
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+    place += __shfl_xor_sync(0xffffffffu, place, offset);
   }
   return place;
+}
+
+// Sorts the tile of the block; item of thread t at tile + t, if there is one. Called by all threads of a block of kNmsTile.
+template <typename Item>
+__device__ void nms_sort_tile(Item item, int64_t n, Item* items) {
+  __shared__ Item unsorted[kNmsTile], sorted[kNmsTile];
+  constexpr int kGroup = kNmsPart * kNmsPartGroup, kGroups = kNmsTile / kGroup;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kNmsTile;
+  const int count = static_cast<int>(min(n - first, int64_t{kNmsTile}));
+  const int t = static_cast<int>(threadIdx.x), part = t / kNmsPart * kNmsPart;
+  const bool on = t < count;
+  unsorted[t] = item;
+  __syncthreads();
+  int place = part;
+#pragma unroll 8
+  for (int i = part; i < min(part + kNmsPart, count); ++i) place += unsorted[i] < item;
+  if (on) sorted[place] = item;
+  __syncthreads();
+  const auto size = static_cast<uint32_t>(count);
+  const NmsMerge<Item> parts{sorted, size, kNmsPart, kNmsPartGroup};
+  if (on) {
+    const uint32_t at = nms_place<1, kNmsPartGroup>(parts, static_cast<uint32_t>(t));
+    unsorted[at] = sorted[t];
+  }
+  __syncthreads();
+  const NmsMerge<Item> groups{unsorted, size, kGroup, kGroups};
+  if (on) items[first + nms_place<1, kGroups>(groups, static_cast<uint32_t>(t))] = unsorted[t];
 }
 
 template <typename Item>
 __global__ void __launch_bounds__(kNmsMergeBlock, 6)
     nms_merge_kernel(NmsMerge<Item> merge, Item* merged) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i < merge.n) merged[nms_place(merge, static_cast<uint32_t>(i))] = merge.items[i];
+  if (i >= merge.n) return;
+  const auto from = static_cast<uint32_t>(i);
+  merged[nms_place<1, kNmsSearches<Item>>(merge, from)] = merge.items[i];
 }
 
 }  // namespace ssd_cuda
