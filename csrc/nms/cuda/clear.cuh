@@ -4,7 +4,7 @@
 // 100,000 boxes in a crowd 60 to 75% end there. The others are listed in shared memory, so that no lane idles for
 // them, and search every cell in reach, kNmsClearLanes lanes a box.
 //
-// Memory: 4 T + 5 B a box read; 4 T B a kept box tested, 8 B a cell, from L2; 4 T + 13 B a listed box written.
+// Memory: 4 T + 5 B a box read; 4 T a kept box tested, 8 B a cell, from L2; 4 T + 13 B a listed box written.
 #pragma once
 
 #include "search.cuh"
@@ -15,9 +15,15 @@ constexpr int kNmsClearBlock = 128;                              // threads
 constexpr int kNmsClearBoxes = kNmsClearBlock / kNmsClearLanes;  // of a block: no team has two
 constexpr int kNmsOwnTests = 32;  // kept boxes of its own bin that a box is tested against first
 
-// Blocks of a multiprocessor that registers must leave room for; float64 needs twice as many.
+// Blocks of a multiprocessor that registers must leave room for: 7 leave 72 a thread, with which some spill before sm_90;
+// float64 needs twice as many.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kNmsClearFloats = 6;
+#else
+constexpr int kNmsClearFloats = 7;
+#endif
 template <typename T>
-constexpr int kNmsClearing = sizeof(T) == 4 ? 7 : 3;
+constexpr int kNmsClearing = sizeof(T) == 4 ? kNmsClearFloats : 3;
 
 // What the boxes of a block of nms_clear_kernel are, as places in their part of the panel: to be searched for, kept so far.
 struct NmsClearBlock {
@@ -82,7 +88,7 @@ __device__ void nms_empty_bins(const NmsArgs<T>& args, int parity) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<T> - kBlocksLess)
+__global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<T>)
     nms_clear_kernel(NmsArgs<T> args, NmsPanel panel) {
   __shared__ NmsClearBlock boxes;
   const int t = static_cast<int>(threadIdx.x);
