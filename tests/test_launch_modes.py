@@ -28,7 +28,7 @@ def test_priors(device, launch):
         return [ops.generate_priors(spec, inputs["like"].device), inputs["like"] * 1]
 
     found = launch(call, {"like": torch.ones(3, device=device)})
-    expect(found[:1], [reference.priors.generate_priors(spec).to(device)])
+    expect(found[:1], [reference.priors.generate_priors(spec).to(device, torch.float32)])
 
 
 def test_nms_whose_size_depends_on_the_data(device, launch, request):
