@@ -68,7 +68,18 @@ SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 # Small shapes of every family: each sanitizer slows a kernel down ten to a hundred times.
 REDUCED = "tests/test_cuda_smoke.py"
 # The goals' families first: what the clock cuts off is the end.
-FAMILIES = ("multibox", "detect", "mining", "matching", "nms", "end_to_end", "boxes", "priors", "compat")
+FAMILIES = (
+    "multibox",
+    "detect",
+    "mining",
+    "matching",
+    "nms",
+    "soft_nms",
+    "end_to_end",
+    "boxes",
+    "priors",
+    "compat",
+)
 
 
 @dataclass

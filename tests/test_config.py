@@ -153,9 +153,9 @@ BAD = [
     ),
     (
         DetectConfig,
-        {"soft_nms": "linear"},
+        {"soft_nms": "hard"},
         ValueError,
-        "soft_nms must be one of None, 'gaussian', got 'linear'",
+        "soft_nms must be one of None, 'gaussian', 'linear', got 'hard'",
     ),
     (
         DetectConfig,

@@ -28,6 +28,7 @@ OPTIONS = [
     {"class_agnostic": True, "top_k": None},
     {"class_agnostic": True, "detections_per_image": None, "top_k": 50},
     {"soft_nms": "gaussian"},
+    {"soft_nms": "linear", "iou_threshold": 0.3, "top_k": 50},
     {"soft_nms": "gaussian", "class_agnostic": True, "top_k": 100, "iou_eps": 1e-5},
     {"scores": "sigmoid", "background": "none"},
     {"scores": "given", "score_threshold": -1.0},

@@ -73,6 +73,7 @@ def test_presets(name):
         {"soft_nms": "gaussian"},
         {"soft_nms": "gaussian", "class_agnostic": True, "top_k": 40, "detections_per_image": 30},
         {"soft_nms": "gaussian", "top_k": None, "layout": "bcp"},
+        {"soft_nms": "linear", "inclusive": True, "top_k": 30},
     ],
     ids=str,
 )

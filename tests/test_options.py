@@ -45,6 +45,7 @@ CALLS = {
     "nms": lambda: ops.nms(BOXES, SCORES, 0.5),
     "nms_padded": lambda: ops.nms_padded(BOXES, SCORES, 0.5),
     "select_hard_negatives": lambda: ops.select_hard_negatives(SCORES[None], SCORES[None] > 1),
+    "soft_nms": lambda: ops.soft_nms(BOXES, SCORES),
     "top_k_threshold": lambda: ops.top_k_threshold(SCORES[None], torch.tensor([1])),
 }
 

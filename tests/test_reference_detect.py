@@ -13,7 +13,8 @@ from oracles import torchvision_ssd
 from ssd_cuda import DetectConfig
 from ssd_cuda.reference.boxes import box_iou, to_xyxy
 from ssd_cuda.reference.detect import detect
-from ssd_cuda.reference.nms import batched_nms, nms, soft_nms
+from ssd_cuda.reference.nms import batched_nms, nms
+from ssd_cuda.reference.soft_nms import soft_nms
 
 NAN, INF = math.nan, math.inf
 

@@ -7,6 +7,7 @@
 
 #include "boxes/boxes_rule.h"
 #include "nms/nms_rule.h"
+#include "soft_nms/soft_nms_rule.h"
 
 namespace ssd_cuda {
 
@@ -26,7 +27,7 @@ struct Choice<ClipKind> {
   X(double, score_threshold)                                              \
   X(int64_t, top_k) /* INT64_MAX: no limit */                             \
   SSD_SUPPRESS_OPTIONS(X)                                                 \
-  X(double, soft_sigma) /* 0: hard NMS */                                 \
+  SSD_SOFT_OPTIONS(X)                                                     \
   X(bool, class_agnostic)                                                 \
   X(int64_t, first_label) /* foreground columns, last_label is the end */ \
   X(int64_t, last_label)                                                  \
@@ -46,7 +47,7 @@ struct DetectOptions {
   T skip_below;       // see make_skip_below
   int64_t top_k;      // candidates kept per list: a class, or the image when class_agnostic
   SuppressRule<T> rule;
-  T soft_sigma;  // > 0: gaussian soft-NMS; 0: hard NMS
+  SoftDecay<T> soft;  // sigma 0: hard NMS
   bool class_agnostic;
   int64_t first_label, last_label;  // foreground columns [first_label, last_label)
   int64_t rows;                     // K: rows of the padded output
@@ -56,6 +57,7 @@ struct DetectOptions {
   ClipKind clip;
   T clip_width, clip_height;
 
+  SSD_HOST_DEVICE bool is_soft() const { return soft.sigma > 0; }
   SSD_HOST_DEVICE int64_t labels() const { return last_label - first_label; }
   // Lists in which NMS runs: one per foreground class, or one.
   SSD_HOST_DEVICE int64_t lists() const {
@@ -88,7 +90,7 @@ inline DetectOptions<T> detect_options(const DetectSettings& settings, int64_t n
                            .skip_below = 0,
                            .top_k = settings.top_k,
                            .rule = suppress_rule_of<T>(settings),
-                           .soft_sigma = static_cast<T>(settings.soft_sigma),
+                           .soft = soft_decay_of<T>(settings),
                            .class_agnostic = settings.class_agnostic,
                            .first_label = settings.first_label,
                            .last_label = settings.last_label,

@@ -35,9 +35,9 @@ class DetectConfig(HasPresets, presets="DETECT"):
         symmetric_log_scale: also cut below at the negative of it (mmdet).
         clip: box clipping ``"none"``, ``"before"`` or ``"after"`` NMS.
         clip_size: (width, height) of the clip window in the units of the boxes.
-        soft_nms: ``None`` or ``"gaussian"`` (qfgaohao's option, there with ``top_k=None``): scores decay
-            by exp(-iou^2 / sigma) instead, and those that fall to ``score_threshold`` are dropped;
-            ``iou_threshold`` and ``inclusive`` are not used.
+        soft_nms: ``None``, ``"gaussian"`` (qfgaohao's option, there with ``top_k=None``) or ``"linear"``:
+            scores decay as in :func:`ssd_cuda.ops.soft_nms`, and those that fall to ``score_threshold`` are
+            dropped. The gaussian does not use ``iou_threshold`` and ``inclusive``.
         soft_nms_sigma: width of the gaussian.
         layout: as in :class:`MultiBoxConfig`.
         prior_format: as in :class:`MatchConfig`.
@@ -62,7 +62,7 @@ class DetectConfig(HasPresets, presets="DETECT"):
     symmetric_log_scale: bool = False
     clip: Literal["none", "before", "after"] = "none"
     clip_size: tuple[float, float] = (1.0, 1.0)
-    soft_nms: Literal["gaussian"] | None = None
+    soft_nms: Literal["gaussian", "linear"] | None = None
     soft_nms_sigma: float = 0.5
     layout: Literal["bpc", "bcp"] = "bpc"
     prior_format: BoxFormat = "cxcywh"

@@ -159,7 +159,9 @@ def _check_rule(form: str, config: DetectConfig) -> None:
     if form == "raw":
         return
     if config.soft_nms:
-        raise ONNXExportError("soft_nms must be None: ONNX has no operator for soft-NMS, got 'gaussian'")
+        raise ONNXExportError(
+            f"soft_nms must be None: ONNX has no operator for soft-NMS, got {config.soft_nms!r}"
+        )
     if form != "tensorrt":
         return
     for name, wanted in (("iou_eps", 0.0), ("pixel_offset", 0.0), ("inclusive", False)):

@@ -147,7 +147,8 @@ def _rows_of(values: Any, indices: Any) -> Any:
 def detect(
     loc, conf, priors, clip_sizes=None, *, scores: str, score_threshold: float, top_k: int, iou_threshold:
     float,
-    inclusive: bool, iou_eps: float, pixel_offset: float, soft_sigma: float, class_agnostic: bool,
+    inclusive: bool, iou_eps: float, pixel_offset: float, soft_sigma: float, soft_linear: bool,
+    class_agnostic: bool,
     first_label: int, last_label: int, rows: int, variance: Sequence[float], xyxy: bool, max_log: float,
     symmetric: bool, clip: str, clip_size: Sequence[float], channels_first: bool,
 ):  # fmt: skip
@@ -160,7 +161,7 @@ def detect(
     """
     op = opset()
     if soft_sigma:
-        raise ONNXExportError("soft_nms must be None: ONNX has no operator for soft-NMS, got 'gaussian'")
+        raise ONNXExportError("soft_nms must be None: ONNX has no operator for soft-NMS, got another")
     loc, conf, priors = (_to_float(v, n) for v, n in ((loc, "loc"), (conf, "conf"), (priors, "priors")))
     if channels_first:
         loc, conf = op.Transpose(loc, perm=[0, 2, 1]), op.Transpose(conf, perm=[0, 2, 1])

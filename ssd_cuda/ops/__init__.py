@@ -9,6 +9,7 @@ from .mining import TopK, select_hard_negatives, top_k_threshold
 from .multibox import MultiBoxLosses, multibox_loss, multibox_loss_on_targets, ssd_loss
 from .nms import batched_nms, nms, nms_padded
 from .priors import generate_priors, prior_variances
+from .soft_nms import batched_soft_nms, soft_nms, soft_nms_padded
 
 __all__ = [
     "BACKGROUND",
@@ -18,6 +19,7 @@ __all__ = [
     "MultiBoxLosses",
     "TopK",
     "batched_nms",
+    "batched_soft_nms",
     "box_iou",
     "decode",
     "decode_landmarks",
@@ -31,6 +33,8 @@ __all__ = [
     "nms_padded",
     "prior_variances",
     "select_hard_negatives",
+    "soft_nms",
+    "soft_nms_padded",
     "ssd_loss",
     "top_k_threshold",
 ]

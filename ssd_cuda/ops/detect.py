@@ -185,6 +185,7 @@ def op_options(config: DetectConfig, num_priors: int, num_classes: int) -> dict[
         "iou_eps": config.iou_eps,
         "pixel_offset": config.pixel_offset,
         "soft_sigma": config.soft_nms_sigma if config.soft_nms else 0.0,
+        "soft_linear": config.soft_nms == "linear",
         "class_agnostic": config.class_agnostic,
         "first_label": first,
         "last_label": last,

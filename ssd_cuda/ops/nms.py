@@ -58,7 +58,7 @@ def nms(
         >>> ops.nms(boxes, torch.tensor([0.8, 0.9, 0.1]), 0.5)
         tensor([1, 2])
     """
-    _, iou_threshold = _check(boxes, scores, None, iou_threshold, iou_eps, pixel_offset, "nms")
+    _, iou_threshold = check_scored_boxes(boxes, scores, None, iou_threshold, iou_eps, pixel_offset, "nms")
     return _nms(
         boxes,
         scores,
@@ -105,7 +105,9 @@ def batched_nms(
         if scores is None and isinstance(boxes, Tensor) and boxes.numel() == 0:
             return boxes.new_empty(0, dtype=torch.int64)  # torchvision looks no further either
         raise TypeError("idxs must be a tensor, got NoneType")
-    classes, iou_threshold = _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "batched_nms")
+    classes, iou_threshold = check_scored_boxes(
+        boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "batched_nms"
+    )
     return _nms(
         boxes,
         scores,
@@ -145,13 +147,10 @@ def nms_padded(
         >>> ops.nms_padded(boxes, torch.tensor([0.8, 0.9, 0.1]), 0.5)
         (tensor([ 1,  2, -1]), tensor(2))
     """
-    idxs, iou_threshold = _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "nms_padded")
-    if max_output is None:
-        max_output = boxes.shape[0]
-    elif type(max_output) is not int:
-        raise TypeError(f"max_output must be an integer, got {type(max_output).__name__}")
-    else:
-        check_range("max_output", max_output, 0)
+    idxs, iou_threshold = check_scored_boxes(
+        boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "nms_padded"
+    )
+    max_output = check_max_output(max_output, boxes.shape[0])
     return _nms_padded(
         boxes,
         scores,
@@ -164,7 +163,19 @@ def nms_padded(
     )
 
 
-def _check(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, op) -> tuple[Tensor | None, float]:
+def check_max_output(max_output: int | None, count: int) -> int:
+    """Rows of a padded result: all ``count`` boxes where nobody says how many."""
+    if max_output is None:
+        return count
+    if type(max_output) is not int:
+        raise TypeError(f"max_output must be an integer, got {type(max_output).__name__}")
+    check_range("max_output", max_output, 0)
+    return max_output
+
+
+def check_scored_boxes(
+    boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, op
+) -> tuple[Tensor | None, float]:
     """Raise for anything the kernels do not take; returns idxs as int64 and the threshold as a float.
 
     The first condition is the whole check of a good call on the CPU, kept cheap: small sets are common.

@@ -1,5 +1,5 @@
 """The same families in plain PyTorch, readable first: the oracle of tests and benchmarks."""
 
-from . import boxes, detect, matching, mining, multibox, nms, priors
+from . import boxes, detect, matching, mining, multibox, nms, priors, soft_nms
 
-__all__ = ["boxes", "detect", "matching", "mining", "multibox", "nms", "priors"]
+__all__ = ["boxes", "detect", "matching", "mining", "multibox", "nms", "priors", "soft_nms"]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .boxes import decode
 from .exponential import sigmoid, softmax
-from .nms import nms, order_by_score, soft_nms
+from .nms import nms, order_by_score
+from .soft_nms import soft_nms as soften
 
 
 def class_scores(conf: Tensor, scores: str) -> Tensor:
@@ -100,7 +101,7 @@ def detect(
                 score,
                 score_threshold,
                 iou_threshold,
-                soft_nms_sigma if soft_nms == "gaussian" else None,
+                {"method": soft_nms, "sigma": soft_nms_sigma} if soft_nms else None,
                 inclusive=inclusive,
                 iou_eps=iou_eps,
                 pixel_offset=pixel_offset,
@@ -117,14 +118,13 @@ def detect(
 
 
 def _suppress(
-    boxes: Tensor, score: Tensor, score_threshold: float, iou_threshold: float, sigma: float | None, **rule
+    boxes: Tensor, score: Tensor, score_threshold: float, iou_threshold: float, soft: dict | None, **rule
 ) -> tuple[Tensor, Tensor]:
     """Indices and final scores of what survives among the candidates of one group."""
-    if sigma is None:
+    if soft is None:
         keep = nms(boxes, score, iou_threshold, **rule)
         return keep, score[keep]
-    rule.pop("inclusive")
-    return soft_nms(boxes, score, score_threshold, sigma, **rule)
+    return soften(boxes, score, score_threshold, iou_threshold=iou_threshold, **soft, **rule)
 
 
 def _best(

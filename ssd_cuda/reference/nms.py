@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from .boxes import box_iou
-from .exponential import exp
 
 
 def exceeds(iou: Tensor, iou_threshold: float, inclusive: bool = False) -> Tensor:
@@ -76,37 +75,3 @@ def batched_nms(
         kept[rows[keep]] = True
     order = order_by_score(scores)
     return order[kept[order]]
-
-
-def soft_nms(
-    boxes: Tensor,
-    scores: Tensor,
-    score_threshold: float,
-    sigma: float,
-    *,
-    iou_eps: float = 0.0,
-    pixel_offset: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Gaussian soft-NMS: (int64 indices in the order of choice, their scores at that moment).
-
-    The highest current score (ties: lowest index) is chosen; every other score is multiplied by
-    exp(-iou^2 / sigma), a NaN IoU leaving it; what falls to ``score_threshold`` or below is dropped. No
-    score that arrives is dropped before the first choice.
-    """
-    boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
-    scores = (scores if scores.dtype == torch.float64 else scores.float()).clone()
-    left = torch.arange(len(boxes), device=boxes.device)
-    chosen, values = [], []
-    while len(left):
-        best = int(torch.argmax(scores[left]))
-        current = left[best]
-        chosen.append(current)
-        values.append(scores[current].clone())
-        left = torch.cat([left[:best], left[best + 1 :]])
-        iou = box_iou(boxes[current][None], boxes[left], iou_eps, pixel_offset)[0]
-        decay = exp(-(iou * iou) / sigma)
-        scores[left] = torch.where(iou.isnan(), scores[left], scores[left] * decay)
-        left = left[scores[left] > score_threshold]
-    if not chosen:
-        return left, scores[:0]
-    return torch.stack(chosen), torch.stack(values)

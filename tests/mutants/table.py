@@ -10,5 +10,6 @@ from __future__ import annotations
 from mutants.cpu import CPU
 from mutants.device import DEVICE
 from mutants.python import PYTHON
+from mutants.soft_nms import SOFT_NMS
 
-MUTANTS = [*DEVICE, *CPU, *PYTHON]
+MUTANTS = [*DEVICE, *SOFT_NMS, *CPU, *PYTHON]

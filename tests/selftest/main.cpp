@@ -32,6 +32,7 @@ int main() {
     selftest::multibox_family();
     selftest::nms_family();
     selftest::detect_family();
+    selftest::soft_nms_family();
   }
   return 0;
 }

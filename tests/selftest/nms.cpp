@@ -41,7 +41,7 @@ void detect(const char* kind, ScoreKind scores, bool soft, int64_t classes) {
                            .skip_below = 0,
                            .top_k = 100,
                            .rule = suppress_rule<T>(0.45, false),
-                           .soft_sigma = T(soft ? 0.5 : 0),
+                           .soft = {T(soft ? 0.5 : 0), false},
                            .class_agnostic = false,
                            .first_label = 1,
                            .last_label = classes,

@@ -164,5 +164,6 @@ void mining_family();
 void multibox_family();
 void nms_family();
 void detect_family();
+void soft_nms_family();
 
 }  // namespace selftest

@@ -31,7 +31,7 @@ class CpuDetect {
         scanner_(options, inputs),
         slice_(std::max(kSmallestSlice, inputs.num_priors * inputs.images / kTasks)),
         slices_((inputs.num_priors + slice_ - 1) / slice_),
-        few_rows_(options.soft_sigma == 0 && options.rows <= kFewRows) {}
+        few_rows_(!options.is_soft() && options.rows <= kFewRows) {}
 
   void run() {
     if (slices_ == 0 || options_.labels() <= 0) {
@@ -99,7 +99,7 @@ class CpuDetect {
       const int64_t image = task / lists;
       CandidatePool<T> pool(0);
       merge(&sinks[image * slices_], task % lists, options_.top_k, pool);
-      if (options_.soft_sigma > 0) {
+      if (options_.is_soft()) {
         soft_nms_list(options_, inputs_, image, pool.keys, kept[task]);
       } else {
         ImageNms<T, S> nms(options_, inputs_, image);

@@ -7,6 +7,7 @@
 #include "candidate_boxes.h"
 #include "candidates.h"
 #include "kept_boxes.h"
+#include "soft_nms/cpu/soft_list.h"
 
 namespace ssd_cuda {
 
@@ -71,51 +72,29 @@ class ImageNms {
   std::vector<List> lists_;
 };
 
-// Gaussian soft-NMS of one sorted list: the best score is chosen, the others decay by exp(-iou^2 / sigma), and
-// what falls to the threshold is dropped; ties go to the earlier candidate.
+// Soft-NMS of one sorted list; ties go to the earlier candidate.
 template <typename T, typename S>
 void soft_nms_list(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs, int64_t image,
                    const std::vector<CandidateKey<T>>& keys,
                    std::vector<Detection<T>>& detections) {
-  struct Item {
-    Vec4<T> box;
-    T area, score;
-    uint32_t index;
+  SoftList<T> list(options.rule, options.soft, options.score_threshold);
+  list.reserve(static_cast<int64_t>(keys.size()));
+  const auto box_of = [&](uint32_t index) {
+    return candidate_box(options, inputs, image, index % inputs.num_priors);
   };
-  std::vector<Item> items;
-  const int64_t count = static_cast<int64_t>(keys.size());
+  const auto count = static_cast<int64_t>(keys.size());
   for (int64_t first = 0; first < count; first += kCandidateBoxes) {
     const int64_t some = std::min(count - first, kCandidateBoxes);
     Vec4<T> boxes[kCandidateBoxes];
     candidate_boxes(options, inputs, image, keys.data() + first, some, boxes);
     for (int64_t i = 0; i < some; ++i) {
       const CandidateKey<T> key = keys[first + i];
-      items.push_back(
-          {boxes[i], options.rule.area(boxes[i]), candidate_score(key), candidate_index(key)});
+      list.add(boxes[i], candidate_score(key), candidate_index(key));
     }
   }
-  for (int64_t chosen = 0; !items.empty() && chosen < options.rows; ++chosen) {
-    const auto best = std::max_element(
-        items.begin(), items.end(), [](const Item& a, const Item& b) { return a.score < b.score; });
-    const Item item = *best;
-    detections.push_back({candidate_key(item.score, item.index), item.box});
-    items.erase(best);
-    Item* left = items.data();
-    Item* const end = left + items.size();
-    with_simd([&](auto bytes) SSD_SIMD_BODY {
-      using Ops = NumberOps<decltype(bytes)::value>;
-      for (Item* other = left; other != end; ++other) {
-        const T overlap = iou(item.box, item.area, other->box, other->area, options.rule.eps,
-                              options.rule.pixel_offset);
-        if (overlap == overlap) {
-          const T decay = exp_by<Ops>(div_rn(-mul_rn(overlap, overlap), options.soft_sigma));
-          other->score = mul_rn(other->score, decay);
-        }
-        if (other->score > options.score_threshold) *left++ = *other;
-      }
-    });
-    items.resize(static_cast<std::size_t>(left - items.data()));
-  }
+  list.choose(options.rows, [&](uint32_t index, T score) {
+    detections.push_back({candidate_key(score, index), box_of(index)});
+  });
 }
 
 template <typename T, typename S>

@@ -116,7 +116,7 @@ struct DetectWorkspace {
     const int64_t per_list = num_priors * (options.class_agnostic ? options.labels() : 1);
     const int64_t lists = options.lists();
     base_ = static_cast<unsigned char*>(memory);
-    if (options.soft_sigma > 0)
+    if (options.is_soft())
       place_soft(options, images * lists, per_list);
     else
       place_hard(options, images, num_priors, options.top_k < per_list ? images * lists : 0);
@@ -313,7 +313,7 @@ inline cudaError_t launch_detect(const DetectOptions<T>& options, const DetectIn
                                  cudaStream_t stream) {
   DetectWorkspace<T> workspace(options, inputs.images, inputs.num_priors, memory);
   const auto blocks = [](int64_t n) { return dim3(static_cast<unsigned>(n)); };
-  if (options.soft_sigma > 0) {
+  if (options.is_soft()) {
     const int64_t lists = options.lists(), items = lists * workspace.soft.keep;
     const int64_t most = items > options.rows ? items : options.rows;
     const int64_t per_image = most > 0 ? ceil_div<int64_t>(most, kRankBlock) : 1;  // writes counts

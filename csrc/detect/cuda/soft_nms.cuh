@@ -1,8 +1,8 @@
-// Gaussian soft-NMS: a CTA per (image, list), then one kernel that ranks the results of all lists.
+// Soft-NMS: a CTA per (image, list), then one kernel that ranks the results of all lists.
 //
 // soft_nms_kernel scans the columns of its list (two loads a row where nothing can pass), sorts the best top_k and then
-// chooses one candidate after the other: the best score, ties to the earlier one; the others decay by
-// exp(-iou^2 / sigma). rank_kernel gives every chosen key its row by counting the smaller keys of the other lists: no
+// chooses one candidate after the other: the best score, ties to the earlier one; the others decay as
+// soft_nms_rule.h says. rank_kernel gives every chosen key its row by counting the smaller keys of the other lists: no
 // sort over lists, no atomics. Global memory: per list, `capacity` keys twice and 24 bytes a candidate.
 #pragma once
 
@@ -107,12 +107,7 @@ __global__ void __launch_bounds__(kSoftThreads, 1)
     if (threadIdx.x == 0) chosen[count] = candidate_key(score, candidate_index(pool.keys[best]));
     __syncthreads();  // everyone has read scores[best]
     for (unsigned i = threadIdx.x; i < n; i += kSoftThreads) {
-      T s = scores[i];
-      const T overlap =
-          iou(box, area, boxes[i], areas[i], options.rule.eps, options.rule.pixel_offset);
-      if (overlap == overlap) {
-        s = mul_rn(s, exp_fixed(div_rn(-mul_rn(overlap, overlap), options.soft_sigma)));
-      }
+      const T s = options.soft.after(scores[i], box, area, boxes[i], areas[i], options.rule);
       scores[i] = i != best && s > options.score_threshold ? s : T(NAN);
     }
     __syncthreads();
