@@ -161,6 +161,16 @@ WORKLOADS = [
         lambda x: list(ops.nms_padded(x["boxes"], x["scores"], 0.45, idxs=x["idxs"])),
     ),
     Workload(
+        "nms of a batch",
+        lambda g: {
+            "boxes": _boxes(g, B, 400),
+            "scores": torch.rand(B, 400, generator=g),
+            "idxs": torch.randint(0, 5, (B, 400), generator=g),
+            "counts": torch.randint(0, 400, (B,), generator=g),
+        },
+        lambda x: list(ops.nms_batch(x["boxes"], x["scores"], 0.45, counts=x["counts"], idxs=x["idxs"])),
+    ),
+    Workload(
         "soft nms",
         _nms_inputs,
         lambda x: list(ops.soft_nms_padded(x["boxes"], x["scores"], idxs=x["idxs"], max_output=300)),

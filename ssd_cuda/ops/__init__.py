@@ -8,6 +8,7 @@ from .matching import BACKGROUND, IGNORED, match
 from .mining import TopK, select_hard_negatives, top_k_threshold
 from .multibox import MultiBoxLosses, multibox_loss, multibox_loss_on_targets, ssd_loss
 from .nms import batched_nms, nms, nms_padded
+from .nms_batch import nms_batch
 from .priors import generate_priors, prior_variances
 from .soft_nms import batched_soft_nms, soft_nms, soft_nms_padded
 
@@ -30,6 +31,7 @@ __all__ = [
     "multibox_loss",
     "multibox_loss_on_targets",
     "nms",
+    "nms_batch",
     "nms_padded",
     "prior_variances",
     "select_hard_negatives",

@@ -75,3 +75,15 @@ def batched_nms(
         kept[rows[keep]] = True
     order = order_by_score(scores)
     return order[kept[order]]
+
+
+def nms_batch(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, real: Tensor, idxs: Tensor | None = None, **options
+) -> list[Tensor]:
+    """boxes: [B, N, 4], scores, real, idxs: [B, N] -> the kept indices of each image among its real boxes."""
+    kept = []
+    for b in range(len(boxes)):
+        rows = real[b].nonzero()[:, 0]
+        classes = torch.zeros_like(rows) if idxs is None else idxs[b][rows]
+        kept.append(rows[batched_nms(boxes[b][rows], scores[b][rows], classes, iou_threshold, **options)])
+    return kept

@@ -2,8 +2,8 @@
 
 Scores at or below ``score_threshold`` are dropped. Then the highest score is chosen (a NaN before every
 number, ties to the lowest index), every other score is lowered by its IoU with the choice, what falls to the
-threshold is dropped, and so on. Gaussian: s * exp(-iou^2 / sigma). Linear: s * (1 - iou) where the IoU exceeds
-``iou_threshold`` as in NMS. A NaN IoU lowers nothing; a weight of 0 makes an infinite score 0.
+threshold is dropped, and so on. Gaussian: s * exp(-iou^2 / sigma). Linear: s * (1 - iou) where the IoU is >
+``iou_threshold``, compared as in NMS. A NaN IoU lowers nothing; a weight of 0 makes an infinite score 0.
 """
 
 from __future__ import annotations

@@ -83,4 +83,17 @@ PYTHON = [
         "False",
         "tests/test_multibox.py tests/test_multibox_contract.py -k errors",
     ),
+    *(
+        Mutant("python", f"nms_batch: {what}", old, new, "tests/test_nms_batch.py")
+        for what, old, new in (
+            (
+                "images share their classes",
+                "image if flat is None else «_ranks(flat) * images + image»",
+                "_ranks(flat)",
+            ),
+            ("padding removes boxes", "groups = «torch.where(real, groups, -1)»", "groups"),
+            ("padding is kept", "found = «found & real[box]»", "found"),
+            ("counts are not cut at the rows", "counts = «starts.diff().clamp(max=rows)»", "starts.diff()"),
+        )
+    ),
 ]
