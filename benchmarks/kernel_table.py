@@ -42,6 +42,7 @@ BYTES = {
     "image_kernel": "keys of the slices, 8 T a decoded candidate read; 40 B a row written",
     "soft_nms_kernel": "2 T a prior and list read, else a column; 40 B a candidate written",
     "choose_kernel": "8 T a box and choice of its class read, from L2; 6 T + 4 B a box written",
+    "matrix_kernel": "6 T + 8 B a box and block of 128 read, from L2; T a box written",
     "place_kernel": "N keys a block read, from L2; 8 B + T a row written",
     "rank_kernel": "keys of an image's lists read; 40 B a row written",
     "top_k_kernel": "T a key read, 1 B written; rows longer than shared memory in each pass",

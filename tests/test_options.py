@@ -33,8 +33,10 @@ CALLS = {
     "box_decode": lambda: ops.decode(LOC, PRIORS),
     "box_decode_backward": lambda: differentiate(lambda x: ops.decode(x, PRIORS), LOC),
     "detect": lambda: ops.detect(LOC, CONF, PRIORS),
+    "diou_nms": lambda: ops.diou_nms(BOXES, SCORES, 0.5),
     "fill_priors": lambda: _generate(SPEC, torch.device("cpu"), torch.float32),
     "match": lambda: ops.match(GT, PRIORS),
+    "matrix_nms": lambda: ops.matrix_nms(BOXES, SCORES),
     "multibox_loss": lambda: ops.multibox_loss(LOC, CONF, GT, PRIORS),
     "multibox_loss_backward": lambda: differentiate(
         lambda x, y: ops.multibox_loss(x, y, GT, PRIORS), LOC, CONF

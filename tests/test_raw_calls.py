@@ -104,6 +104,8 @@ SENTENCES = [
     ("top_k_threshold", {0: torch.zeros(3)}, {}, "keys must have shape [*, *], got [3]"),
     ("fill_priors", {}, {"divisors": [1.0]}, "grid must hold 3 numbers a level and divisors 2, got 3 and 1"),
     ("soft_nms", {1: torch.zeros(3).double()}, {}, "scores must be float32, got float64"),
+    ("diou_nms", {2: torch.zeros(2).long()}, {}, "idxs must have shape [3], got [2]"),
+    ("matrix_nms", {}, {"sigma": -1.0}, "sigma must be above 0, got -1"),
     ("soft_nms", {}, {"soft_sigma": 0.0}, "soft_sigma must be above 0, got 0"),
     ("soft_nms", {}, {"score_threshold": -0.5}, "score_threshold must be at least 0, got -0.5"),
     ("nms_padded", {}, {"max_output": -1}, "max_output must be at least 0, got -1"),

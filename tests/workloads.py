@@ -175,6 +175,16 @@ WORKLOADS = [
         _nms_inputs,
         lambda x: list(ops.soft_nms_padded(x["boxes"], x["scores"], idxs=x["idxs"], max_output=300)),
     ),
+    Workload(
+        "diou nms",
+        _nms_inputs,
+        lambda x: list(ops.diou_nms_padded(x["boxes"], x["scores"], 0.4, idxs=x["idxs"])),
+    ),
+    Workload(
+        "matrix nms",
+        _nms_inputs,
+        lambda x: list(ops.matrix_nms_padded(x["boxes"], x["scores"], idxs=x["idxs"], max_output=300)),
+    ),
     Workload("detect", _outputs, _detect(DetectConfig())),
     Workload("detect agnostic", _outputs, _detect(DetectConfig(class_agnostic=True))),
     Workload("detect soft", _outputs, _detect(DetectConfig(soft_nms="gaussian", detections_per_image=50))),

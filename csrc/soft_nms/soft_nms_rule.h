@@ -69,10 +69,17 @@ struct SoftRule {
   SoftDecay<T> decay;
   T score_threshold;  // >= 0
   SSD_HOST_DEVICE bool dropped(T score) const { return score <= score_threshold; }
+  SSD_HOST_DEVICE T area(Vec4<T> box) const { return overlap.area(box); }
+  // The key of a score of b once a is chosen; 0 where it is dropped.
+  SSD_HOST_DEVICE Ordered<T> after(Ordered<T> key, Vec4<T> a, T area_a, Vec4<T> b, T area_b) const {
+    const T score = key_value<T>(key), rest = decay.after(score, a, area_a, b, area_b, overlap);
+    if (rest == score) return key;
+    return dropped(rest) ? Ordered<T>(0) : ordered_key(rest);
+  }
 };
 
 template <typename T>
-inline SoftRule<T> soft_rule_of(const SoftNmsSettings& settings) {
+inline SoftRule<T> rule_of(const SoftNmsSettings& settings) {
   return {suppress_rule_of<T>(settings), soft_decay_of<T>(settings),
           static_cast<T>(settings.score_threshold)};
 }

@@ -2,9 +2,11 @@
 
 from .boxes import box_iou, decode, encode
 from .detect import Detections, detect
+from .diou_nms import diou_nms, diou_nms_padded
 from .ground_truth import GroundTruth
 from .landmarks import decode_landmarks
 from .matching import BACKGROUND, IGNORED, match
+from .matrix_nms import matrix_nms, matrix_nms_padded
 from .mining import TopK, select_hard_negatives, top_k_threshold
 from .multibox import MultiBoxLosses, multibox_loss, multibox_loss_on_targets, ssd_loss
 from .nms import batched_nms, nms, nms_padded
@@ -25,9 +27,13 @@ __all__ = [
     "decode",
     "decode_landmarks",
     "detect",
+    "diou_nms",
+    "diou_nms_padded",
     "encode",
     "generate_priors",
     "match",
+    "matrix_nms",
+    "matrix_nms_padded",
     "multibox_loss",
     "multibox_loss_on_targets",
     "nms",

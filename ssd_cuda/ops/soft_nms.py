@@ -60,7 +60,7 @@ def soft_nms(
         (tensor([0, 2, 1]), tensor([0.7500, 0.5000, 0.4000]))
     """
     rule = (method, sigma, iou_threshold, score_threshold, inclusive, iou_eps, pixel_offset)
-    return _filled(*_call("soft_nms", boxes, scores, None, max_output, rule))
+    return filled_rows(*_call("soft_nms", boxes, scores, None, max_output, rule))
 
 
 def batched_soft_nms(
@@ -99,7 +99,7 @@ def batched_soft_nms(
     if idxs is None:
         raise TypeError("idxs must be a tensor, got NoneType")
     rule = (method, sigma, iou_threshold, score_threshold, inclusive, iou_eps, pixel_offset)
-    return _filled(*_call("batched_soft_nms", boxes, scores, idxs, max_output, rule))
+    return filled_rows(*_call("batched_soft_nms", boxes, scores, idxs, max_output, rule))
 
 
 def soft_nms_padded(
@@ -169,7 +169,7 @@ def same_arithmetic(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     return boxes.to(wide), scores.to(wide)
 
 
-def _filled(keep: Tensor, kept_scores: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+def filled_rows(keep: Tensor, kept_scores: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """The rows before the padding; reads the count."""
     rows = int(count)
     torch._check(rows >= 0)
@@ -177,11 +177,14 @@ def _filled(keep: Tensor, kept_scores: Tensor, count: Tensor) -> tuple[Tensor, T
     return keep.narrow(0, 0, rows), kept_scores.narrow(0, 0, rows)
 
 
-@register_fake("soft_nms")
-def _(boxes, scores, idxs, *, max_output, **_):
+def empty_rows(boxes, scores, idxs, *, max_output, **_):
+    """What the ops of scored boxes give, by shape: rows, their scores, how many."""
     long = torch.int64
     return (
         boxes.new_empty(max_output, dtype=long),
         boxes.new_empty(max_output),
         boxes.new_empty((), dtype=long),
     )
+
+
+register_fake("soft_nms")(empty_rows)

@@ -21,7 +21,7 @@ SOFT_NMS = [
         ("an infinite score stays NaN", "const V rest = «score == score» ? V{}", "score != score", "odd"),
         (
             "what lies on the threshold stays",
-            "return «score <= score_threshold»;",
+            "return «score <= score_threshold»; }\n  SSD_HOST_DEVICE T area(Vec4<T> box) const",
             "score < score_threshold",
             "odd or rules",
         ),
@@ -46,7 +46,7 @@ SOFT_NMS = [
             "classes",
         ),
         ("choose: one buffer", "shared.best[«row % 2»]", "0", "rules"),
-        ("choose: the chosen box stays", "«p == chosen» || rest != score", "false", "odd"),
+        ("choose: the chosen box stays", "rest = «p == chosen» ? U(0)", "false", "odd"),
         ("place: equal keys share a row", "(key == own && «begin + j < i»)", "begin + j <= i", "equal"),
         ("place: more rows than asked for", "own != 0 && «row < args.rows»", "true", "equal"),
         ("place: the count is not cut", "total < args.rows ? total : «args.rows»", "total", "equal"),
@@ -64,6 +64,31 @@ SOFT_NMS = [
                 "if («static_cast<int64_t>(all.size()) > most») all.resize",
                 "false",
                 "max_output",
+            ),
+        )
+    ),
+    *(
+        Mutant("soft_nms", f"diou: {what}", old, new, "tests/test_diou_nms.py")
+        for what, old, new in (
+            ("the distance once", "mul_rn(V{} + «T(4)», c)", "T(1)"),
+            ("the lesser box", "h = sub_rn(«max_number(a.w, b.w)», min", "min_number(a.w, b.w)"),
+            ("no distance", "passes(«sub_rn(overlap, distance(kept, box))»)", "overlap"),
+            ("cpu: only one vector is looked at", "i < «size_» && !removed", "min_of(size_, kPad)"),
+        )
+    ),
+    *(
+        Mutant("soft_nms", f"matrix: {what}", old, new, "tests/test_matrix_nms.py")
+        for what, old, new in (
+            ("nothing compensates", "sub_rn(«mul_rn(c, c)», mul_rn(overlap", "V{}"),
+            ("0 / 0 lowers", "c < one ? «sub_rn(one, c)» : V{});", "sub_rn(one, c) + T(1e-30)"),
+            ("an infinite score stays NaN", "|| score != score ? product : «T(0)»;", "product"),
+            ("equal scores lower both", "tile.keys[k] == key && «begin + k < j»", "begin + k != j"),
+            ("other classes count", "«tile.classes[k] != own»", "false"),
+            ("the last tile is whole", "rest < kMatrixBlock ? «static_cast<int>(rest)» :", "kMatrixBlock"),
+            (
+                "cpu: a box meets itself",
+                "overlap = «place < static_cast<LaneOf<decltype(place)>>(j)» ?",
+                "place <= static_cast<LaneOf<decltype(place)>>(j)",
             ),
         )
     ),

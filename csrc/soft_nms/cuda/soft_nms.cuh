@@ -1,8 +1,8 @@
-// soft-NMS of boxes: a block a class, then the rows of all classes (place.cuh).
+// Soft-NMS and DIoU-NMS of boxes: a block a class, then the rows of all classes (place.cuh).
 //
 // choose_kernel: the block of the first box of a class gathers the others of it, in index order, at the place that the
 // number of boxes of lower classes gives; the other blocks end. Then it chooses one box after the other: in a pass over its
-// boxes each thread lowers the scores of its own by the last choice and remembers its best, and one barrier finds the best
+// boxes each thread lowers the scores of its own by the last choice (DIoU: drops what it removes) and remembers its best, and one barrier finds the best
 // of all. Scores are kept as ordered_key, 0 for what is dropped or chosen. Ties go to the lower index by comparison, so the
 // schedule does not matter.
 //
@@ -11,6 +11,7 @@
 #pragma once
 
 #include "place.cuh"
+#include "soft_nms/diou_nms_rule.h"
 #include "soft_nms/soft_nms_rule.h"
 
 namespace ssd_cuda {
@@ -20,10 +21,10 @@ constexpr int kChooseFew = 128;
 constexpr int64_t kChooseManyBoxes = 1024;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-template <typename T>
-struct SoftNmsArgs {
+template <typename T, typename Rule>
+struct ChooseArgs {
   int64_t n, rows;
-  SoftRule<T> rule;
+  Rule rule;             // dropped(score), area(box), after(key, chosen, its area, box, its area)
   const Vec4<T>* boxes;  // [N]
   const T* scores;       // [N]
   const int64_t* idxs;   // [N] or null: one class
@@ -35,7 +36,7 @@ struct SoftNmsArgs {
   int32_t* members;     // [N] their indices
 
   template <typename Take>
-  SoftNmsArgs(int64_t count, const Take& take)
+  ChooseArgs(int64_t count, const Take& take)
       : n(count),
         keys(take(n, Ordered<T>{})),
         own(take(n, Vec4<T>{})),
@@ -61,8 +62,8 @@ struct ChooseShared {
 };
 
 // Whether no box before `self` is of its class. All threads.
-template <typename T>
-__device__ __forceinline__ bool is_first_of_class(const SoftNmsArgs<T>& args, int64_t self) {
+template <typename Args>
+__device__ __forceinline__ bool is_first_of_class(const Args& args, int64_t self) {
   const int64_t own = args.idxs[self];
   for (int64_t begin = 0; begin < self; begin += blockDim.x) {
     const int64_t j = begin + threadIdx.x;
@@ -72,8 +73,8 @@ __device__ __forceinline__ bool is_first_of_class(const SoftNmsArgs<T>& args, in
 }
 
 // How many boxes are of lower classes. All threads.
-template <typename T, typename U>
-__device__ __forceinline__ int64_t boxes_of_lower_classes(const SoftNmsArgs<T>& args, int64_t own,
+template <typename Args, typename U>
+__device__ __forceinline__ int64_t boxes_of_lower_classes(const Args& args, int64_t own,
                                                           ChooseShared<U>& shared) {
   int64_t sum = 0;
   for (int64_t j = threadIdx.x; j < args.n; j += blockDim.x) sum += args.idxs[j] < own;
@@ -85,21 +86,22 @@ __device__ __forceinline__ int64_t boxes_of_lower_classes(const SoftNmsArgs<T>& 
   return sum;
 }
 
-template <typename T>
-__device__ __forceinline__ void add_member(const SoftNmsArgs<T>& args, int64_t slot, int64_t j) {
+template <typename T, typename Rule>
+__device__ __forceinline__ void add_member(const ChooseArgs<T, Rule>& args, int64_t slot,
+                                           int64_t j) {
   const Vec4<T> box = args.boxes[j];
   const T score = args.scores[j];
   args.own[slot] = box;
-  args.areas[slot] = args.rule.overlap.area(box);
+  args.areas[slot] = args.rule.area(box);
   args.current[slot] = args.rule.dropped(score) ? Ordered<T>(0) : ordered_key(score);
   args.members[slot] = static_cast<int32_t>(j);
   args.keys[j] = 0;
 }
 
 // The boxes of the class, in index order, from slot `first` on; returns how many. All threads.
-template <typename T, typename U>
-__device__ __forceinline__ int64_t gather_class(const SoftNmsArgs<T>& args, int64_t self,
-                                                int64_t first, ChooseShared<U>& shared) {
+template <typename Args, typename U>
+__device__ __forceinline__ int64_t gather_class(const Args& args, int64_t self, int64_t first,
+                                                ChooseShared<U>& shared) {
   const int64_t own = args.idxs[self];
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int64_t found = 0;
@@ -136,8 +138,8 @@ __device__ __forceinline__ ChooseBest<U> block_best(ChooseBest<U> best, ChooseBe
   return best;
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kChooseMost) choose_kernel(SoftNmsArgs<T> args) {
+template <typename T, typename Rule>
+__global__ void __launch_bounds__(kChooseMost) choose_kernel(ChooseArgs<T, Rule> args) {
   using U = Ordered<T>;
   __shared__ ChooseShared<U> shared;
   int64_t first = 0, size = args.n;
@@ -165,28 +167,24 @@ __global__ void __launch_bounds__(kChooseMost) choose_kernel(SoftNmsArgs<T> args
     const T area = areas[chosen];
     best = {0, ~0u};
     for (unsigned p = threadIdx.x; p < count; p += blockDim.x) {
-      U key = current[p];
+      const U key = current[p];
       if (key == 0) continue;
-      const T score = key_value<T>(key);
-      const T rest = args.rule.decay.after(score, box, area, own[p], areas[p], args.rule.overlap);
-      if (p == chosen || rest != score) {
-        key = p == chosen || args.rule.dropped(rest) ? U(0) : ordered_key(rest);
-        current[p] = key;
-      }
-      best.take(key, p);
+      const U rest = p == chosen ? U(0) : args.rule.after(key, box, area, own[p], areas[p]);
+      if (rest != key) current[p] = rest;
+      best.take(rest, p);
     }
   }
 }
 
 // args: everything but the outputs.
-template <typename T>
-inline cudaError_t launch_soft_nms(const SoftNmsArgs<T>& args, int64_t* keep, T* kept_scores,
-                                   int64_t* count, cudaStream_t stream) {
+template <typename T, typename Rule>
+inline cudaError_t launch_choose(const ChooseArgs<T, Rule>& args, int64_t* keep, T* kept_scores,
+                                 int64_t* count, cudaStream_t stream) {
   if (args.n > 0) {
     const auto blocks = static_cast<unsigned>(args.idxs != nullptr ? args.n : 1);
     const int threads = args.n < kChooseManyBoxes ? kChooseFew : kChooseMost;
     const cudaError_t error =
-        launch(choose_kernel<T>, dim3(blocks), dim3(threads), 0, stream, args);
+        launch(choose_kernel<T, Rule>, dim3(blocks), dim3(threads), 0, stream, args);
     if (error != cudaSuccess) return error;
   }
   return launch_place<T>({.keys = args.keys,
