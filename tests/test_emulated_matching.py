@@ -214,6 +214,8 @@ def test_bad_boxes(matching, bad, degenerate, forced):
         expect(matching, spoiled, [1, 3], priors, tie=tie, **options)
         priors[[0, 40]] = torch.tensor(bad, dtype=dtype)
         expect(matching, random_boxes(4, dtype=dtype), [4], priors, tie=tie, **options)
+        few = torch.tensor([bad] * 5, dtype=dtype)  # all bad, and most groups of a block are not there
+        expect(matching, random_boxes(2, dtype=dtype), [2], few, tie=tie, **options)
 
 
 @settings(max_examples=fuzz_examples(), deadline=None)

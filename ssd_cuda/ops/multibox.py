@@ -371,7 +371,7 @@ def _backward(ctx, grad_loc, grad_conf, *_):
     *inputs, keys, cuts, scales = ctx.saved_tensors
     grad_loc, grad_conf = (scales.new_zeros(()) if g is None else g for g in (grad_loc, grad_conf))
     arguments = (grad_loc, grad_conf, *inputs, keys, cuts, scales)
-    if ctx.zeros:
+    if ctx.zeros and not torch.is_grad_enabled():  # else: create_graph, of which the other op says no
         d_conf = ctx.zeros.pop()
         d_loc = torch.ops.ssd_cuda.multibox_loss_backward_into(*arguments, d_conf, **ctx.options)
     else:  # none were asked for, or an earlier backward had them

@@ -283,6 +283,12 @@ _MATCHING = _of(
         "args.groups[group]",
         "block_edges",
     ),
+    (
+        "groups that are not there have the nearest prior",
+        "if («first_ >= args_.num_priors») return;",
+        "false",
+        "bad",
+    ),
     ("a truth that overlaps nothing has no best", "kKeeps && «bound == T(0)»)", "false", "touch_nothing"),
     ("of a group the farthest prior", "args_.rule.tie_last ? «31 - __clz(static_cast<int>(holders))»", "0"),
     ("the best is what the group before had", "    «top_ = 0;»\n    if (mine)", "", "tiles or many"),

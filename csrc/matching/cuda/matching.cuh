@@ -60,8 +60,10 @@ class GroupMatch {
     group_ = first_ < args.num_priors ? args.image_groups(b)[group] : PriorGroup<T>::none();
   }
 
-  // The best of truths [begin, end) for the lane's prior; as overlap and owner, -1: none.
+  // The best of truths [begin, end) for the lane's prior; as overlap and owner, -1: none. Nothing beyond the last group,
+  // where none of the priors would be nearest.
   __device__ __forceinline__ void run(int64_t begin, int64_t end) {
+    if (first_ >= args_.num_priors) return;
     for (int64_t base = begin; base < end; base += 32) chunk(base, end);
   }
 
@@ -138,38 +140,42 @@ class GroupMatch {
   TopKey::Bits top_ = 0;  // of the truth of the lane, in this group
 };
 
-// Warps that share the truths of an image for one group.
-constexpr int kMostParts = 4;
-inline int match_parts(int64_t truths, int64_t images) {
-  int parts = 1;
-  while (parts < kMostParts && truths > 32 * parts * images) parts *= 2;
-  return parts;
-}
-SSD_HOST_DEVICE int64_t match_tiles(int64_t priors, int parts) {
-  return ceil_div<int64_t>(num_groups(priors), kMatchWarps / parts);
-}
+// How the work of match_kernel is cut. Powers of two as their logarithm: as divisors they were a third of its instructions.
+struct MatchCut {
+  static constexpr int kMostBits = 2;
+  int part_bits;   // of the number of warps that share the truths of an image for one group
+  unsigned tiles;  // of groups, in an image
+
+  template <typename T>
+  explicit MatchCut(const MatchProblem<T>& problem) : part_bits(0) {
+    while (part_bits < kMostBits && problem.rows > (32 << part_bits) * problem.batch) ++part_bits;
+    const int64_t groups = num_groups(problem.num_priors);
+    tiles = static_cast<unsigned>(ceil_div<int64_t>(groups, kMatchWarps >> part_bits));
+  }
+};
 
 // block = tile of groups, the last one first, * images + image; warp = group of the tile * parts + part of the truths.
 // The second bound keeps ptxas from spilling around the division.
 template <typename T, bool kKeeps>
 __global__ void __launch_bounds__(kMatchBlock, sizeof(T) == 8 ? 3 : 4)
-    match_kernel(const MatchArgs<T> args, int parts) {
+    match_kernel(const MatchArgs<T> args, MatchCut cut) {
   __shared__ T bests[kMatchWarps][32];
   __shared__ int32_t owners[kMatchWarps][32];
-  const int warp = static_cast<int>(threadIdx.x) / 32, part = warp % parts;
-  const unsigned images = static_cast<unsigned>(args.batch);
-  const int64_t b = blockIdx.x % images;
-  const int64_t tile = match_tiles(args.num_priors, parts) - 1 - blockIdx.x / images;
-  const int64_t group = tile * (kMatchWarps / parts) + warp / parts;
+  const unsigned warp = threadIdx.x / 32, parts = 1u << cut.part_bits, part = warp & (parts - 1);
+  const unsigned images = static_cast<unsigned>(args.batch), from_last = blockIdx.x / images;
+  const int64_t b = blockIdx.x - from_last * images;
+  const unsigned tile = cut.tiles - 1 - from_last;  // groups < 2^26
+  const int64_t group = tile * (kMatchWarps >> cut.part_bits) + (warp >> cut.part_bits);
   const TruthRange range = truth_range(args.offsets, b, args.rows);
   GroupMatch<T, kKeeps> match(args, b, group, range);
-  const int64_t each = ceil_div<int64_t>(range.count, 32 * parts) * 32, begin = part * each;
+  const int bits = 5 + cut.part_bits;
+  const int64_t each = (range.count + (1 << bits) - 1) >> bits << 5, begin = part * each;
   match.run(begin, begin + each < range.count ? begin + each : range.count);
   if (parts > 1) {
     bests[warp][lane_index()] = match.best;
     owners[warp][lane_index()] = match.owner;
     __syncthreads();
-    for (int w = warp + 1; part == 0 && w < warp + parts; ++w) {
+    for (unsigned w = warp + 1; part == 0 && w < warp + parts; ++w) {
       const T best = bests[w][lane_index()];
       const int32_t owner = owners[w][lane_index()];
       if (owner < 0 || (match.owner >= 0 && !args.rule.replaces(best, match.best))) continue;
@@ -197,10 +203,9 @@ inline cudaError_t launch_match(const MatchArgs<T>& args, cudaStream_t stream) {
   if constexpr (MatchArgs<T>::kKeys) {
     if (forced) match = match_kernel<T, true>;
   }
-  const int parts = match_parts(args.rows, args.batch);
-  const int64_t tiles = match_tiles(args.num_priors, parts);
-  error =
-      launch(match, dim3(static_cast<unsigned>(args.batch * tiles)), block, 0, stream, args, parts);
+  const MatchCut cut(args);
+  error = launch(match, dim3(static_cast<unsigned>(args.batch) * cut.tiles), block, 0, stream, args,
+                 cut);
   return error == cudaSuccess && forced ? launch_force(args, stream) : error;
 }
 

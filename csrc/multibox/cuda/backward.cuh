@@ -9,9 +9,10 @@
 
 namespace ssd_cuda {
 
-// Of backward_kernel: 32 images of 8732 rows are 736 blocks, which a card of 132 multiprocessors holds at once.
+// Of backward_kernel. With 384 rows a block, whose warps then take more rows one after the other, B = 1 took 7.4 us on an
+// H200 instead of 5.3, and 100 truths an image 52 instead of 41.
 constexpr int kBackwardBlock = 128;
-constexpr int kBackwardRows = 384;
+constexpr int kBackwardRows = 256;
 constexpr int kBackwardEach = kBackwardRows / kBackwardBlock;
 // Logits of a row that a lane of a warp keeps; longer rows are read three times.
 constexpr int kLaneLogits = 4;
