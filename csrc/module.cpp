@@ -21,6 +21,8 @@ void ssd_cuda::run_tasks(int64_t tasks, void (*run)(int64_t, int64_t, void*), vo
                               [&](int64_t first, int64_t last) { run(first, last, context); });
 }
 
+int ssd_cuda::task_threads() { return static_cast<int>(torch::stable::get_num_threads()); }
+
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Build facts of ssd_cuda; the ops live in torch.ops.ssd_cuda.";
   m.def("build_info", [] {

@@ -129,7 +129,7 @@ CPU = [
     Mutant(
         "cpu",
         "nms: boxes of odd sizes remove nothing",
-        "if («odd_.size > 0» && any_removes",
+        "if («odd_.size > 0») look_through<V>(odd_",
         "false",
         "tests/test_nms.py",
     ),
@@ -139,6 +139,34 @@ CPU = [
         "for (int64_t kept : early_) «grid_.insert(kept, candidates_[kept]);»",
         "",
         "tests/test_nms.py",
+    ),
+    Mutant(
+        "cpu",
+        "nms: on threads, a rival that was removed removes",
+        "[&](uint32_t rival) { return «kept_[rival] != 0»; });",
+        "true",
+        "tests/test_nms_threads.py",
+    ),
+    Mutant(
+        "cpu",
+        "nms: on threads, rivals that were not written down are forgotten",
+        "if (found.count > kMostRivals) return «removed_by_decided(k)»;",
+        "false",
+        "tests/test_nms_threads.py",
+    ),
+    Mutant(
+        "cpu",
+        "nms: on threads, what was kept before the first panel is forgotten",
+        "for (int64_t slot = 0; slot < all.size; ++slot) «kept_[all.ranks[slot]] = 1;»",
+        "",
+        "tests/test_nms_threads.py",
+    ),
+    Mutant(
+        "cpu",
+        "nms: on threads, what was removed stays in the grid",
+        "if («kept_[k]» || grid_.part(k, parts) != part) continue;",
+        "true",
+        "tests/test_nms_threads.py",
     ),
     Mutant(
         "cpu",

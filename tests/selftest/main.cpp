@@ -11,6 +11,9 @@ void ssd_cuda::run_tasks(int64_t tasks, void (*run)(int64_t, int64_t, void*), vo
   for (int64_t i = tasks; i-- > 0;) run(i, i + 1, context);
 }
 
+int selftest::threads = 1;
+int ssd_cuda::task_threads() { return selftest::threads; }
+
 void selftest::report(const char* kernel, const char* type, const Hash& hash) {
   std::printf("%s %s %s %016llx\n", kernel, type, ssd_cuda::simd_name(ssd_cuda::simd_level()),
               static_cast<unsigned long long>(hash.value()));

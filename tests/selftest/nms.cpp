@@ -23,10 +23,13 @@ void nms_of(const char* kind, int64_t count, int64_t odd_every, double pixel) {
   std::vector<uint32_t> order(count);
   nms::score_order<T>(scores.data(), count, order.data());
   const auto rule = suppress_rule<T>(0.5, false, 0, pixel);
-  std::vector<int64_t> keep;
-  nms::Sweep<T>(flat.data(), classes.data(), count, order.data(), rule)
-      .run(std::numeric_limits<int64_t>::max(), keep);
-  report((std::string("nms_") + kind).c_str(), kTypeName<S>, Hash().add(order).add(keep));
+  for (threads = 1; threads <= 2; ++threads) {  // one by one, and in panels
+    std::vector<int64_t> keep;
+    nms::Sweep<T>(flat.data(), classes.data(), count, order.data(), rule)
+        .run(std::numeric_limits<int64_t>::max(), keep);
+    report((std::string("nms_") + kind).c_str(), kTypeName<S>, Hash().add(order).add(keep));
+  }
+  threads = 1;
 }
 
 template <typename S>
@@ -75,6 +78,7 @@ void nms_all() {
   nms_of<S>("few", 90, 12, 0);
   nms_of<S>("grid", 3000, 40, 0);
   nms_of<S>("pixels", 1500, 40, 1);
+  nms_of<S>("panels", 9000, 0, 0);
 }
 
 template <typename S>

@@ -114,6 +114,9 @@ class Hash {
   uint64_t state_ = 0xcbf29ce484222325u;
 };
 
+// What kernels are told of threads; there is one.
+extern int threads;
+
 // Prints a line: kernel, type, instruction set, hash.
 void report(const char* kernel, const char* type, const Hash& hash);
 

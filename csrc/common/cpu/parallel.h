@@ -10,6 +10,9 @@ namespace ssd_cuda {
 void run_tasks(int64_t tasks, void (*run)(int64_t first, int64_t last, void* context),
                void* context);
 
+// About how many threads run_tasks has, for work that is done otherwise where there is one: with the same result.
+int task_threads();
+
 // fn(first, last) for ranges that make up [0, count).
 template <typename Fn>
 inline void parallel_ranges(int64_t count, const Fn& fn) {

@@ -279,28 +279,30 @@ SSD_SIMD_BODY inline void mask_bytes(M mask, uint64_t* words) {
   std::memcpy(words, &bytes, sizeof bytes);
 }
 
-// Bit i tells whether a[i] >= b[i].
-template <typename V>
-SSD_SIMD_BODY inline uint32_t at_least_bits(V a, V b) {
+// Bit i tells whether a[i] >= b[i], or a[i] > b[i] unless kEqual.
+template <bool kEqual, typename V>
+SSD_SIMD_BODY inline uint32_t compare_bits(V a, V b) {
 #if defined(__x86_64__) && !defined(__clang__)
   constexpr bool kWide = sizeof(LaneOf<V>) == 8;
+  constexpr int kTest = kEqual ? _CMP_GE_OQ : _CMP_GT_OQ;
+  const auto mask = [&]() SSD_SIMD_BODY { return kEqual ? V(a >= b) : V(a > b); };
   if constexpr (sizeof(V) == 64 && kWide) {
-    return __builtin_ia32_cmppd512_mask(a, b, _CMP_GE_OQ, -1, _MM_FROUND_CUR_DIRECTION);
+    return __builtin_ia32_cmppd512_mask(a, b, kTest, -1, _MM_FROUND_CUR_DIRECTION);
   } else if constexpr (sizeof(V) == 64) {
-    return __builtin_ia32_cmpps512_mask(a, b, _CMP_GE_OQ, -1, _MM_FROUND_CUR_DIRECTION);
+    return __builtin_ia32_cmpps512_mask(a, b, kTest, -1, _MM_FROUND_CUR_DIRECTION);
   } else if constexpr (sizeof(V) == 32 && kWide) {
-    return __builtin_ia32_movmskpd256(V(a >= b));
+    return __builtin_ia32_movmskpd256(mask());
   } else if constexpr (sizeof(V) == 32) {
-    return __builtin_ia32_movmskps256(V(a >= b));
+    return __builtin_ia32_movmskps256(mask());
   } else if constexpr (kWide) {
-    return __builtin_ia32_movmskpd(V(a >= b));
+    return __builtin_ia32_movmskpd(mask());
   } else {
-    return __builtin_ia32_movmskps(V(a >= b));
+    return __builtin_ia32_movmskps(mask());
   }
 #else
   constexpr int kWords = (kLanesOf<V> + 7) / 8;
   uint64_t words[kWords] = {};
-  mask_bytes(a >= b, words);
+  mask_bytes(kEqual ? a >= b : a > b, words);
   uint32_t bits = 0;
   for (int i = 0; i < kWords; ++i) {  // the last bit of each byte, side by side
     const uint64_t last = words[i] & 0x0101010101010101u;

@@ -214,7 +214,7 @@ class RowScanner {
       largest = max_of(capped<V>(x, foreground_cap_, c), largest);
     }
     const T below = background_ < 0 ? options_.skip_below : x[background_] + options_.skip_below;
-    return at_least_bits(largest, V{} + below) != 0;
+    return compare_bits<true>(largest, V{} + below) != 0;
   }
 
   // Fills e[padded C] with numbers whose quotient by the result is the score.
@@ -266,7 +266,7 @@ class RowScanner {
       uint64_t passes = 0;
       for (int64_t c = first; c < end && c < first + 64; c += kWidth) {
         const V least = load_pack<V>(sink.limits.data() + c) * scale;
-        passes |= uint64_t{at_least_bits(load_pack<V>(e + c), least)} << (c - first);
+        passes |= uint64_t{compare_bits<true>(load_pack<V>(e + c), least)} << (c - first);
       }
       for (; passes != 0; passes &= passes - 1) {
         const int64_t label = first + __builtin_ctzll(passes);

@@ -1,8 +1,10 @@
 // The hashed grid of kept boxes on the CPU: cells of vectors. nms_grid.h has the argument.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
+#include "common/cpu/parallel.h"
 #include "nms/nms_grid.h"
 #include "nms_kept.h"
 
@@ -22,15 +24,23 @@ class Grid {
     uint64_t size = 64;
     while (size < static_cast<uint64_t>(n)) size *= 2;
     mask_ = size - 1;
+    bits_ = __builtin_ctzll(size);
     buckets_.assign(size, Bucket{0, 0});
     home_.resize(n);
+    level_.resize(n);
     kept_at_level_.assign(kLevels, 0);
+    parallel_grains(n, 2048, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        if (kinds[k] != Kind::kNormal) continue;
+        const Shape s = grid_.shape(candidates[k].box);
+        home_[k] = bucket(grid_.home_hash(s, candidates[k].cls));
+        level_[k] = static_cast<int16_t>(s.level);
+      }
+    });
     for (int64_t k = 0; k < n; ++k) {
       if (kinds[k] != Kind::kNormal) continue;
-      const Shape s = grid_.shape(candidates[k].box);
-      home_[k] = bucket(grid_.home_hash(s, candidates[k].cls));
       ++buckets_[home_[k]].end;
-      lowest_ = std::min(lowest_, s.level), highest_ = std::max(highest_, s.level);
+      lowest_ = std::min<int>(lowest_, level_[k]), highest_ = std::max<int>(highest_, level_[k]);
     }
     uint32_t total = 0;
     for (Bucket& b : buckets_) {
@@ -41,27 +51,43 @@ class Grid {
     slots_.reserve(total);
   }
 
-  // Candidate k of build() was kept.
+  // Candidate k of build() is kept, or may be.
   void insert(int64_t k, const Candidate<T>& candidate) {
-    slots_.set(buckets_[home_[k]].end++, candidate.box, candidate.area, candidate.cls);
-    ++kept_at_level_[grid_.shape(candidate.box).level + kLevels / 2];
+    place(k, candidate);
+    count(k, 1);
   }
 
-  // Whether a kept normal box removes q; all: the list of every kept box, for boxes whose reach covers too
-  // many cells.
-  template <typename V>
-  SSD_SIMD_BODY bool removes(const Candidate<T>& q, const KeptList<T>& all) const {
+  // Parts of the buckets: part(k) is below `parts`, and place and displace of candidates of two parts may run at once.
+  uint32_t part(int64_t k, int64_t parts) const {
+    return static_cast<uint32_t>((static_cast<uint64_t>(home_[k]) * parts) >> bits_);
+  }
+  void place(int64_t k, const Candidate<T>& candidate) {
+    slots_.set(buckets_[home_[k]].end++, candidate, k);
+  }
+  // Takes a candidate out again. Few steps where the last that was placed goes first.
+  void displace(int64_t k, const Candidate<T>* candidates) {
+    Bucket& b = buckets_[home_[k]];
+    uint32_t slot = --b.end;
+    const auto last = slots_.ranks[slot];
+    while (slots_.ranks[slot] != k) --slot;
+    slots_.set(slot, candidates[last], last);
+    slots_.clear(b.end);
+  }
+  // To be told of every candidate that is placed (1) or displaced (-1), by one thread.
+  void count(int64_t k, int by) { kept_at_level_[level_[k] + kLevels / 2] += by; }
+
+  // Shows the look every box of the grid that removes q, and perhaps others; all: the list of every box of the grid, for
+  // boxes whose reach covers too many cells.
+  template <typename V, typename Look>
+  SSD_SIMD_BODY void search(const Candidate<T>& q, const KeptList<T>& all, Look& look) const {
     const Shape s = grid_.shape(q.box);
     const int low = std::max(lowest_, grid_.lowest_level(s));
     const int high = std::min(highest_, grid_.highest_level(s));
-    if (kept_at_level_[s.level + kLevels / 2]) {
-      if (level_removes<V>(q, s, s.level, all)) return true;
-    }
-    for (int level = low; level <= high; ++level) {
+    if (kept_at_level_[s.level + kLevels / 2]) search_level<V>(q, s, s.level, all, look);
+    for (int level = low; level <= high && !look.done(); ++level) {
       if (level == s.level || !kept_at_level_[level + kLevels / 2]) continue;
-      if (level_removes<V>(q, s, level, all)) return true;
+      search_level<V>(q, s, level, all, look);
     }
-    return false;
   }
 
  private:
@@ -71,31 +97,30 @@ class Grid {
 
   SSD_SIMD_BODY uint32_t bucket(uint64_t hash) const { return static_cast<uint32_t>(hash & mask_); }
 
-  template <typename V>
-  SSD_SIMD_BODY bool level_removes(const Candidate<T>& q, const Shape& s, int level,
-                                   const KeptList<T>& all) const {
+  template <typename V, typename Look>
+  SSD_SIMD_BODY void search_level(const Candidate<T>& q, const Shape& s, int level,
+                                  const KeptList<T>& all, Look& look) const {
     const Cells cells = grid_.cells(s, level);
     if (cells.count > 48 && cells.count * 32 > static_cast<double>(all.size))
-      return any_removes<V>(all, q, rule_);
-    constexpr int64_t kLanes = sizeof(V) / sizeof(T);
-    auto mask = V{} > V{};
+      return look_through<V>(all, q, rule_, look);
     for (int64_t iy = cells.y_first; iy <= cells.y_last; ++iy) {
       const uint64_t row = grid_.row_hash(iy, level, q.cls);
       for (int64_t ix = cells.x_first; ix <= cells.x_last; ++ix) {
         const Bucket b = buckets_[bucket(grid_.cell_hash(ix, row))];
-        for (int64_t slot = b.begin; slot < b.end; slot += kLanes) {
-          mask |= removed_by<V>(slots_, slot, q, rule_);
+        for (int64_t slot = b.begin; slot < b.end; slot += kLanesOf<V>) {
+          look_at<V>(slots_, slot, q, rule_, look);
         }
       }
     }
-    return any_lane(mask);
   }
 
   SuppressRule<T> rule_;
   GridRule<T> grid_;
-  uint64_t mask_ = 0;
+  uint64_t mask_ = 0;  // of the number of buckets, 2^bits_
+  int bits_ = 0;
   std::vector<Bucket> buckets_;
   std::vector<uint32_t> home_;  // bucket of each candidate
+  std::vector<int16_t> level_;
   std::vector<int32_t> kept_at_level_;
   KeptList<T> slots_;
   int lowest_ = kLevels / 2, highest_ = -kLevels / 2;

@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "common/cpu/lanes.h"
+#include "common/cpu/box_packs.h"
 #include "common/math/nms_math.h"
 
 namespace ssd_cuda {
@@ -20,30 +20,6 @@ constexpr int64_t kPad = 16;  // lanes that a vector may read past the end of a 
 template <typename T>
 using LaneInt = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
-// Kept boxes as a structure of arrays. A free slot has area NaN, which never passes the rule.
-template <typename T>
-struct KeptList {
-  std::unique_ptr<T[]> numbers;
-  std::unique_ptr<LaneInt<T>[]> classes;
-  T *x1, *y1, *x2, *y2, *area;
-  int64_t size = 0;
-
-  void reserve(int64_t n) {
-    n += kPad;
-    numbers.reset(new T[5 * n]);
-    classes.reset(new LaneInt<T>[n]);
-    x1 = numbers.get(), y1 = x1 + n, x2 = y1 + n, y2 = x2 + n, area = y2 + n;
-    for (int64_t i = 0; i < n; ++i) area[i] = std::numeric_limits<T>::quiet_NaN();
-  }
-  void set(int64_t slot, Vec4<T> box, T box_area, LaneInt<T> box_class) {
-    x1[slot] = box.x, y1[slot] = box.y, x2[slot] = box.z, y2[slot] = box.w;
-    area[slot] = box_area, classes[slot] = box_class;
-  }
-  void push(Vec4<T> box, T box_area, LaneInt<T> box_class) {
-    set(size++, box, box_area, box_class);
-  }
-};
-
 // One box under test, with its derived numbers.
 template <typename T>
 struct Candidate {
@@ -52,29 +28,77 @@ struct Candidate {
   LaneInt<T> cls;
 };
 
-// Lanes of list[slot, slot + lanes) that remove q: -1, others 0.
-template <typename V, typename T>
-SSD_SIMD_BODY inline auto removed_by(const KeptList<T>& list, int64_t slot, const Candidate<T>& q,
-                                     const SuppressRule<T>& rule) {
+// Kept boxes as a structure of arrays. A free slot has area NaN, which never passes the rule.
+template <typename T>
+struct KeptList {
+  std::unique_ptr<T[]> numbers;
+  std::unique_ptr<LaneInt<T>[]> classes;
+  std::unique_ptr<LaneInt<T>[]> ranks;  // places in score order
+  T *x1, *y1, *x2, *y2, *area;
+  int64_t size = 0;
+
+  void reserve(int64_t n) {
+    n += kPad;
+    numbers.reset(new T[5 * n]);
+    classes.reset(new LaneInt<T>[n]);
+    ranks.reset(new LaneInt<T>[n]);
+    x1 = numbers.get(), y1 = x1 + n, x2 = y1 + n, y2 = x2 + n, area = y2 + n;
+    for (int64_t i = 0; i < n; ++i) area[i] = std::numeric_limits<T>::quiet_NaN();
+  }
+  void set(int64_t slot, const Candidate<T>& c, int64_t rank) {
+    x1[slot] = c.box.x, y1[slot] = c.box.y, x2[slot] = c.box.z, y2[slot] = c.box.w;
+    area[slot] = c.area, classes[slot] = c.cls, ranks[slot] = static_cast<LaneInt<T>>(rank);
+  }
+  void clear(int64_t slot) { area[slot] = std::numeric_limits<T>::quiet_NaN(); }
+  void push(const Candidate<T>& c, int64_t rank) { set(size++, c, rank); }
+};
+
+// What a search wants to know is a Look: at(list, slot, bits) gets boxes that remove the one under test, done() says that it
+// knows enough. before: where kRanked, only boxes of lower ranks count. This one: whether there is any.
+struct AnyRemover {
+  static constexpr bool kRanked = false;
+  uint32_t before = 0, found = 0;
+
+  template <typename T>
+  SSD_SIMD_BODY void at(const KeptList<T>&, int64_t, uint32_t bits) {
+    found |= bits;
+  }
+  SSD_SIMD_BODY bool done() const { return found != 0; }
+};
+
+// Shows the look which of list[slot, slot + lanes) remove q. Boxes that do not count get area NaN: g++ makes scalar code of
+// masks that are combined.
+template <typename V, typename T, typename Look>
+SSD_SIMD_BODY inline void look_at(const KeptList<T>& list, int64_t slot, const Candidate<T>& q,
+                                  const SuppressRule<T>& rule, Look& look) {
   using M = decltype(V{} > V{});
+  const V zero{};
   const Vec4<V> kept{load_pack<V>(list.x1 + slot), load_pack<V>(list.y1 + slot),
                      load_pack<V>(list.x2 + slot), load_pack<V>(list.y2 + slot)};
-  const M same_class = load_pack<M>(list.classes.get() + slot) == q.cls;
-  return rule.lanes(kept, load_pack<V>(list.area + slot), q.box, q.area) & same_class;
+  const M classes = load_pack<M>(list.classes.get() + slot), own = M{} + q.cls;
+  V area =
+      classes == own ? load_pack<V>(list.area + slot) : zero + std::numeric_limits<T>::quiet_NaN();
+  if constexpr (Look::kRanked) {  // all bits set are a NaN
+    const M above = load_pack<M>(list.ranks.get() + slot) - static_cast<LaneInt<T>>(look.before);
+    area = bit_copy<V>(bit_copy<M>(area) | ~(above >> (8 * sizeof(T) - 1)));
+  }
+  const V value = iou(kept, area, every_lane<V>(q.box), zero + q.area, zero + rule.eps,
+                      zero + rule.pixel_offset);
+  const V threshold = zero + rule.threshold;
+  look.at(list, slot,
+          rule.inclusive ? compare_bits<true>(value, threshold)
+                         : compare_bits<false>(value, threshold));
 }
 
-template <typename V, typename T>
-SSD_SIMD_BODY inline bool any_removes(const KeptList<T>& list, const Candidate<T>& q,
-                                      const SuppressRule<T>& rule) {
-  constexpr int64_t kLanes = sizeof(V) / sizeof(T), kStep = 4 * kLanes;
-  for (int64_t slot = 0; slot < list.size; slot += kStep) {
-    auto mask = removed_by<V>(list, slot, q, rule);
-    for (int64_t s = slot + kLanes; s < slot + kStep && s < list.size; s += kLanes) {
-      mask |= removed_by<V>(list, s, q, rule);
+template <typename V, typename T, typename Look>
+SSD_SIMD_BODY inline void look_through(const KeptList<T>& list, const Candidate<T>& q,
+                                       const SuppressRule<T>& rule, Look& look) {
+  constexpr int64_t kLanes = kLanesOf<V>, kStep = 4 * kLanes;
+  for (int64_t slot = 0; slot < list.size && !look.done(); slot += kStep) {
+    for (int64_t s = slot; s < slot + kStep && s < list.size; s += kLanes) {
+      look_at<V>(list, s, q, rule, look);
     }
-    if (any_lane(mask)) return true;
   }
-  return false;
 }
 
 }  // namespace nms

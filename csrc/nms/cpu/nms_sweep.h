@@ -1,6 +1,6 @@
 // Greedy suppression on the CPU. Boxes come in score order; each is tested against the kept boxes that could
 // remove it. Up to kGridFrom kept boxes these are all of them, a vector of boxes at a time; from then on those
-// that a hashed grid finds (nms_grid.h says why these suffice). Memory: O(N).
+// that a hashed grid finds (nms_grid.h says why these suffice), on several threads by panels (nms_panels.h). Memory: O(N).
 #pragma once
 
 #include <algorithm>
@@ -8,12 +8,13 @@
 #include <optional>
 #include <vector>
 
-#include "kept_grid.h"
+#include "nms_panels.h"
 
 namespace ssd_cuda {
 namespace nms {
 
 constexpr int64_t kGridFrom = 256;
+constexpr int64_t kPanelsFrom = 4096;  // boxes that are worth several threads
 
 // Classes as lane integers that are equal exactly when idxs are.
 template <typename T>
@@ -52,22 +53,29 @@ class Sweep {
         kinds_(n),
         grid_(rule) {
     const std::vector<LaneInt<T>> classes = lane_classes<T>(idxs, n);
-    for (int64_t k = 0; k < n; ++k) {
-      const Storage* b = boxes + 4 * static_cast<int64_t>(order[k]);
-      const Vec4<T> box{static_cast<T>(b[0]), static_cast<T>(b[1]), static_cast<T>(b[2]),
-                        static_cast<T>(b[3])};
-      candidates_[k] = {box, rule.area(box), classes[order[k]]};
-      kinds_[k] = kind_of(box, candidates_[k].area, rule);
-    }
+    parallel_grains(n, 4096, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        const Storage* b = boxes + 4 * static_cast<int64_t>(order[k]);
+        const Vec4<T> box{static_cast<T>(b[0]), static_cast<T>(b[1]), static_cast<T>(b[2]),
+                          static_cast<T>(b[3])};
+        candidates_[k] = {box, rule.area(box), classes[order[k]]};
+        kinds_[k] = kind_of(box, candidates_[k].area, rule);
+      }
+    });
+    // Odd boxes are tested against all: one by one.
+    panels_ = n >= kPanelsFrom && task_threads() > 1 &&
+              std::find(kinds_.begin(), kinds_.end(), Kind::kOdd) == kinds_.end();
   }
 
   // Appends the kept indices to keep, at most max_output of them.
   void run(int64_t max_output, std::vector<int64_t>& keep) {
     if (rule_.any_pair()) return run_any_iou(max_output, keep);
     all_.reserve(n_);
+    int64_t k = 0;
     with_simd([&](auto bytes) SSD_SIMD_BODY {
       using V = Pack<T, decltype(bytes)::value / static_cast<int>(sizeof(T))>;
-      for (int64_t k = 0; k < n_ && static_cast<int64_t>(keep.size()) < max_output; ++k) {
+      for (; k < n_ && static_cast<int64_t>(keep.size()) < max_output; ++k) {
+        if (panels_ && grid_.built()) break;
         if (kinds_[k] != Kind::kInert) {
           if (removed<V>(k)) continue;
           add(k);
@@ -75,23 +83,34 @@ class Sweep {
         keep.push_back(order_[k]);
       }
     });
+    const int64_t room = max_output - static_cast<int64_t>(keep.size());
+    if (k == n_ || room <= 0) return;
+    std::vector<uint32_t> places;
+    Panels<T>(candidates_.get(), kinds_.data(), n_, grid_, all_).run(k, room, places);
+    const int64_t count = std::min(room, static_cast<int64_t>(places.size()));
+    for (int64_t i = 0; i < count; ++i) keep.push_back(order_[places[i]]);
   }
 
  private:
   template <typename V>
   SSD_SIMD_BODY bool removed(int64_t k) const {
     const Candidate<T>& q = candidates_[k];
-    if (!grid_.built() || kinds_[k] == Kind::kOdd) return any_removes<V>(all_, q, rule_);
-    if (odd_.size > 0 && any_removes<V>(odd_, q, rule_)) return true;
-    return grid_.template removes<V>(q, all_);
+    AnyRemover found;
+    if (!grid_.built() || kinds_[k] == Kind::kOdd) {
+      look_through<V>(all_, q, rule_, found);
+      return found.done();
+    }
+    if (odd_.size > 0) look_through<V>(odd_, q, rule_, found);
+    if (!found.done()) grid_.template search<V>(q, all_, found);
+    return found.done();
   }
 
   __attribute__((noinline)) void add(int64_t k) {
     const Candidate<T>& c = candidates_[k];
-    all_.push(c.box, c.area, c.cls);
+    all_.push(c, k);
     if (kinds_[k] == Kind::kOdd) {
       if (odd_.size == 0) odd_.reserve(n_);
-      odd_.push(c.box, c.area, c.cls);
+      odd_.push(c, k);
     } else if (grid_.built()) {
       grid_.insert(k, c);
     } else {
@@ -125,6 +144,7 @@ class Sweep {
   KeptList<T> all_, odd_;
   std::vector<int64_t> early_;  // kept before there was a grid
   Grid<T> grid_;
+  bool panels_;
 };
 
 }  // namespace nms
