@@ -15,7 +15,7 @@
 namespace ssd_cuda {
 namespace nms {
 
-constexpr int64_t kPanelLeast = 1024, kPanelMost = 4096;
+constexpr int64_t kPanelLeast = 1024, kPanelMost = 16384;
 constexpr int64_t kPanelGrain = 64;
 constexpr uint32_t kMostRivals = 6;
 
@@ -87,7 +87,7 @@ class Panels {
       open();
       look(first);
       const std::size_t kept = decide(first, end, result);
-      close();
+      close(static_cast<int64_t>(kept));
       crowded = 2 * kept < normal;
       first = end;
     }
@@ -120,15 +120,17 @@ class Panels {
     open_.resize(left);
   }
 
-  // fn(part) for every part of the grid's buckets, a thread each.
+  // fn(part, parts) for every part of the grid's buckets, a thread each; a few boxes are not worth waking them.
   template <typename Fn>
-  void by_parts(const Fn& fn) const {
-    parallel_grains(task_threads(), 1, [&](int64_t part, int64_t) { fn(part); });
+  void by_parts(int64_t boxes, const Fn& fn) const {
+    const int64_t parts = boxes < kPanelLeast ? 1 : task_threads();
+    if (parts == 1) return fn(0, 1);
+    parallel_grains(parts, 1, [&](int64_t part, int64_t) { fn(part, parts); });
   }
 
   void open() {
-    const int64_t parts = task_threads(), count = static_cast<int64_t>(open_.size());
-    by_parts([&](int64_t part) {
+    const int64_t count = static_cast<int64_t>(open_.size());
+    by_parts(count, [&](int64_t part, int64_t parts) {
       for (int64_t i = 0; i < count; ++i) {
         const uint32_t k = open_[i];
         if (grid_.part(k, parts) != part) continue;
@@ -181,10 +183,9 @@ class Panels {
   }
 
   // What was removed leaves the grid, and its slots of the list stay free.
-  void close() {
-    const int64_t parts = task_threads(), count = static_cast<int64_t>(open_.size());
-    const int64_t first = all_.size - count;
-    by_parts([&](int64_t part) {
+  void close(int64_t kept) {
+    const int64_t count = static_cast<int64_t>(open_.size()), first = all_.size - count;
+    by_parts(count - kept, [&](int64_t part, int64_t parts) {
       for (int64_t i = count; i-- > 0;) {
         const uint32_t k = open_[i];
         if (kept_[k] || grid_.part(k, parts) != part) continue;
