@@ -79,9 +79,6 @@ void soft_nms_list(const DetectOptions<T>& options, const DetectInputs<T, S>& in
                    std::vector<Detection<T>>& detections) {
   SoftList<T> list(options.rule, options.soft, options.score_threshold);
   list.reserve(static_cast<int64_t>(keys.size()));
-  const auto box_of = [&](uint32_t index) {
-    return candidate_box(options, inputs, image, index % inputs.num_priors);
-  };
   const auto count = static_cast<int64_t>(keys.size());
   for (int64_t first = 0; first < count; first += kCandidateBoxes) {
     const int64_t some = std::min(count - first, kCandidateBoxes);
@@ -93,7 +90,10 @@ void soft_nms_list(const DetectOptions<T>& options, const DetectInputs<T, S>& in
     }
   }
   list.choose(options.rows, [&](uint32_t index, T score) {
-    detections.push_back({candidate_key(score, index), box_of(index)});
+    const CandidateKey<T> key = candidate_key(score, index);
+    Vec4<T> box;
+    candidate_boxes(options, inputs, image, &key, 1, &box);
+    detections.push_back({key, box});
   });
 }
 
