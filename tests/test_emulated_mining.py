@@ -14,7 +14,7 @@ from ssd_cuda.ops.mining import op_options
 from ssd_cuda.reference import mining as reference
 
 # About a block, and each way to hold the keys: 9 or 12 a thread in registers, shared memory, nowhere.
-WIDTHS = [1, 31, 511, 513, 9 * 1024 + 1, 12 * 1024 + 1, 56 * 1024]
+WIDTHS = [1, 31, 1023, 1025, 9 * 1024 + 1, 12 * 1024 + 1, 56 * 1024]
 
 
 @pytest.fixture(scope="module")

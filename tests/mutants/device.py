@@ -122,14 +122,13 @@ _MINING = _of(
         "true",
         "test_hard_negatives",
     ),
-    ("warps that are not there are added", "return «lane < kThreads / 32» ?", "true", "test_dtypes"),
     ("count is not cut at the width", "k > args.width ? «args.width» : k;", "k", "test_top_k"),
     ("ceil is floor", "whole = «rule.round_up» ?", "false", "test_hard_negatives"),
     (
         "a reduction's scratch is written while it is read",
         "«__syncthreads();»\n  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;\n"
         "  __syncthreads();\n"
-        "  value = of_warp",
+        "  value = scratch[threadIdx.x % kSelectWarps];",
         "",
         "test_dtypes",
     ),

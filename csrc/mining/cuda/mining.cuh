@@ -3,7 +3,7 @@
 //   top_k             threshold, tie index, count and sum of the k largest keys, and their mask
 //   hard_negatives    the mask of the k hardest rows, k from the number of positives
 //
-// One block of 512 or 1024 threads a row. Bytes: keys are read once (rows beyond shared memory again in each pass), with
+// One block of 1024 threads a row. Bytes: keys are read once (rows beyond shared memory again in each pass), with
 // positives and candidates 1 B a row each; the mask writes 1 B a row. 32 rows of 8732 float keys: 1.1 MB read,
 // 0.3 MB written; bound by the latency of 2 or 3 passes, not by memory.
 #pragma once
@@ -85,7 +85,7 @@ struct TopKArgs {
 };
 
 template <typename T, int kPerThread>
-__global__ void __launch_bounds__(kSelectBlock<kPerThread>, 1) top_k_kernel(TopKArgs args) {
+__global__ void __launch_bounds__(kSelectBlock, 1) top_k_kernel(TopKArgs args) {
   using U = Ordered<T>;
   __shared__ SelectShared shared;
   __shared__ double partial[kSelectWarps];
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kSelectBlock<kPerThread>, 1) top_k_kernel(TopK
     args.mask[first + i] = take;
     if (take) sum += static_cast<double>(key_value<T>(key));
   });
-  sum = block_sum<kSelectBlock<kPerThread>>(sum, partial);
+  sum = block_reduce(sum, partial, [](double a, double b) { return a + b; });
   if (threadIdx.x != 0) return;
   const int64_t k = args.k[row];
   args.count[row] = k < 0 ? 0 : k > args.width ? args.width : k;
@@ -121,8 +121,7 @@ struct HardNegativeArgs {
 };
 
 template <typename T, int kPerThread>
-__global__ void __launch_bounds__(kSelectBlock<kPerThread>, 1)
-    hard_negatives_kernel(HardNegativeArgs args) {
+__global__ void __launch_bounds__(kSelectBlock, 1) hard_negatives_kernel(HardNegativeArgs args) {
   using U = Ordered<T>;
   __shared__ SelectShared shared;
   __shared__ SumScratch scratch;
@@ -138,7 +137,7 @@ __global__ void __launch_bounds__(kSelectBlock<kPerThread>, 1)
     positives += args.positive[first + i];
     excluded += key == kExcluded<U>;
   });
-  block_sums<kSelectBlock<kPerThread>>(positives, excluded, scratch);
+  block_sums(positives, excluded, scratch);
   const int64_t k =
       num_hard_negatives(args.rule, positives, args.width - positives - excluded, args.width);
   const RowCut<U> cut = select_row<false, U>(keys, k, shared);

@@ -6,7 +6,7 @@
 //   histogram over shared bits would be one counter that every thread adds to.
 //   Ties: the same search over the indices of the keys that equal the threshold.
 //
-// Thread t owns indices t, t + kThreads, ...; keys stay in registers up to kThreads * kPerThread of them, beyond
+// Thread t owns indices t, t + kBlock, ...; keys stay in registers up to kBlock * kPerThread of them, beyond
 // that in shared memory (55 K float keys on sm_90, 39 K on sm_80), beyond that they are loaded again in each of the
 // at most 3 (uint64: 6) passes. Integer atomics in shared memory only: the result does not depend on the order of
 // the threads.
@@ -17,21 +17,15 @@
 
 namespace ssd_cuda {
 
+constexpr int kSelectBlock = 1024;
 constexpr int kSelectBits = 11;
 constexpr int kSelectBins = 1 << kSelectBits;
-constexpr int kSelectWarps = 32;  // of a block, at most
-// Threads of a block whose keys are held in registers: with 1024 the steps that are done once a block, by every warp, took
-// half of the time.
-constexpr int kHeldBlock = 512;
+constexpr int kSelectWarps = kSelectBlock / 32;
 constexpr std::size_t kSelectStatic =
     10 * 1024;  // static shared memory of a kernel that selects, at most
 
 // Where the keys of a row stay between passes, instead of a number of them a thread.
 constexpr int kReload = 0, kInShared = -1;
-
-// Threads of a block by the keys a thread holds, or where else they are.
-template <int kPerThread>
-constexpr int kSelectBlock = kPerThread > 0 ? kHeldBlock : 32 * kSelectWarps;
 
 // Shared memory of a selection.
 struct SelectShared {
@@ -47,7 +41,6 @@ static_assert(sizeof(SelectShared) + 1024 <= kSelectStatic, "a kernel has scratc
 // the mining of 32 rows took 15 us on an H200. For the same reason every thread loads, those beyond the end the last key.
 template <int kPerThread, typename Load, typename U>
 struct RowKeys {
-  static constexpr int kThreads = kSelectBlock<kPerThread>;
   const Load& load;
   int64_t width;
   U held[kPerThread];
@@ -58,7 +51,7 @@ struct RowKeys {
     load.with([&](const auto& from) {
 #pragma unroll
       for (int j = 0; j < kPerThread; ++j) {
-        const int i = j * kThreads + static_cast<int>(threadIdx.x);
+        const int i = j * kSelectBlock + static_cast<int>(threadIdx.x);
         held[j] = from(i < last ? i : last);
       }
     });
@@ -67,14 +60,13 @@ struct RowKeys {
   __device__ __forceinline__ void each(const Fn& fn) const {
 #pragma unroll
     for (int j = 0; j < kPerThread; ++j) {
-      const int i = j * kThreads + static_cast<int>(threadIdx.x);
+      const int i = j * kSelectBlock + static_cast<int>(threadIdx.x);
       if (i < width) fn(held[j], static_cast<int64_t>(i));
     }
   }
 };
 template <typename Load, typename U>
 struct RowKeys<kInShared, Load, U> {
-  static constexpr int kThreads = kSelectBlock<kInShared>;
   int64_t width;
   U* held;  // read by the thread that wrote it: no barrier
 
@@ -82,17 +74,16 @@ struct RowKeys<kInShared, Load, U> {
     SSD_DYNAMIC_SHARED(U, memory);
     held = memory;
     load.with([&](const auto& from) {
-      for (int64_t i = threadIdx.x; i < width; i += kThreads) held[i] = from(i);
+      for (int64_t i = threadIdx.x; i < width; i += kSelectBlock) held[i] = from(i);
     });
   }
   template <typename Fn>
   __device__ __forceinline__ void each(const Fn& fn) const {
-    for (int64_t i = threadIdx.x; i < width; i += kThreads) fn(held[i], i);
+    for (int64_t i = threadIdx.x; i < width; i += kSelectBlock) fn(held[i], i);
   }
 };
 template <typename Load, typename U>
 struct RowKeys<kReload, Load, U> {
-  static constexpr int kThreads = kSelectBlock<kReload>;
   const Load& load;
   int64_t width;
 
@@ -100,7 +91,7 @@ struct RowKeys<kReload, Load, U> {
   template <typename Fn>
   __device__ __forceinline__ void each(const Fn& fn) const {
     load.with([&](const auto& from) {
-      for (int64_t i = threadIdx.x; i < width; i += kThreads) fn(from(i), i);
+      for (int64_t i = threadIdx.x; i < width; i += kSelectBlock) fn(from(i), i);
     });
   }
 };
@@ -119,37 +110,34 @@ __device__ __forceinline__ unsigned warp_sum(unsigned value) {
 #endif
 }
 
-// What each warp of a block of kThreads left, its lanes side by side; `none` beyond the last warp.
-template <int kThreads, typename T>
-__device__ __forceinline__ T of_warp(const T* scratch, T none) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  return lane < kThreads / 32 ? scratch[lane] : none;
-}
-
 // The sums over the block's values, both with one barrier; scratch: of this call alone.
 struct SumScratch {
   unsigned first[kSelectWarps], second[kSelectWarps];
 };
-template <int kThreads>
 __device__ __forceinline__ void block_sums(unsigned& first, unsigned& second, SumScratch& scratch) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   first = warp_sum(first);
   second = warp_sum(second);
   if (lane == 0) scratch.first[warp] = first, scratch.second[warp] = second;
   __syncthreads();
-  first = warp_sum(of_warp<kThreads>(scratch.first, 0u));
-  second = warp_sum(of_warp<kThreads>(scratch.second, 0u));
+  first = warp_sum(scratch.first[lane]);
+  second = warp_sum(scratch.second[lane]);
 }
 
-// The sum over the block's values, the same on every thread; a tree of fixed shape, so it has fixed bits.
-template <int kThreads, typename T>
-__device__ __forceinline__ T block_sum(T value, T* scratch) {  // scratch: [kSelectWarps]
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+// fn over the block's values, the same on every thread; a tree of fixed shape, so a sum has fixed bits.
+template <typename T, typename Fn>
+__device__ __forceinline__ T block_reduce(T value, T* scratch,
+                                          const Fn& fn) {  // scratch: [kSelectWarps]
+  for (int step = 16; step > 0; step /= 2) {
+    value = fn(value, __shfl_xor_sync(0xffffffffu, value, step));
+  }
   __syncthreads();
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
   __syncthreads();
-  value = of_warp<kThreads>(scratch, T{});
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  value = scratch[threadIdx.x % kSelectWarps];
+  for (int step = 16; step > 0; step /= 2) {
+    value = fn(value, __shfl_xor_sync(0xffffffffu, value, step));
+  }
   return value;
 }
 
@@ -173,7 +161,7 @@ __device__ __forceinline__ U warp_max(U value) {
 }
 
 // The smallest of all threads' lows and the largest of their highs, the same on every thread.
-template <int kThreads, typename U>
+template <typename U>
 __device__ __forceinline__ void block_extremes(U& low, U& high, SelectShared& shared) {
   low = ~warp_max(static_cast<U>(~low));
   high = warp_max(high);
@@ -183,14 +171,13 @@ __device__ __forceinline__ void block_extremes(U& low, U& high, SelectShared& sh
     shared.highs[threadIdx.x / 32] = high;
   }
   __syncthreads();
-  low = ~warp_max(static_cast<U>(~static_cast<U>(of_warp<kThreads>(shared.lows, ~0ull))));
-  high = warp_max(static_cast<U>(of_warp<kThreads>(shared.highs, 0ull)));
+  low = ~warp_max(static_cast<U>(~static_cast<U>(shared.lows[lane])));
+  high = warp_max(static_cast<U>(shared.highs[lane]));
 }
 
 // The bucket of the k-th entry counted from the last bin down; before: the entries in the bins above it.
-template <int kThreads>
 __device__ inline void find_bucket(SelectShared& shared, int bins, unsigned k) {
-  constexpr int kPerThread = kSelectBins / kThreads;
+  constexpr int kPerThread = kSelectBins / kSelectBlock;
   const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
   unsigned count[kPerThread], sum = 0;
 #pragma unroll
@@ -229,7 +216,7 @@ struct Bucket {
 
 // The k-th largest of the numbers that visit(fn) passes to fn. They agree with common above bit `top`. The
 // search may stop early where the whole bucket is needed, unless kExact.
-template <bool kExact, int kThreads, typename U, typename Visit>
+template <bool kExact, typename U, typename Visit>
 __device__ Bucket<U> find_kth(const Visit& visit, U common, int top, unsigned k, unsigned total,
                               SelectShared& shared) {
   constexpr int kBits = 8 * sizeof(U);
@@ -242,7 +229,7 @@ __device__ Bucket<U> find_kth(const Visit& visit, U common, int top, unsigned k,
   while (bucket.shift > 0 && (kExact || bucket.needed < bucket.inside)) {
     const int shift = bucket.shift > kSelectBits ? bucket.shift - kSelectBits : 0;
     const int bins = 1 << (bucket.shift - shift);
-    for (int i = static_cast<int>(threadIdx.x); i < bins; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < bins; i += kSelectBlock) {
       shared.histogram[i] = 0;
     }
     __syncthreads();
@@ -255,7 +242,7 @@ __device__ Bucket<U> find_kth(const Visit& visit, U common, int top, unsigned k,
       }
     });
     __syncthreads();
-    find_bucket<kThreads>(shared, bins, bucket.needed);
+    find_bucket(shared, bins, bucket.needed);
     bucket.needed -= shared.before;
     bucket.inside = shared.inside;
     bucket.value |= static_cast<U>(shared.bucket) << shift;
@@ -277,11 +264,11 @@ __device__ RowCut<U> select_row(const Keys& keys, int64_t k, SelectShared& share
     low = key < low ? key : low;
     high = key > high ? key : high;
   });
-  block_extremes<Keys::kThreads>(low, high, shared);
+  block_extremes(low, high, shared);
   const int top = low == high ? -1 : highest_bit(low ^ high);
   const auto numbers = [&](const auto& fn) { keys.each([&](U key, int64_t) { fn(key); }); };
-  const auto bucket = find_kth<kExact, Keys::kThreads, U>(
-      numbers, low, top, static_cast<unsigned>(k), static_cast<unsigned>(keys.width), shared);
+  const auto bucket = find_kth<kExact, U>(numbers, low, top, static_cast<unsigned>(k),
+                                          static_cast<unsigned>(keys.width), shared);
   if (!kExact && bucket.needed == bucket.inside) return {bucket.value, kAny};
   // Lower index, larger number.
   const unsigned last = static_cast<unsigned>(keys.width - 1);
@@ -290,24 +277,23 @@ __device__ RowCut<U> select_row(const Keys& keys, int64_t k, SelectShared& share
       if (key == bucket.value) fn(last - static_cast<unsigned>(i));
     });
   };
-  const auto tie = find_kth<true, Keys::kThreads, unsigned>(
-      indices, 0u, last == 0 ? -1 : highest_bit(last), bucket.needed, bucket.inside, shared);
+  const auto tie = find_kth<true, unsigned>(indices, 0u, last == 0 ? -1 : highest_bit(last),
+                                            bucket.needed, bucket.inside, shared);
   return {bucket.value, static_cast<int64_t>(last - tie.value)};
 }
 
 // Launches kernel_of(std::integral_constant<int, kPerThread>), one block a row: rows of up to 9 K and 12 K float
-// keys stay in registers (8732 is 18 a thread); longer ones, and double keys, which would not fit, in shared memory.
+// keys stay in registers (8732 is 9 a thread); longer ones, and double keys, which would not fit, in shared memory.
 template <typename T, typename Args, typename KernelOf>
 inline cudaError_t launch_rows(int64_t width, int64_t batch, const Args& args, cudaStream_t stream,
                                const KernelOf& kernel_of) {
   const auto launch_held = [&](auto held, std::size_t bytes) {
-    return launch(kernel_of(held), dim3(static_cast<unsigned>(batch)),
-                  dim3(kSelectBlock<decltype(held)::value>), bytes, stream, args);
+    return launch(kernel_of(held), dim3(static_cast<unsigned>(batch)), dim3(kSelectBlock), bytes,
+                  stream, args);
   };
   if constexpr (sizeof(T) == 4) {
-    constexpr int kFew = 9 * 1024 / kHeldBlock, kMany = 12 * 1024 / kHeldBlock;
-    if (width <= kFew * kHeldBlock) return launch_held(std::integral_constant<int, kFew>{}, 0);
-    if (width <= kMany * kHeldBlock) return launch_held(std::integral_constant<int, kMany>{}, 0);
+    if (width <= 9 * kSelectBlock) return launch_held(std::integral_constant<int, 9>{}, 0);
+    if (width <= 12 * kSelectBlock) return launch_held(std::integral_constant<int, 12>{}, 0);
   }
   const std::size_t bytes = static_cast<std::size_t>(width) * sizeof(T);
   if (bytes <= dynamic_shared_room(kSelectStatic)) {

@@ -178,8 +178,7 @@ __device__ __forceinline__ void select_image(const SelectArgs<T>& args, int64_t 
     conf += static_cast<double>(key_value<T>(key));
   });
   // Negatives and ignored rows may share the key of the positives: only the targets tell. Seldom reached.
-  for (int64_t p = threadIdx.x; fill >= cut.threshold && p < args.width;
-       p += kSelectBlock<kPerThread>) {
+  for (int64_t p = threadIdx.x; fill >= cut.threshold && p < args.width; p += kSelectBlock) {
     if (row[p] != fill || !is_selected(fill, p, cut)) continue;
     const RowKind kind = args.targets.row(image, p, args.rule.label).kind;
     if (is_candidate(kind)) {
@@ -189,8 +188,9 @@ __device__ __forceinline__ void select_image(const SelectArgs<T>& args, int64_t 
       conf += static_cast<double>(args.positive_loss[image * args.width + p]);
     }
   }
-  conf = block_sum<kSelectBlock<kPerThread>>(conf, shared.doubles);
-  negatives = block_sum<kSelectBlock<kPerThread>>(negatives, shared.select.warp_total);
+  conf = block_reduce(conf, shared.doubles, [](double x, double y) { return x + y; });
+  negatives = block_reduce(negatives, shared.select.warp_total,
+                           [](unsigned x, unsigned y) { return x + y; });
   if (threadIdx.x != 0) return;
   ImageSums sums = shared.total;
   sums.conf += conf;
@@ -227,7 +227,7 @@ __device__ __forceinline__ void finish_batch(const SelectArgs<T>& args) {
 }
 
 template <typename T, int kPerThread>
-__global__ void __launch_bounds__(kSelectBlock<kPerThread>, 1) select_kernel(SelectArgs<T> args) {
+__global__ void __launch_bounds__(kSelectBlock, 1) select_kernel(SelectArgs<T> args) {
   __shared__ LossShared shared;
   if (blockIdx.x < args.images) select_image<T, kPerThread>(args, blockIdx.x, shared);
   if (threadIdx.x == 0) {
