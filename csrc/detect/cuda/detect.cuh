@@ -28,12 +28,7 @@
 namespace ssd_cuda {
 
 constexpr int kScanThreads = 256;
-// Of scan_kernel a multiprocessor: 4 leave 64 registers a thread, with which some spill before sm_90.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr int kScanBlocks = 3;
-#else
-constexpr int kScanBlocks = 4;
-#endif
+constexpr int kScanBlocks = 3;  // a multiprocessor
 constexpr int64_t kFewestSlices = 8;
 constexpr int64_t kSmallestSlice = 64;
 constexpr int64_t kSharedRows = 512;
@@ -59,19 +54,11 @@ inline int64_t shared_rows() {
   return rows < kSharedRows ? rows : kSharedRows;
 }
 
-constexpr std::size_t kBlockReserved = 1024;  // of shared memory, by the driver
-
-// Blocks of scan_kernel that share a multiprocessor of the current device: its tiles are planned for so many.
-inline int scan_blocks() {
-  const std::size_t all = dynamic_shared_room(0) + kBlockReserved;
-  return all >= 200 * 1024 ? kScanBlocks : all >= 128 * 1024 ? 3 : 2;
-}
-
 // Slices of an image: as many as end soonest on the current device, counted in rows; each costs a block that many more.
 inline int64_t slices_of(int64_t images, int64_t num_priors) {
   constexpr int64_t kBlockRows = 32;
   const int64_t most = std::min<int64_t>(kMostSlices, ceil_div(num_priors, kSmallestSlice));
-  const int64_t at_once = scan_blocks() * multiprocessors();
+  const int64_t at_once = kScanBlocks * multiprocessors();
   int64_t best = most, least = std::numeric_limits<int64_t>::max();
   for (int64_t slices = most; slices >= std::min(kFewestSlices, most) && slices > 0; --slices) {
     const int64_t rounds = ceil_div(images * slices, at_once);
@@ -169,17 +156,18 @@ struct ScanShared {
   SortScratch<kScanThreads> scratch;
 };
 
-// Bytes of shared memory that a block has for its tiles.
+// Bytes of shared memory that a block has for its tiles, when kScanBlocks of them share a multiprocessor; where it has
+// little, half of them.
 template <typename T>
 inline std::size_t tile_room() {
-  constexpr std::size_t kTaken = kBlockReserved + sizeof(ScanShared<T>);
-  const std::size_t one = (dynamic_shared_room(0) + kBlockReserved) / scan_blocks();
-  return one > kTaken ? one - kTaken : 0;
+  constexpr std::size_t kReserved = 1024;  // of each block, by the driver
+  const std::size_t all = dynamic_shared_room(0) + kReserved;
+  const std::size_t one = all / (all < 128 * 1024 ? 2 : kScanBlocks);
+  return one > kReserved + sizeof(ScanShared<T>) ? one - kReserved - sizeof(ScanShared<T>) : 0;
 }
 
 template <typename T, typename S, bool kTiles>
-__global__ void __launch_bounds__(kScanThreads,
-                                  sizeof(T) == 8 ? 1 : (kTiles ? kScanBlocks : 3) - kBlocksLess)
+__global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 1 : kScanBlocks - kBlocksLess)
     scan_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, DetectWorkspace<T> workspace,
                 TilePlan plan) {
   SSD_DYNAMIC_SHARED(unsigned char, tiles);
@@ -202,7 +190,11 @@ __global__ void __launch_bounds__(kScanThreads,
   const RowScan<T, S> scan{options, inputs, range};
   if constexpr (kTiles) {
     unsigned char* own = tiles + threadIdx.x / 32 * kTileStages * plan.bytes;
-    TileScan<T, S>{scan, own, plan}.fill(pool);
+    const S* image = inputs.conf.row(range.image, 0);
+    const S* image_end = image + inputs.num_priors * inputs.num_classes;
+    TileScan<T, S>{scan, own, plan, reinterpret_cast<uintptr_t>(image),
+                   reinterpret_cast<uintptr_t>(image_end)}
+        .fill(pool);
   } else {
     scan.fill(pool);
   }

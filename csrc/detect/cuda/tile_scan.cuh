@@ -1,7 +1,6 @@
 // The scan of rows that lie next to each other, a warp a tile of them: copied to shared memory in 16-byte vectors, whatever
 // the alignment of a row, while the tile before is scanned. A test for the rows of a whole tile at once, some lanes a
-// row, leaves out those without a candidate; the others get kRowLanes lanes each. A tile's place, address and count are
-// reckoned anew where they are needed: ten registers less, for a fourth block a multiprocessor.
+// row, leaves out those without a candidate; the others get kRowLanes lanes each.
 #pragma once
 
 #include "greatest.cuh"
@@ -43,35 +42,27 @@ struct TileScan {
   RowScan<T, S> scan;
   unsigned char* tiles;  // [kTileStages][plan.bytes] of this warp, shared memory
   TilePlan plan;
+  uintptr_t image, image_end;  // where its rows begin and end
 
-  // Where row `first` of the slice lies.
-  __device__ __forceinline__ uintptr_t address_of(int first) const {
-    const int64_t row = scan.range.first_row + first;
-    return reinterpret_cast<uintptr_t>(scan.inputs.conf.row(scan.range.image, row));
-  }
+  // A tile under way, or in hand.
+  struct Tile {
+    const S* rows;  // where the first one begins
+    int count;
+    unsigned prior;  // the first one's
+  };
 
-  // The tile that begins with row `first` of the slice: its rows begin as far into a vector as they do in global memory.
-  __device__ __forceinline__ const S* rows_of(int first, int stage) const {
-    return reinterpret_cast<const S*>(tiles + stage * plan.bytes + address_of(first) % 16);
-  }
-
-  // Begins to copy the rows of the tile that begins with row `first` of the slice.
-  __device__ __forceinline__ void start(int first, int stage) const {
+  // Begins to copy `count` rows that begin at x.
+  __device__ __forceinline__ Tile start(const S* x, int count, unsigned prior, int stage) const {
     constexpr uintptr_t kBytes = 16;
-    const uintptr_t address = address_of(first), source = address & ~(kBytes - 1);
+    const auto address = reinterpret_cast<uintptr_t>(x), source = address & ~(kBytes - 1);
     const int skew = static_cast<int>(address - source) / static_cast<int>(sizeof(S));
-    const int wanted = skew + count(first) * static_cast<int>(scan.inputs.num_classes);
+    const int wanted = skew + count * static_cast<int>(scan.inputs.num_classes);
     const int lane = static_cast<int>(threadIdx.x % 32);
     unsigned char* place = tiles + stage * plan.bytes;
     int low = 0, high = ceil_div(wanted, kElements);  // whole vectors lie in [low, high)
-    const int64_t prior = scan.range.first_row + first;
-    if (prior < kElements || scan.inputs.num_priors - prior < plan.rows + kElements) {
-      // Perhaps the two vectors that cross an end of the image, which are read element by element.
-      const auto image = reinterpret_cast<uintptr_t>(scan.inputs.conf.row(scan.range.image, 0));
-      const auto end = image + static_cast<uintptr_t>(scan.inputs.num_priors) *
-                                   static_cast<uintptr_t>(scan.inputs.num_classes) * sizeof(S);
+    if (source < image || source + static_cast<unsigned>(high) * kBytes > image_end) {
       low = source < image ? 1 : 0;
-      if ((end - source) / kBytes < static_cast<uintptr_t>(high)) --high;
+      if ((image_end - source) / kBytes < static_cast<uintptr_t>(high)) --high;
       if (high < low) high = low;
       copy_ends(reinterpret_cast<const S*>(source), reinterpret_cast<S*>(place),
                 low > 0 ? skew : kElements, high * kElements, wanted);
@@ -81,14 +72,11 @@ struct TileScan {
     const int mine = high - lane;
 #pragma unroll
     for (int u = 0; u < kTileVectors; ++u) {
-      if (mine > 32 * u && (u > 0 || lane >= low)) copy_async(to + 32 * u, from + 32 * u);
+      if (mine > 32 * u && (u > 0 || lane >= low)) {
+        copy_async(to + 32 * u, from + 32 * u);
+      }
     }
-  }
-
-  // Rows of the tile that begins with row `first` of the slice.
-  __device__ __forceinline__ int count(int first) const {
-    const int left = static_cast<int>(scan.range.last_row - scan.range.first_row) - first;
-    return left < plan.rows ? left : plan.rows;
+    return {reinterpret_cast<const S*>(place) + skew, count, prior};
   }
 
   // The elements of the two vectors that may cross an end of the image: [head, a vector) and [tail, wanted).
@@ -101,13 +89,13 @@ struct TileScan {
 
   // Bits of the lanes that found that their row, one of 32 >> shift from `row` on, may have a candidate: see
   // RowScan::next_row. top: the greatest number of the lane's row where one may, for softmax.
-  __device__ __forceinline__ unsigned test(const S* rows, int count, int row, T& top) const {
+  __device__ __forceinline__ unsigned test(const Tile& tile, int row, T& top) const {
     const DetectOptions<T>& options = scan.options;
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int columns = static_cast<int>(scan.inputs.num_classes);
     row += lane >> plan.shift;
-    const bool softmax = options.scores == ScoreKind::kSoftmax, inside = row < count;
-    const S* x = rows + (inside ? row : 0) * columns;
+    const bool softmax = options.scores == ScoreKind::kSoftmax, inside = row < tile.count;
+    const S* x = tile.rows + (inside ? row : 0) * columns;
     T limit = options.skip_below;
     if (softmax) {
       limit = add_rn(static_cast<T>(x[options.first_label > 0 ? 0 : columns - 1]), limit);
@@ -140,7 +128,7 @@ struct TileScan {
 
   // Offers the rows of the lanes in `found`, 32 / kRowLanes at a time, and takes them out of it. top: as of test().
   template <typename P>
-  __device__ __forceinline__ bool offer(const S* rows, int first, int row, T top, unsigned columns,
+  __device__ __forceinline__ bool offer(const Tile& tile, int row, T top, unsigned columns,
                                         unsigned& found,
                                         typename RowScan<T, S>::template Progress<int>& at,
                                         const P& pool) const {
@@ -160,9 +148,8 @@ struct TileScan {
       }
       const T own_top = __shfl_sync(kFullWarp, top, own << plan.shift);
       own += row;
-      const S* x = rows + own * static_cast<int>(scan.inputs.num_classes);
-      if (!scan.template row<kRowLanes>(x, 1, scan.range.first_row + first + own, valid, own_top,
-                                        columns, at, pool))
+      const S* x = tile.rows + own * static_cast<int>(scan.inputs.num_classes);
+      if (!scan.template row<kRowLanes>(x, 1, tile.prior + own, valid, own_top, columns, at, pool))
         return false;
       found = left;
     }
@@ -173,34 +160,41 @@ struct TileScan {
   template <typename P>
   __device__ __forceinline__ void fill(const P& pool) const {
     // Rows of the slice are counted from its first one.
-    const int stride = blockDim.x / 32 * plan.rows;
-    const int end = static_cast<int>(scan.range.last_row - scan.range.first_row);
+    const int warps = blockDim.x / 32, stride = warps * plan.rows;
+    const int rows = static_cast<int>(scan.range.last_row - scan.range.first_row);
+    const auto prior = static_cast<unsigned>(scan.range.first_row);
+    const int64_t step = stride * scan.inputs.num_classes;
+    int next = threadIdx.x / 32 * plan.rows;
+    const S* x = scan.inputs.conf.row(scan.range.image, scan.range.first_row + next);
+    Tile coming{}, tile{};
+    int stage = 0, row = 0;
     const unsigned columns = scan.template foreground<kRowLanes>(0);
-    int next = threadIdx.x / 32 * plan.rows, stage = 0;  // the tile that is under way
-    int row = plan.rows;                                 // of the tile before it, in hand
     unsigned found = 0;
     T top = 0;
     typename RowScan<T, S>::template Progress<int> at;
-    if (next < end) start(next, stage);
-    end_copies();
+    const auto load = [&] {
+      if (next < rows)
+        coming = start(x, rows - next < plan.rows ? rows - next : plan.rows, prior + next, stage);
+      end_copies();
+    };
+    load();
     pool.fill([&] {
       while (true) {
-        const int first = next - stride;
-        const S* rows = rows_of(first, 1 - stage);
-        if (!offer(rows, first, row, top, columns, found, at, pool)) return false;
+        if (!offer(tile, row, top, columns, found, at, pool)) return false;
         row += 32 >> plan.shift;
-        if (row >= plan.rows) {
-          if (next >= end) return true;
+        if (row >= tile.count) {
+          if (next >= rows) return true;
           __syncwarp();  // everyone has read the tile whose place is taken
+          tile = coming;
           next += stride;
+          x += step;
           stage = 1 - stage;
-          if (next < end) start(next, stage);
-          end_copies();
+          load();
           wait_copies_but<1>();
           __syncwarp();  // the tile is there for all lanes
           row = 0;
         }
-        found = test(rows_of(next - stride, 1 - stage), count(next - stride), row, top);
+        found = test(tile, row, top);
       }
     });
   }
