@@ -23,7 +23,8 @@ def weights(
     one = torch.ones_like(iou)
     if method == "linear":
         return torch.where(exceeds(iou, iou_threshold, inclusive), (1 - iou).clamp(min=0), one)
-    return torch.where(iou.isnan(), one, exp(-(iou * iou) / sigma))
+    # By a tensor: on a card torch divides by a Python number as a product with its rounded inverse.
+    return torch.where(iou.isnan(), one, exp(-(iou * iou) / torch.full_like(iou, sigma)))
 
 
 def soft_nms(

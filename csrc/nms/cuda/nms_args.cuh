@@ -9,7 +9,7 @@ namespace ssd_cuda {
 constexpr int kNmsBlock = 256;  // threads of a block
 // Lanes that work on one box after the first panel, 8, 16 or 32 (32: no other box of the warp waits): where it is tested
 // against the kept boxes, and where it looks for those that suppress it.
-constexpr int kNmsClearLanes = 8;
+constexpr int kNmsClearLanes = 16;
 constexpr int kNmsDecideLanes = 16;
 constexpr int kNmsCellsAtOnce = 24;  // of a box, whose bins are on their way together
 constexpr int kNmsSlotsAtOnce = 16;  // of a box, that are on their way together
