@@ -8,7 +8,8 @@ from simd_levels import at_every_level
 
 from ssd_cuda import ops
 
-N = 6000  # 4096 boxes are worth threads, from the 256th kept one on
+APART = 2**18  # that many boxes are worth threads, from the 256th kept one on
+N = APART + 6000
 
 
 @pytest.fixture(autouse=True)
@@ -21,20 +22,18 @@ def threads_as_before():
 def _apart(n: int) -> torch.Tensor:
     """n boxes of 10 x 10 that do not meet, far from everything else."""
     index = torch.arange(n)
-    corner = 20.0 * torch.stack([index % 50, index // 50], 1) - 9000
+    corner = 20.0 * torch.stack([index % 512, index // 512], 1) - 21000
     return torch.cat([corner, corner + 10], 1)
 
 
 def _scene(kind: str) -> torch.Tensor:
-    """[N, 4] boxes, best first."""
+    """[N, 4] boxes, best first: many that meet nobody, then those that matter."""
+    rest = torch.arange(N - float(APART))[:, None]
     if kind in ("sparse", "dense"):
-        side, size = (
-            (2000, 4 + 20 * torch.rand(N, 2)) if kind == "sparse" else (300, 10 + 90 * torch.rand(N, 2))
-        )
-        corner = torch.rand(N, 2) * side
-        return torch.cat([corner, corner + size], 1)
-    rest = torch.arange(N - 300.0)[:, None]
-    if kind == "chain":  # each removes the next, if it is kept
+        side, least, more = (2000, 4, 20) if kind == "sparse" else (300, 10, 90)
+        corner = torch.rand(len(rest), 2) * side
+        box = torch.cat([corner, corner + least + more * torch.rand(len(rest), 2)], 1)
+    elif kind == "chain":  # each removes the next, if it is kept
         box = torch.tensor([0.0, 0, 100, 100]) + torch.tensor([30.0, 0, 30, 0]) * rest
     elif kind == "equal":
         box = torch.tensor([[0.0, 0, 10, 10]]).expand(len(rest), 4)
@@ -48,7 +47,7 @@ def _scene(kind: str) -> torch.Tensor:
         corner = torch.rand(len(rest), 2) * 800
         box = torch.cat([corner, corner + 20], 1)
         box[::7, 2] = box[::7, 0]
-    return torch.cat([_apart(300), box])
+    return torch.cat([_apart(APART), box])
 
 
 KINDS = ["sparse", "dense", "chain", "equal", "crowd", "giant", "inert"]
@@ -59,8 +58,7 @@ def _kept(threads: int, *args, **options) -> torch.Tensor:
     return ops.batched_nms(*args, 0.5, **options)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("classes", [1, 7])
+@pytest.mark.parametrize(("classes", "dtype"), [(1, torch.float32), (7, torch.float64)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_threads_keep_what_one_keeps(kind, classes, dtype):
     boxes, idxs = _scene(kind).to(dtype), torch.randint(0, classes, (N,))
@@ -72,15 +70,15 @@ def test_threads_keep_what_one_keeps(kind, classes, dtype):
 
 @pytest.mark.parametrize("options", [{"inclusive": True}, {"pixel_offset": 1.0}, {"iou_eps": 1.0}])
 def test_options(options):
-    boxes, scores, idxs = _scene("dense").round(), torch.rand(N), torch.randint(0, 2, (N,))
+    boxes, scores, idxs = _scene("dense").round(), torch.linspace(1, 0, N), torch.randint(0, 2, (N,))
     expected = _kept(1, boxes, scores, idxs, **options)
     assert torch.equal(_kept(2, boxes, scores, idxs, **options), expected)
 
 
-@pytest.mark.parametrize("most", [1, 256, 257, 700, 1300, N])
+@pytest.mark.parametrize("most", [1, 257, 1300, APART, APART + 700, N])
 def test_as_many_as_are_wanted(most):
     """The last one may lie in the middle of a panel."""
-    boxes, scores = _scene("dense"), torch.rand(N)
+    boxes, scores = _scene("dense"), torch.linspace(1, 0, N)
     expected = _kept(1, boxes, scores, torch.zeros(N, dtype=torch.int64))
     torch.set_num_threads(2)
     keep, count = ops.nms_padded(boxes, scores, 0.5, max_output=most)
@@ -90,7 +88,7 @@ def test_as_many_as_are_wanted(most):
 
 def test_a_kept_box_from_before_the_panels_behind_many_rivals():
     """More rivals of one size than are written down, before the longer box is seen that removes them all."""
-    apart = _apart(4500)
+    apart = _apart(APART)
     early = torch.tensor([[0.0, 0, 130, 100]])
     rivals = torch.tensor([0.0, 0, 100, 100]) + 0.1 * torch.rand(40, 4)
     boxes = torch.cat([early, apart, rivals])
@@ -99,6 +97,6 @@ def test_a_kept_box_from_before_the_panels_behind_many_rivals():
 
 
 def test_every_instruction_set_keeps_the_same():
-    boxes, scores, idxs = _scene("crowd"), torch.rand(N), torch.randint(0, 3, (N,))
+    boxes, scores, idxs = _scene("crowd"), torch.linspace(1, 0, N), torch.randint(0, 3, (N,))
     first, *others = at_every_level(lambda: _kept(2, boxes, scores, idxs))
     assert all(torch.equal(first, other) for other in others)

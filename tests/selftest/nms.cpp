@@ -25,7 +25,7 @@ void nms_of(const char* kind, int64_t count, int64_t odd_every, double pixel) {
   const auto rule = suppress_rule<T>(0.5, false, 0, pixel);
   for (threads = 1; threads <= 2; ++threads) {  // one by one, and in panels
     std::vector<int64_t> keep;
-    nms::Sweep<T>(flat.data(), classes.data(), count, order.data(), rule)
+    nms::Sweep<T>(flat.data(), classes.data(), count, order.data(), rule, 4096)
         .run(std::numeric_limits<int64_t>::max(), keep);
     report((std::string("nms_") + kind).c_str(), kTypeName<S>, Hash().add(order).add(keep));
   }
