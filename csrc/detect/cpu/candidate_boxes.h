@@ -1,6 +1,9 @@
 // The boxes of candidates on the CPU, some at a time: candidate_box in vectors.
 #pragma once
 
+#include <algorithm>
+#include <vector>
+
 #include "boxes/cpu/box_coder.h"
 #include "detect/detect_rule.h"
 
@@ -32,6 +35,22 @@ void candidate_boxes(const DetectOptions<T>& options, const DetectInputs<T, S>& 
   });
   if (options.clip != ClipKind::kBefore) return;
   for (int64_t i = 0; i < count; ++i) boxes[i] = clip_to_image(options, inputs, image, boxes[i]);
+}
+
+// each(key, box) for the keys in order, until it returns false; then that.
+template <typename T, typename S, typename Each>
+inline bool each_candidate(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs,
+                           int64_t image, const std::vector<CandidateKey<T>>& keys, Each each) {
+  const int64_t count = static_cast<int64_t>(keys.size());
+  for (int64_t first = 0; first < count; first += kCandidateBoxes) {
+    const int64_t some = std::min(count - first, kCandidateBoxes);
+    Vec4<T> boxes[kCandidateBoxes];
+    candidate_boxes(options, inputs, image, keys.data() + first, some, boxes);
+    for (int64_t i = 0; i < some; ++i) {
+      if (!each(keys[first + i], boxes[i])) return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace ssd_cuda

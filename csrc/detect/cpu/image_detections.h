@@ -27,16 +27,8 @@ class ImageNms {
 
   // Candidates in order; returns false when the rows are full.
   bool add(const std::vector<CandidateKey<T>>& keys) {
-    const int64_t count = static_cast<int64_t>(keys.size());
-    for (int64_t first = 0; first < count; first += kCandidateBoxes) {
-      const int64_t some = std::min(count - first, kCandidateBoxes);
-      Vec4<T> boxes[kCandidateBoxes];
-      candidate_boxes(options_, inputs_, image_, keys.data() + first, some, boxes);
-      for (int64_t i = 0; i < some; ++i) {
-        if (!add(keys[first + i], boxes[i])) return false;
-      }
-    }
-    return true;
+    return each_candidate(options_, inputs_, image_, keys,
+                          [&](CandidateKey<T> key, Vec4<T> box) { return add(key, box); });
   }
 
   // Labels whose list has had its top_k candidates get no more.
@@ -79,16 +71,10 @@ void soft_nms_list(const DetectOptions<T>& options, const DetectInputs<T, S>& in
                    std::vector<Detection<T>>& detections) {
   SoftList<T> list(options.rule, options.soft, options.score_threshold);
   list.reserve(static_cast<int64_t>(keys.size()));
-  const auto count = static_cast<int64_t>(keys.size());
-  for (int64_t first = 0; first < count; first += kCandidateBoxes) {
-    const int64_t some = std::min(count - first, kCandidateBoxes);
-    Vec4<T> boxes[kCandidateBoxes];
-    candidate_boxes(options, inputs, image, keys.data() + first, some, boxes);
-    for (int64_t i = 0; i < some; ++i) {
-      const CandidateKey<T> key = keys[first + i];
-      list.add(boxes[i], candidate_score(key), candidate_index(key));
-    }
-  }
+  each_candidate(options, inputs, image, keys, [&](CandidateKey<T> key, Vec4<T> box) {
+    list.add(box, candidate_score(key), candidate_index(key));
+    return true;
+  });
   list.choose(options.rows, [&](uint32_t index, T score) {
     const CandidateKey<T> key = candidate_key(score, index);
     Vec4<T> box;
