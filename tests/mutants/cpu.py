@@ -52,7 +52,7 @@ CPU = [
     Mutant(
         "cpu",
         "detect: the second 32 candidates are decoded as the first",
-        "image_, «keys.data() + first», some, boxes);",
+        "image, «keys.data() + first», some, boxes);",
         "keys.data()",
         f"tests/test_detect.py {_REAL} -k detect",
     ),
