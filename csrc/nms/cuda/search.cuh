@@ -185,7 +185,7 @@ __device__ __forceinline__ const NmsBin* nms_bin_of(const NmsArgs<T>& args, cons
   const float row_of_cell = Team::from(reach.row_of_cell, holder);
   const uint64_t number = Team::from(reach.row, holder);
   const uint32_t x = Team::from(reach.x, holder);
-  const int row = static_cast<int>((static_cast<float>(in_level) + 0.5f) * row_of_cell);
+  const int row = static_cast<int>(mul_rn(static_cast<float>(in_level) + 0.5f, row_of_cell));
   const uint64_t hash = args.grid.mix(number + static_cast<uint32_t>(row) * args.grid.kRowStep);
   const uint32_t column = x + static_cast<uint32_t>(in_level - row * width);
   return bins + (args.grid.cell_hash(column, hash) & args.bin_mask());
