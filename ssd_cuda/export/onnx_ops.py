@@ -161,7 +161,8 @@ def detect(
     """
     op = opset()
     if soft_sigma:
-        raise ONNXExportError("soft_nms must be None: ONNX has no operator for soft-NMS, got another")
+        found = "linear" if soft_linear else "gaussian"
+        raise ONNXExportError(f"soft_nms must be None: ONNX has no operator for soft-NMS, got {found!r}")
     loc, conf, priors = (_to_float(v, n) for v, n in ((loc, "loc"), (conf, "conf"), (priors, "priors")))
     if channels_first:
         loc, conf = op.Transpose(loc, perm=[0, 2, 1]), op.Transpose(conf, perm=[0, 2, 1])
