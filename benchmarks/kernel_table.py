@@ -39,6 +39,7 @@ BYTES = {
     "claim_kernel": "16 B a truth read, 8 B and 4 B of codes written; in fp64 a search as in pair_kernel",
     "pair_kernel": "16 B a truth read, 8 B written; 8 T a group and 4 T a prior of those evaluated a search",
     "scan_kernel": "T B P C read; keys of the slices written (8 B, 16 B in fp64)",
+    "class_rules_kernel": "4 T a class written",
     "image_kernel": "keys of the slices, 8 T a decoded candidate read; 40 B a row written",
     "soft_nms_kernel": "2 T a prior and list read, else a column; 40 B a candidate written",
     "choose_kernel": "8 T a box and choice of its class read, from L2; 6 T + 4 B a box written",

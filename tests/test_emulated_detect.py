@@ -83,6 +83,24 @@ def test_options(options):
     check(*head(1, 40, 8 if config.soft_nms else 40, scale=0.5, background=0), config)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"soft_nms": "linear", "top_k": 20},
+        {"detections_per_image": 600, "top_k": 30, "score_threshold": 0.01},
+        {"class_agnostic": True, "iou_threshold": 0.4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("classes", [5, 64, 65, 130])
+def test_thresholds_by_class(options, classes):
+    """More classes than travel with one launch, too."""
+    own = {"iou_threshold": torch.rand(classes), "score_threshold": torch.rand(classes) / 4}
+    config = DetectConfig(**{**{name: numbers.tolist() for name, numbers in own.items()}, **options})
+    check(*head(2, 70 if classes == 5 else 12, classes, scale=2.0, background=1.0), config, seeds=(0,))
+
+
 @pytest.mark.parametrize("clip", ["before", "after"])
 @pytest.mark.parametrize("options", [{}, {"soft_nms": "gaussian"}], ids=str)
 def test_clip_sizes(clip, options):

@@ -17,7 +17,7 @@ ptxas info    : Used 40 registers, used 1 barriers, 8 bytes cumulative stack siz
 
 
 # float64 only, where speed does not matter: kernels whose state does not fit in 128 registers.
-MAY_SPILL = {"image_kernel<double, double>"}
+MAY_SPILL = {"image_kernel<double, double, false>", "image_kernel<double, double, true>"}
 
 
 @pytest.fixture(scope="module")

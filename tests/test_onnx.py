@@ -180,6 +180,10 @@ def test_a_post_process_alone(tmp_path):
             "iou_eps must be 0[.]0 for EfficientNMS_TRT",
         ),
         (dict(form="tensorrt", config=DetectConfig(detections_per_image=None)), "must be a number for Eff"),
+        (
+            dict(form="tensorrt", config=DetectConfig(score_threshold=(0.1,) * 4)),
+            "score_threshold must be one number for EfficientNMS_TRT, got one for each class",
+        ),
         (dict(config=DetectConfig(iou_eps=1e-5, top_k=None)), "top_k must be at most"),
         (dict(form="tflite"), "form must be one of 'nms', 'raw', 'tensorrt'"),
         (dict(input="int8"), "input must be 'float32' or 'uint8'"),

@@ -30,6 +30,10 @@ RULES = {
     "agnostic": DetectConfig(
         class_agnostic=True, background="none", scores="sigmoid", top_k=50, clip="after"
     ),
+    "own thresholds": DetectConfig(
+        score_threshold=(0.0, 0.3, 0.01, 0.5, 0.1), iou_threshold=(0.5, 0.1, 0.9, 0.3, 0.0), top_k=25
+    ),
+    "own scores, agnostic": DetectConfig(score_threshold=(0.0, 0.3, 0.01, 0.5, 0.1), class_agnostic=True),
     "given": DetectConfig(scores="given", score_threshold=0.2, prior_format="xyxy"),
 }
 

@@ -94,6 +94,30 @@ SENTENCES = [
     ("detect", {1: torch.zeros(1, 3, 2, dtype=torch.float64)}, {}, "loc must be float64, got float32"),
     ("detect", {}, {"last_label": 9}, "last_label must be at most the number of classes, 2, got 9"),
     ("detect", {}, {"first_label": -1}, "first_label must lie in [0, last_label], got -1 and 2"),
+    (
+        "detect",
+        {},
+        {"score_threshold": []},
+        "score_threshold must hold 1 number or one for each of 2 classes, got 0",
+    ),
+    (
+        "detect",
+        {},
+        {"iou_threshold": [0.5] * 3},
+        "iou_threshold must hold 1 number or one for each of 2 classes, got 3",
+    ),
+    (
+        "detect",
+        {},
+        {"iou_threshold": [0.5] * 2, "class_agnostic": True},
+        "iou_threshold must be one number when class_agnostic, got 2",
+    ),
+    (
+        "detect",
+        {},
+        {"score_threshold": [0.5] * 2, "class_agnostic": True, "soft_sigma": 0.5},
+        "score_threshold must be one number for soft-NMS when class_agnostic, got 2",
+    ),
     ("detect", {2: torch.zeros(2, 4)}, {}, "priors must have shape [3, 4] or [1, 3, 4], got [2, 4]"),
     (
         "match",

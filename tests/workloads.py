@@ -187,6 +187,16 @@ WORKLOADS = [
     ),
     Workload("detect", _outputs, _detect(DetectConfig())),
     Workload("detect agnostic", _outputs, _detect(DetectConfig(class_agnostic=True))),
+    Workload(
+        "detect with thresholds by class",
+        _outputs,
+        _detect(
+            DetectConfig(
+                score_threshold=tuple(0.01 + 0.01 * c for c in range(C)),
+                iou_threshold=tuple(c / C for c in range(C)),
+            )
+        ),
+    ),
     Workload("detect soft", _outputs, _detect(DetectConfig(soft_nms="gaussian", detections_per_image=50))),
 ]
 

@@ -9,6 +9,12 @@ namespace ssd_cuda {
 
 using DetectResults = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
+inline void check_thresholds(const char* name, const Doubles& thresholds, int64_t classes) {
+  const auto count = static_cast<int64_t>(thresholds.size());
+  SSD_CHECK(count == 1 || count == classes, name, " must hold 1 number or one for each of ",
+            classes, " classes, got ", count);
+}
+
 inline void check_detect(const Tensor& loc, const Tensor& conf, const Tensor& priors,
                          const std::optional<Tensor>& clip_sizes, const DetectSettings& settings) {
   check_floating("conf", conf);
@@ -36,13 +42,22 @@ inline void check_detect(const Tensor& loc, const Tensor& conf, const Tensor& pr
   SSD_CHECK(
       settings.last_label <= (classes > settings.first_label ? classes : settings.first_label),
       "last_label must be at most the number of classes, ", classes, ", got ", settings.last_label);
+  check_thresholds("score_threshold", settings.score_threshold, classes);
+  check_thresholds("iou_threshold", settings.iou_threshold, classes);
+  SSD_CHECK(!settings.class_agnostic || settings.iou_threshold.size() == 1,
+            "iou_threshold must be one number when class_agnostic, got ",
+            settings.iou_threshold.size());
+  SSD_CHECK(
+      !settings.class_agnostic || settings.soft_sigma <= 0 || settings.score_threshold.size() == 1,
+      "score_threshold must be one number for soft-NMS when class_agnostic, got ",
+      settings.score_threshold.size());
   SSD_CHECK(settings.top_k >= 1, "top_k must be at least 1, got ", settings.top_k);
   SSD_CHECK(settings.rows >= 0, "rows must be at least 0, got ", settings.rows);
 }
 
 // loc: [B, P, 4], conf: [B, P, C] ([B, 4, P], [B, C, P] when channels_first), priors: [P, 4] or [B, P, 4],
 // clip_sizes: [B, 2] or none.
-// Run::run<T, S>(options, inputs, outputs, conf) computes.
+// Run::run<T, S>(options, inputs, outputs, conf) computes; options.classes lies in the memory of the host.
 template <typename Run>
 DetectResults detect_op(const Tensor& loc, const Tensor& conf, const Tensor& priors,
                         const std::optional<Tensor>& clip_sizes, const DetectSettings& settings) {
@@ -64,7 +79,8 @@ DetectResults detect_op(const Tensor& loc, const Tensor& conf, const Tensor& pri
   dispatch_floating(conf.scalar_type(), "detect", [&](auto zero) {
     using S = decltype(zero);
     using T = acc_t<S>;
-    const DetectOptions<T> options = detect_options<T>(settings, conf.size(c));
+    const auto rules = class_rules<T>(settings, conf.size(c));
+    const DetectOptions<T> options = detect_options<T>(settings, conf.size(c), rules);
     const DetectInputs<T, S> inputs{
         .loc = {in<S>(loc), loc.stride(0), loc.stride(p), loc.stride(c)},
         .conf = {in<S>(conf), conf.stride(0), conf.stride(p), conf.stride(c)},

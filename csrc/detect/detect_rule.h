@@ -24,9 +24,10 @@ struct Choice<ClipKind> {
 
 #define SSD_DETECT_OPTIONS(X)                                             \
   X(ScoreKind, scores)                                                    \
-  X(double, score_threshold)                                              \
-  X(int64_t, top_k) /* INT64_MAX: no limit */                             \
-  SSD_SUPPRESS_OPTIONS(X)                                                 \
+  X(Doubles, score_threshold) /* one for all columns, or one a column */  \
+  X(int64_t, top_k)           /* INT64_MAX: no limit */                   \
+  X(Doubles, iou_threshold)   /* likewise */                              \
+  SSD_OVERLAP_OPTIONS(X)                                                  \
   SSD_SOFT_OPTIONS(X)                                                     \
   X(bool, class_agnostic)                                                 \
   X(int64_t, first_label) /* foreground columns, last_label is the end */ \
@@ -39,11 +40,17 @@ struct Choice<ClipKind> {
 
 SSD_OPTION_STRUCT(DetectSettings, SSD_DETECT_OPTIONS);
 
+// The thresholds of one column, as DetectOptions has those of all.
+template <typename T>
+struct alignas(4 * sizeof(T)) ClassRule {
+  T score_threshold, iou_threshold, surely_above, surely_below;
+};
+
 // T is the arithmetic type, float or double. "No limit" of top_k is INT64_MAX.
 template <typename T>
 struct DetectOptions {
   ScoreKind scores;
-  T score_threshold;  // a candidate's score is > this
+  T score_threshold;  // a candidate's score is > this; with `classes` the least of the foreground's
   T skip_below;       // see make_skip_below
   int64_t top_k;      // candidates kept per list: a class, or the image when class_agnostic
   SuppressRule<T> rule;
@@ -56,7 +63,22 @@ struct DetectOptions {
   BoxFormat format;
   ClipKind clip;
   T clip_width, clip_height;
+  const ClassRule<T>* classes = nullptr;  // [C], or null: the columns have the same thresholds
+  bool rules_differ = false;              // in their iou_threshold
 
+  SSD_HOST_DEVICE T score_threshold_of(int64_t label) const {
+    return classes == nullptr ? score_threshold : classes[label].score_threshold;
+  }
+  // list: of lists()
+  SSD_HOST_DEVICE SuppressRule<T> rule_of(int64_t list) const {
+    SuppressRule<T> own = rule;
+    if (classes != nullptr) {
+      const ClassRule<T> found = classes[first_label + list];
+      own.threshold = found.iou_threshold;
+      own.surely_above = found.surely_above, own.surely_below = found.surely_below;
+    }
+    return own;
+  }
   SSD_HOST_DEVICE bool is_soft() const { return soft.sigma > 0; }
   SSD_HOST_DEVICE int64_t labels() const { return last_label - first_label; }
   // Lists in which NMS runs: one per foreground class, or one.
@@ -83,13 +105,29 @@ inline T make_skip_below(const DetectOptions<T>& options, int64_t num_classes) {
   return background ? std::log(t) - T(1e-3) : -std::numeric_limits<T>::infinity();
 }
 
+// The thresholds of each column where they differ; else none.
 template <typename T>
-inline DetectOptions<T> detect_options(const DetectSettings& settings, int64_t num_classes) {
+inline std::vector<ClassRule<T>> class_rules(const DetectSettings& settings, int64_t num_classes) {
+  const Doubles &scores = settings.score_threshold, &ious = settings.iou_threshold;
+  if (scores.size() == 1 && ious.size() == 1) return {};
+  std::vector<ClassRule<T>> rules(static_cast<std::size_t>(num_classes));
+  for (std::size_t c = 0; c < rules.size(); ++c) {
+    const auto rule = suppress_rule_of<T>(settings, ious[ious.size() == 1 ? 0 : c]);
+    rules[c] = {static_cast<T>(scores[scores.size() == 1 ? 0 : c]), rule.threshold,
+                rule.surely_above, rule.surely_below};
+  }
+  return rules;
+}
+
+// rules: of class_rules; they must outlive the options.
+template <typename T>
+inline DetectOptions<T> detect_options(const DetectSettings& settings, int64_t num_classes,
+                                       const std::vector<ClassRule<T>>& rules) {
   DetectOptions<T> options{.scores = settings.scores,
-                           .score_threshold = static_cast<T>(settings.score_threshold),
+                           .score_threshold = static_cast<T>(settings.score_threshold[0]),
                            .skip_below = 0,
                            .top_k = settings.top_k,
-                           .rule = suppress_rule_of<T>(settings),
+                           .rule = suppress_rule_of<T>(settings, settings.iou_threshold[0]),
                            .soft = soft_decay_of<T>(settings),
                            .class_agnostic = settings.class_agnostic,
                            .first_label = settings.first_label,
@@ -100,7 +138,16 @@ inline DetectOptions<T> detect_options(const DetectSettings& settings, int64_t n
                            .format = box_format(settings.xyxy),
                            .clip = settings.clip,
                            .clip_width = T(settings.clip_size[0]),
-                           .clip_height = T(settings.clip_size[1])};
+                           .clip_height = T(settings.clip_size[1]),
+                           .classes = rules.empty() ? nullptr : rules.data(),
+                           .rules_differ = settings.iou_threshold.size() > 1};
+  if (!rules.empty()) {
+    options.score_threshold = std::numeric_limits<T>::infinity();
+    for (int64_t c = options.first_label; c < options.last_label; ++c) {
+      const T own = rules[c].score_threshold;
+      if (own < options.score_threshold) options.score_threshold = own;
+    }
+  }
   options.skip_below = make_skip_below(options, num_classes);
   return options;
 }

@@ -46,6 +46,17 @@ def check_range(
         raise ValueError(f"{argument} must be finite, got {value}")
 
 
+def check_each(argument: str, value: Any, low: float, high: float = math.inf, *, finite: bool = True) -> None:
+    """As :func:`check_range`; ``value`` may also be a tuple of such numbers, not an empty one."""
+    if not isinstance(value, tuple):
+        check_range(argument, value, low, high, finite=finite)
+    elif not value:
+        raise ValueError(f"{argument} must be a number or one for each class, got none")
+    else:
+        for index, part in enumerate(value):
+            check_range(f"{argument}[{index}]", part, low, high, finite=finite)
+
+
 def check_integer(argument: str, value: Any, low: float = -math.inf) -> None:
     """Raise unless ``value`` is an integer ``>= low`` that fits in 64 bits."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):

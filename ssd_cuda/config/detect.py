@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from .checks import BoxFormat, check_integer, check_range, check_variances, is_positive
+from .checks import BoxFormat, check_each, check_integer, check_range, check_variances, is_positive
 from .options import HasPresets
 
 __all__ = ["DetectConfig"]
@@ -18,9 +18,11 @@ class DetectConfig(HasPresets, presets="DETECT"):
 
     Attributes:
         scores: ``"softmax"`` over the classes, ``"sigmoid"``, or ``"given"`` (already probabilities).
-        score_threshold: a class of a prior is a candidate if its score is ``>`` this, rounded to float32.
+        score_threshold: a class of a prior is a candidate if its score is ``>`` this, rounded to float32. One
+            number, or a tuple of one for each of the C columns of ``conf``, of which the background's is
+            not looked at.
         top_k: candidates kept per class (per image when ``class_agnostic``) before NMS; None: all.
-        iou_threshold: NMS threshold, compared in float64 with the float32 IoU.
+        iou_threshold: NMS threshold, compared in float64 with the float32 IoU; one number, or one a column.
         inclusive: False suppresses at IoU ``>`` threshold, True at ``>=`` (NVIDIA keeps ``<``).
         iou_eps: added to the union (qfgaohao 1e-5).
         pixel_offset: 1.0 measures boxes as ``x2 - x1 + 1`` in NMS (RetinaFace), else 0.0. The priors are
@@ -28,7 +30,8 @@ class DetectConfig(HasPresets, presets="DETECT"):
         detections_per_image: best detections kept per image; None: every survivor (then the padded
             output has ``top_k`` rows, or as many as there are priors, per foreground class; ``top_k`` in
             all when ``class_agnostic``).
-        class_agnostic: one NMS over all classes of an image.
+        class_agnostic: one NMS over all classes of an image; ``iou_threshold`` is one number then, and
+            with ``soft_nms`` so is ``score_threshold``.
         background: index of the background column, ``"first"``, ``"last"`` or ``"none"``.
         variances: as in :class:`MultiBoxConfig`.
         max_log_scale: dw, dh are cut at this (torchvision: log(1000/16)); None: no cut.
@@ -48,9 +51,9 @@ class DetectConfig(HasPresets, presets="DETECT"):
     """
 
     scores: Literal["softmax", "sigmoid", "given"] = "softmax"
-    score_threshold: float = 0.01
+    score_threshold: float | tuple[float, ...] = 0.01
     top_k: int | None = 400
-    iou_threshold: float = 0.45
+    iou_threshold: float | tuple[float, ...] = 0.45
     inclusive: bool = False
     iou_eps: float = 0.0
     pixel_offset: float = 0.0
@@ -68,8 +71,12 @@ class DetectConfig(HasPresets, presets="DETECT"):
     prior_format: BoxFormat = "cxcywh"
 
     def _check(self) -> None:
-        check_range("score_threshold", self.score_threshold, -math.inf, finite=False)
-        check_range("iou_threshold", self.iou_threshold, 0.0, 1.0)
+        check_each("score_threshold", self.score_threshold, -math.inf, finite=False)
+        check_each("iou_threshold", self.iou_threshold, 0.0, 1.0)
+        if self.class_agnostic:
+            _check_shared("iou_threshold", self.iou_threshold, "class_agnostic")
+            if self.soft_nms:
+                _check_shared("score_threshold", self.score_threshold, "class_agnostic with soft_nms")
         check_range("iou_eps", self.iou_eps, 0.0)
         check_range("pixel_offset", self.pixel_offset, 0.0)
         check_range("soft_nms_sigma", self.soft_nms_sigma, 1e-12)
@@ -82,3 +89,8 @@ class DetectConfig(HasPresets, presets="DETECT"):
         if len(self.clip_size) != 2 or not all(map(is_positive, self.clip_size)):
             raise ValueError(f"clip_size must be two positive numbers, got {self.clip_size}")
         check_variances(self.variances)
+
+
+def _check_shared(name: str, value: float | tuple[float, ...], where: str) -> None:
+    if isinstance(value, tuple):
+        raise ValueError(f"{name} must be one number for {where}, got {len(value)}")

@@ -207,6 +207,8 @@ def _torchvision_detect(model: SSD, loc: Tensor, conf: Tensor) -> Callable[[], A
         return None
     ssd, helpers = parts
     rule = model.detect_config
+    if isinstance(rule.score_threshold, tuple) or isinstance(rule.iou_threshold, tuple):
+        return None  # torchvision has one of each for all classes
     owner = SimpleNamespace(
         box_coder=helpers.BoxCoder(weights=(10.0, 10.0, 5.0, 5.0)),
         score_thresh=rule.score_threshold,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,8 @@ class TensorRT(_Form):
     """Boxes and scores into TensorRT's plugin EfficientNMS_TRT; its outputs have its own names.
 
     Its attributes are those of the plugin's documentation: corners (``box_coding`` 0), probabilities
-    (``score_activation`` 0), the background left out before (``background_class`` -1).
+    (``score_activation`` 0), the background left out before (``background_class`` -1). Thresholds are one
+    number each: ``to_onnx`` refuses others.
     """
 
     outputs = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
@@ -106,8 +107,8 @@ class TensorRT(_Form):
         boxes, most = self.in_fractions(self.all_boxes(loc)), int(config.detections_per_image or 0)
         batch = boxes.shape[0]
         attributes: dict[str, Any] = {
-            "score_threshold": float(config.score_threshold),
-            "iou_threshold": float(config.iou_threshold),
+            "score_threshold": float(cast(float, config.score_threshold)),
+            "iou_threshold": float(cast(float, config.iou_threshold)),
             "max_output_boxes": most,
             "background_class": -1,
             "score_activation": 0,

@@ -2,12 +2,13 @@
 
 NonMaxSuppression removes at IoU > threshold, in float32, of boxes measured as x2 - x1. ``>=`` t is ``>``
 the number below t. For boxes that are measured as x2 - x1 + 1 the right and lower sides are moved by 1
-first. An epsilon in the union takes the matrix of all pairs.
+first. An epsilon in the union, or a threshold a class, takes the matrix of all pairs.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def has_operator(inclusive: bool, iou_eps: float, iou_threshold: float) -> bool:
 def check_matrix(lists: int, kept: int, error: type[Exception]) -> None:
     if lists * kept * kept > _MOST_PAIRS:
         raise error(
-            f"top_k must be at most {math.isqrt(_MOST_PAIRS // lists)} where iou_eps asks for the "
+            f"top_k must be at most {math.isqrt(_MOST_PAIRS // lists)} where the rule asks for the "
             f"IoU of all pairs of {lists} lists in an ONNX graph, got {kept}"
         )
 
@@ -53,11 +54,11 @@ def greedy_by_operator(
 
 
 def greedy_by_matrix(
-    boxes: Any, scores: Any, score_threshold: float, kept: int, iou_threshold: float, inclusive: bool,
-    iou_eps: float,
+    boxes: Any, scores: Any, score_threshold: float, kept: int, iou_threshold: Sequence[float],
+    inclusive: bool, iou_eps: float,
 ) -> Any:  # fmt: skip
     """[N, K, 4] and [N, K], best first -> [N, K]: the score of a kept candidate, the lowest number of any
-    other.
+    other. iou_threshold: one, or L: list n has number n mod L.
 
     ``over[j, i]`` says that candidate j, better than i, would remove i. What is kept is the one set with
     ``kept(i) = valid(i) and no j: kept(j) and over[j, i]``. Starting from all, each round settles at least
@@ -67,15 +68,16 @@ def greedy_by_matrix(
     from .onnx_ops import LOWEST, constant, opset
 
     op = opset()
-    over = _over(boxes, kept, _bound(iou_threshold, inclusive), iou_eps)
+    bounds = np.array([_bound(threshold, inclusive) for threshold in iou_threshold], np.float32)
+    over = _over(boxes, kept, bounds, iou_eps)
     valid = op.Cast(op.Greater(scores, constant(score_threshold)), to=1)
     left = _loop(constant(kept + 1, np.int64), constant(True, np.bool_), valid, _round(over, valid))
     return op.Where(op.Greater(left, constant(0.0)), scores, constant(LOWEST))
 
 
-def _over(boxes: Any, kept: int, bound: np.float32, iou_eps: float) -> Any:
+def _over(boxes: Any, kept: int, bounds: np.ndarray, iou_eps: float) -> Any:
     """[N, K, 4] -> [N, K, K] float, 1 where the first would remove the second; operations in the ops'
-    order.
+    order. bounds: [1] or [L].
     """
     from .onnx_ops import constant, opset
 
@@ -91,7 +93,10 @@ def _over(boxes: Any, kept: int, bound: np.float32, iou_eps: float) -> Any:
     area = op.Mul(*lengths)
     inter = op.Mul(*overlaps)
     union = op.Sub(op.Add(op.Unsqueeze(area, column), op.Unsqueeze(area, row)), inter)
-    passes = op.Greater(op.Div(inter, op.Add(union, constant(iou_eps))), constant(bound))
+    overlap = op.Div(inter, op.Add(union, constant(iou_eps)))
+    by_class = op.Reshape(overlap, constant([-1, len(bounds), kept, kept], np.int64))
+    passes = op.Greater(by_class, constant(bounds.reshape(-1, 1, 1)))
+    passes = op.Reshape(passes, constant([-1, kept, kept], np.int64))
     later = constant(np.triu(np.ones((kept, kept)), 1), np.bool_)
     return op.Cast(op.And(passes, later), to=1)
 

@@ -164,6 +164,12 @@ def _check_rule(form: str, config: DetectConfig) -> None:
         )
     if form != "tensorrt":
         return
+    for name in ("score_threshold", "iou_threshold"):
+        if isinstance(getattr(config, name), tuple):
+            raise ONNXExportError(
+                f"{name} must be one number for EfficientNMS_TRT, got one for each class; "
+                "form='nms' takes them"
+            )
     for name, wanted in (("iou_eps", 0.0), ("pixel_offset", 0.0), ("inclusive", False)):
         if getattr(config, name) != wanted:
             raise ONNXExportError(

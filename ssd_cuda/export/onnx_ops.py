@@ -145,10 +145,9 @@ def _rows_of(values: Any, indices: Any) -> Any:
 
 
 def detect(
-    loc, conf, priors, clip_sizes=None, *, scores: str, score_threshold: float, top_k: int, iou_threshold:
-    float,
-    inclusive: bool, iou_eps: float, pixel_offset: float, soft_sigma: float, soft_linear: bool,
-    class_agnostic: bool,
+    loc, conf, priors, clip_sizes=None, *, scores: str, score_threshold: Sequence[float], top_k: int,
+    iou_threshold: Sequence[float], inclusive: bool, iou_eps: float, pixel_offset: float,
+    soft_sigma: float, soft_linear: bool, class_agnostic: bool,
     first_label: int, last_label: int, rows: int, variance: Sequence[float], xyxy: bool, max_log: float,
     symmetric: bool, clip: str, clip_size: Sequence[float], channels_first: bool,
 ):  # fmt: skip
@@ -175,8 +174,9 @@ def detect(
     lists, length = (1, labels * num_priors) if class_agnostic else (labels, num_priors)
     kept = min(top_k, length)
     columns = _class_scores(conf, scores, first_label, last_label)
-    columns = op.Reshape(columns, constant([0, lists, length], np.int64))
-    passing = op.Where(op.Greater(columns, constant(score_threshold)), columns, constant(LOWEST))
+    lowest, limits = _limits(score_threshold, first_label, last_label)
+    passing = op.Where(op.Greater(columns, constant(limits)), columns, constant(LOWEST))
+    passing = op.Reshape(passing, constant([0, lists, length], np.int64))
     best, place = op.TopK(passing, constant([kept], np.int64), axis=-1)
     place = op.Reshape(place, constant([0, lists * kept], np.int64))
     prior = op.Mod(place, constant(num_priors, np.int64)) if class_agnostic else place
@@ -186,17 +186,26 @@ def detect(
     grid = op.Reshape(candidates, constant([-1, kept, 4], np.int64))
     values = op.Reshape(best, constant([-1, kept], np.int64))
     grid = _moved(grid, pixel_offset)
-    if has_operator(inclusive, iou_eps, iou_threshold):
-        left = _kept_by_operator(grid, values, score_threshold, kept, iou_threshold, inclusive)
+    if len(iou_threshold) == 1 and has_operator(inclusive, iou_eps, iou_threshold[0]):
+        left = _kept_by_operator(grid, values, lowest, kept, iou_threshold[0], inclusive)
     else:
+        own = iou_threshold if len(iou_threshold) == 1 else iou_threshold[first_label:last_label]
         check_matrix(lists, kept, ONNXExportError)
-        left = greedy_by_matrix(grid, values, score_threshold, kept, iou_threshold, inclusive, iou_eps)
+        left = greedy_by_matrix(grid, values, lowest, kept, own, inclusive, iou_eps)
     left = op.Reshape(left, constant([-1, lists * kept], np.int64))
     if not class_agnostic:
         label = op.Expand(label, op.Shape(place))
     if clip == "after":
         candidates = _clip(candidates, clip_size, clip_sizes)
     return _best(left, candidates, op.Add(label, constant(first_label, np.int64)), prior, lists * kept, rows)
+
+
+def _limits(thresholds: Sequence[float], first: int, last: int) -> tuple[float, Any]:
+    """The least score threshold of the foreground, and all of them as ``[L, 1]`` (or the one they share)."""
+    if len(thresholds) == 1:
+        return thresholds[0], thresholds[0]
+    own = thresholds[first:last]
+    return min(own), [[threshold] for threshold in own]
 
 
 def _kept_by_operator(grid, values, score_threshold, kept, iou_threshold, inclusive) -> Any:

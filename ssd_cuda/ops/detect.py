@@ -84,7 +84,9 @@ def detect(
             bfloat16. Any strides.
         conf: ``[B, P, C]`` logits, or probabilities for ``scores="given"`` (``[B, C, P]``).
         priors: ``[P, 4]``, or ``[B, P, 4]`` for priors that differ by image.
-        config: every option, see :class:`ssd_cuda.DetectConfig`; None is ``DetectConfig()``.
+        config: every option, see :class:`ssd_cuda.DetectConfig`; None is ``DetectConfig()``. Thresholds may
+            be one a class: ``DetectConfig(score_threshold=(0.0, 0.5, 0.2))`` for two classes after the
+            background.
         clip_sizes: ``[B, 2]`` (width, height) of the clip window of each image, any floating dtype, on the
             device of ``conf``; instead of ``config.clip_size``, where images of a batch differ in size.
         extra: ``[B, P, E]`` columns that travel with their prior (landmarks), any dtype.
@@ -178,9 +180,9 @@ def op_options(config: DetectConfig, num_priors: int, num_classes: int) -> dict[
     last = max(first, num_classes - int(config.background == "last"))
     return {
         "scores": config.scores,
-        "score_threshold": finite(config.score_threshold),
+        "score_threshold": _thresholds("score_threshold", config.score_threshold, num_classes),
         "top_k": _NO_LIMIT if config.top_k is None else config.top_k,
-        "iou_threshold": config.iou_threshold,
+        "iou_threshold": _thresholds("iou_threshold", config.iou_threshold, num_classes),
         "inclusive": config.inclusive,
         "iou_eps": config.iou_eps,
         "pixel_offset": config.pixel_offset,
@@ -198,6 +200,18 @@ def op_options(config: DetectConfig, num_priors: int, num_classes: int) -> dict[
         "clip_size": [float(side) for side in config.clip_size],
         "channels_first": config.layout == "bcp",
     }
+
+
+def _thresholds(name: str, value: float | tuple[float, ...], num_classes: int) -> list[float]:
+    """One number for all columns, or one a column."""
+    if not isinstance(value, tuple):
+        return [finite(value)]
+    if len(value) != num_classes:
+        raise ValueError(
+            f"{name} must be one number or one for each of the {num_classes} columns of conf, "
+            f"got {len(value)}"
+        )
+    return [finite(part) for part in value]
 
 
 def _output_rows(config: DetectConfig, num_priors: int, labels: int) -> int:

@@ -27,13 +27,21 @@ def clip_boxes(boxes: Tensor, size: Sequence[float] | Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), torch.cat([sizes, sizes], 1)[:, None])
 
 
-def _candidates(scores: Tensor, labels: Sequence[int], threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+def _of_label(threshold: float | Sequence[float], label: int) -> float:
+    return threshold[label] if isinstance(threshold, Sequence) else threshold
+
+
+def _candidates(
+    scores: Tensor, labels: Sequence[int], threshold: float | Sequence[float]
+) -> tuple[Tensor, Tensor, Tensor]:
     """scores: [P, C] -> (score, label, prior) of what passes, by (score desc, label asc, prior asc).
 
-    The threshold is rounded to the dtype of the scores and the test is ``>``: a NaN score never passes.
+    The threshold (one, or one of each column) is rounded to the dtype of the scores and the test is ``>``:
+    a NaN score never passes.
     """
+    limits = scores.new_tensor([[_of_label(threshold, c)] for c in labels]).reshape(-1, 1)
     columns = scores[:, list(labels)].T  # [L, P]: flat order is label, then prior
-    index, prior = (columns > threshold).nonzero(as_tuple=True)
+    index, prior = (columns > limits).nonzero(as_tuple=True)
     score = columns[index, prior]
     label = torch.tensor(list(labels), dtype=torch.int64, device=scores.device)[index]
     order = order_by_score(score)
@@ -46,9 +54,9 @@ def detect(
     priors: Tensor,
     *,
     scores: str = "softmax",
-    score_threshold: float = 0.01,
+    score_threshold: float | Sequence[float] = 0.01,
     top_k: int | None = 400,
-    iou_threshold: float = 0.45,
+    iou_threshold: float | Sequence[float] = 0.45,
     inclusive: bool = False,
     iou_eps: float = 0.0,
     pixel_offset: float = 0.0,
@@ -71,7 +79,8 @@ def detect(
     Rows are ordered by (score desc, label asc, prior asc); rows past the count hold 0, 0, -1 and -1. Boxes
     and scores are float32 (float64 for float64 inputs), the rest int64. K is ``detections_per_image``; when
     that is None, ``top_k`` (None: P) times the number of foreground classes, or times 1 when class-agnostic
-    with a ``top_k``. A label is the index of its column. The options are those of ``DetectConfig``.
+    with a ``top_k``. A label is the index of its column. The options are those of ``DetectConfig``;
+    thresholds may be one a column.
     """
     if layout == "bcp":
         loc, conf = loc.transpose(1, 2), conf.transpose(1, 2)
@@ -99,8 +108,8 @@ def detect(
             keep, score = _suppress(
                 decoded[b][prior],
                 score,
-                score_threshold,
-                iou_threshold,
+                _of_label(score_threshold, max(labels, default=0)),
+                _of_label(iou_threshold, max(labels, default=0)),
                 {"method": soft_nms, "sigma": soft_nms_sigma} if soft_nms else None,
                 inclusive=inclusive,
                 iou_eps=iou_eps,

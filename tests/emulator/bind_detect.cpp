@@ -16,7 +16,8 @@ using Results = std::tuple<Array<T>, Array<T>, Array<int64_t>, Array<int64_t>, A
 template <typename T, typename S>
 Results<T> run(const DetectInputs<T, S>& inputs, const DetectSettings& settings) {
   const int64_t images = inputs.images, rows = settings.rows;
-  const DetectOptions<T> options = detect_options<T>(settings, inputs.num_classes);
+  const auto rules = class_rules<T>(settings, inputs.num_classes);
+  const DetectOptions<T> options = detect_options<T>(settings, inputs.num_classes, rules);
   Array<T> boxes({images, rows, 4}), kept_scores({images, rows});
   Array<int64_t> labels({images, rows}), prior_indices({images, rows}), counts({images});
   const DetectOutputs<T> outputs{.boxes = emulator::rows<Vec4<T>>(boxes),

@@ -82,12 +82,13 @@ class CandidateSink {
         options_(options),
         num_priors_(num_priors),
         pool_per_label_(pool_per_label) {
-    std::fill(limits.begin() + options.first_label, limits.begin() + options.last_label,
-              options.score_threshold);
+    for (int64_t c = options.first_label; c < options.last_label; ++c) {
+      limits[c] = options.score_threshold_of(c);
+    }
   }
 
   void offer(T score, int64_t label, int64_t prior) {
-    if (!(score > options_.score_threshold)) return;
+    if (!(score > options_.score_threshold_of(label))) return;
     const Key key = candidate_key(score, static_cast<uint32_t>(label * num_priors_ + prior));
     if (after_any && !(key > after)) return;
     CandidatePool<T>& pool = pools[pool_per_label_ ? label - options_.first_label : 0];

@@ -100,7 +100,7 @@ class CpuDetect {
       CandidatePool<T> pool(0);
       merge(&sinks[image * slices_], task % lists, options_.top_k, pool);
       if (options_.is_soft()) {
-        soft_nms_list(options_, inputs_, image, pool.keys, kept[task]);
+        soft_nms_list(options_, inputs_, image, task % lists, pool.keys, kept[task]);
       } else {
         ImageNms<T, S> nms(options_, inputs_, image);
         nms.add(pool.keys);

@@ -44,11 +44,13 @@ class ImageNms {
  private:
   bool add(CandidateKey<T> key, Vec4<T> box) {
     const int64_t label = candidate_index(key) / inputs_.num_priors;
-    List& list = lists_[options_.class_agnostic ? 0 : label - options_.first_label];
+    const int64_t place = options_.class_agnostic ? 0 : label - options_.first_label;
+    List& list = lists_[place];
     if (list.seen == options_.top_k) return true;
     ++list.seen;
-    const T area = options_.rule.area(box);
-    if (list.kept.suppress(options_.rule, box, area)) return true;
+    const SuppressRule<T> rule = options_.rule_of(place);
+    const T area = rule.area(box);
+    if (list.kept.suppress(rule, box, area)) return true;
     list.kept.add(box, area);
     detections.push_back({key, box});
     return static_cast<int64_t>(detections.size()) < options_.rows;
@@ -64,12 +66,13 @@ class ImageNms {
   std::vector<List> lists_;
 };
 
-// Soft-NMS of one sorted list; ties go to the earlier candidate.
+// Soft-NMS of the sorted candidates of list `place` of the image; ties go to the earlier candidate.
 template <typename T, typename S>
 void soft_nms_list(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs, int64_t image,
-                   const std::vector<CandidateKey<T>>& keys,
+                   int64_t place, const std::vector<CandidateKey<T>>& keys,
                    std::vector<Detection<T>>& detections) {
-  SoftList<T> list(options.rule, options.soft, options.score_threshold);
+  const SuppressRule<T> rule = options.rule_of(place);
+  SoftList<T> list(rule, options.soft, options.score_threshold_of(options.first_label + place));
   list.reserve(static_cast<int64_t>(keys.size()));
   each_candidate(options, inputs, image, keys, [&](CandidateKey<T> key, Vec4<T> box) {
     list.add(box, candidate_score(key), candidate_index(key));

@@ -5,6 +5,7 @@
 //   image_kernel  a CTA an image: merges the slices, sorts, and runs NMS over all classes in score order, kChunk
 //                 candidates at a time, until the rows are full. Only these candidates are decoded.
 //   soft_nms.cuh  takes their place for soft-NMS
+//   class_rules.cuh comes first where thresholds differ by class
 //
 // Greedy NMS decides a candidate from better ones only, so stopping early is exact. A slice keeps at least its
 // kSliceKeep best keys and image_kernel uses keys only up to the worst key of every slice that dropped some; in the rare
@@ -20,6 +21,7 @@
 #include <cstddef>
 #include <limits>
 
+#include "class_rules.cuh"
 #include "image_nms.cuh"
 #include "slices.cuh"
 #include "soft_nms.cuh"
@@ -96,6 +98,7 @@ struct DetectWorkspace {
   int64_t table_lists;  // of a ListTable, or 0
   unsigned* seen;       // [B, lists], or null
   SoftScratch<T> soft;
+  ClassRule<T>* class_rules;  // [last_label], where thresholds differ
   std::size_t bytes = 0;
 
   DetectWorkspace(const DetectOptions<T>& options, int64_t images, int64_t num_priors,
@@ -103,6 +106,7 @@ struct DetectWorkspace {
     const int64_t per_list = num_priors * (options.class_agnostic ? options.labels() : 1);
     const int64_t lists = options.lists();
     base_ = static_cast<unsigned char*>(memory);
+    class_rules = take<ClassRule<T>>(options.classes != nullptr ? options.last_label : 0);
     if (options.is_soft())
       place_soft(options, images * lists, per_list);
     else
@@ -213,7 +217,7 @@ __device__ __forceinline__ int chunk_size(int64_t wanted) {
   return wanted >= kChunk / 2 ? kChunk : static_cast<int>(ceil_div<int64_t>(wanted, 32)) * 64;
 }
 
-template <typename T, typename S>
+template <typename T, typename S, bool kOwnRules>
 __global__ void __launch_bounds__(kImageThreads, 1)
     image_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, DetectOutputs<T> outputs,
                  DetectWorkspace<T> workspace) {
@@ -251,7 +255,7 @@ __global__ void __launch_bounds__(kImageThreads, 1)
   auto* places = reinterpret_cast<SlicePlaces*>(chunk);  // read before the first sort
   static_assert(sizeof *places <= sizeof *chunk);
   const Pool<T, kImageThreads> pool{keys, kImageCapacity, kImageKeep, &state, scratch};
-  const ImageNms<T, S> nms{options, inputs, outputs, image, kept, seen, chunk, table};
+  const ImageNms<T, S, kOwnRules> nms{options, inputs, outputs, image, kept, seen, chunk, table};
   ScanRange<T> range{.image = image,
                      .first_row = 0,
                      .last_row = inputs.num_priors,
@@ -300,10 +304,14 @@ inline std::size_t detect_workspace_bytes(const DetectOptions<T>& options, int64
 }
 
 template <typename T, typename S>
-inline cudaError_t launch_detect(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs,
+inline cudaError_t launch_detect(DetectOptions<T> options, const DetectInputs<T, S>& inputs,
                                  const DetectOutputs<T>& outputs, void* memory,
                                  cudaStream_t stream) {
   DetectWorkspace<T> workspace(options, inputs.images, inputs.num_priors, memory);
+  if (options.classes != nullptr) {
+    const cudaError_t error = take_class_rules(options, workspace.class_rules, stream);
+    if (error != cudaSuccess) return error;
+  }
   const auto blocks = [](int64_t n) { return dim3(static_cast<unsigned>(n)); };
   if (options.is_soft()) {
     const int64_t lists = options.lists(), items = lists * workspace.soft.keep;
@@ -326,7 +334,8 @@ inline cudaError_t launch_detect(const DetectOptions<T>& options, const DetectIn
   if (error != cudaSuccess) return error;
   const auto kept_rows = static_cast<std::size_t>(workspace.kept_in_shared ? options.rows : 0);
   const auto words = static_cast<std::size_t>(table_words(options.rows) * workspace.table_lists);
-  return launch(image_kernel<T, S>, blocks(inputs.images), dim3(kImageThreads),
+  return launch(options.rules_differ ? image_kernel<T, S, true> : image_kernel<T, S, false>,
+                blocks(inputs.images), dim3(kImageThreads),
                 kImageBytes<T> + kept_rows * kKeptBytes<T> + words * sizeof(unsigned), stream,
                 options, inputs, outputs, workspace);
 }

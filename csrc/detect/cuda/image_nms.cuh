@@ -41,7 +41,8 @@ struct ListTable {
   unsigned* kept;   // [words of 32 rows, lists]
 };
 
-template <typename T, typename S>
+// kOwnRules: classes differ in their iou_threshold.
+template <typename T, typename S, bool kOwnRules>
 struct ImageNms {
   const DetectOptions<T>& options;
   const DetectInputs<T, S>& inputs;
@@ -94,14 +95,24 @@ struct ImageNms {
     return count < 32 ? (1u << count) - 1u : ~0u;
   }
 
-  // Bits of `same` whose box suppresses `box`. first: stop at the first one.
+  // Bits of `same` whose box suppresses `box` of the list. first: stop at the first one.
   __device__ __forceinline__ unsigned suppressors(const Vec4<T>* boxes, const T* areas,
-                                                  unsigned same, Vec4<T> box, T area,
+                                                  unsigned same, Vec4<T> box, T area, unsigned list,
                                                   bool first) const {
+    if constexpr (kOwnRules) {
+      return suppressors(options.rule_of(list), boxes, areas, same, box, area, first);
+    } else {  // where the arguments of the kernel lie, not in registers
+      return suppressors(options.rule, boxes, areas, same, box, area, first);
+    }
+  }
+  __device__ __forceinline__ static unsigned suppressors(const SuppressRule<T>& rule,
+                                                         const Vec4<T>* boxes, const T* areas,
+                                                         unsigned same, Vec4<T> box, T area,
+                                                         bool first) {
     unsigned found = 0;
     for (; same != 0 && !(first && found != 0); same &= same - 1) {
       const int j = __ffs(static_cast<int>(same)) - 1;
-      if (options.rule(boxes[j], areas[j], box, area)) found |= 1u << j;
+      if (rule(boxes[j], areas[j], box, area)) found |= 1u << j;
     }
     return found;
   }
@@ -152,7 +163,8 @@ struct ImageNms {
     for (int64_t k = threadIdx.x / kChunk * 32; k < num_kept; k += 32 * parts) {
       const int size = static_cast<int>(num_kept - k < 32 ? num_kept - k : 32);
       const unsigned same = same_in_kept(static_cast<int>(k / 32), size, chunk->list[t]);
-      if (suppressors(kept_list.boxes + k, kept_list.areas + k, same, box, area, true) != 0) {
+      if (suppressors(kept_list.boxes + k, kept_list.areas + k, same, box, area, chunk->list[t],
+                      true) != 0) {
         atomicOr(&chunk->gone[t / 32], 1u << (t % 32));
         return;
       }
@@ -171,8 +183,9 @@ struct ImageNms {
       const int size = count - 32 * w < 32 ? count - 32 * w : 32;
       unsigned same = same_in_chunk(w, size, chunk->list[t]) & ~chunk->gone[w];
       if (w == row) same &= low_bits(lane);
-      chunk->mask[w * kChunk + t] = suppressors(chunk->box + 32 * w, chunk->area + 32 * w, same,
-                                                chunk->box[t], chunk->area[t], false);
+      chunk->mask[w * kChunk + t] =
+          suppressors(chunk->box + 32 * w, chunk->area + 32 * w, same, chunk->box[t],
+                      chunk->area[t], chunk->list[t], false);
     }
   }
 

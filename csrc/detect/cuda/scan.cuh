@@ -226,8 +226,8 @@ struct RowScan {
           key =
               candidate_key(s, static_cast<uint32_t>(c) * static_cast<uint32_t>(inputs.num_priors) +
                                    static_cast<uint32_t>(prior));
-          wanted =
-              s > options.score_threshold && (!range.after_any || key > range.after) && is_open(c);
+          wanted = s > options.score_threshold_of(c) && (!range.after_any || key > range.after) &&
+                   is_open(c);
         }
         if (!pool.append(wanted, key)) return false;
         at.open &= at.open - 1;

@@ -98,6 +98,8 @@ __global__ void __launch_bounds__(kSoftThreads, 1)
   }
   __syncthreads();
   CandidateKey<T>* chosen = scratch.chosen + row * capacity;
+  const SuppressRule<T> rule = options.rule_of(list);
+  const T score_threshold = options.score_threshold_of(label);
   unsigned count = 0;
   for (; count < n && count < options.rows; ++count) {
     const unsigned best = best_candidate(scores, n, &shared_best);
@@ -107,8 +109,8 @@ __global__ void __launch_bounds__(kSoftThreads, 1)
     if (threadIdx.x == 0) chosen[count] = candidate_key(score, candidate_index(pool.keys[best]));
     __syncthreads();  // everyone has read scores[best]
     for (unsigned i = threadIdx.x; i < n; i += kSoftThreads) {
-      const T s = options.soft.after(scores[i], box, area, boxes[i], areas[i], options.rule);
-      scores[i] = i != best && s > options.score_threshold ? s : T(NAN);
+      const T s = options.soft.after(scores[i], box, area, boxes[i], areas[i], rule);
+      scores[i] = i != best && s > score_threshold ? s : T(NAN);
     }
     __syncthreads();
   }
