@@ -68,7 +68,7 @@ def detect_video(
             count += 1
             bar.update()
     if not count:
-        raise UsageError(f"video {source} must have frames, got none")
+        raise UsageError(f"{reader.name} must have frames, got none")
     boxes = sum(len(row["detections"]) for row in found)
     say(f"{source}: {count} frames, {detected} detected on, {boxes} detections", times.line(count))
     say(f"wrote {out}")

@@ -70,6 +70,10 @@ class VideoReader:
     Args:
         source: a file, or the number of a camera.
 
+    Attributes:
+        name: ``camera 0`` or ``video a.mp4``, for messages.
+        rate: frames a second; 25 where the source does not say.
+
     Raises:
         ValueError: it cannot be opened. ImportError: no OpenCV.
     """
@@ -78,15 +82,25 @@ class VideoReader:
         self.cv2 = require("cv2", "reading a video")
         self.source = source
         camera = source.isdecimal() and not Path(source).exists()
+        self.name = f"{'camera' if camera else 'video'} {source}"
         if not camera and not Path(source).is_file():
-            raise ValueError(f"video {source} does not exist")
-        self.capture = self.cv2.VideoCapture(int(source) if camera else source)
-        if not self.capture.isOpened():
-            raise ValueError(
-                f"{'camera' if camera else 'video'} {source} must be one that OpenCV can open, got none"
-            )
+            raise ValueError(f"{self.name} does not exist")
+        self.capture = self._open(int(source) if camera else source)
+        if self.capture is None or not self.capture.isOpened():
+            raise ValueError(f"{self.name} must be one that OpenCV can open, got none")
         rate = self.capture.get(self.cv2.CAP_PROP_FPS)
         self.rate = rate if 0 < rate <= 1000 else 25.0
+
+    def _open(self, source: int | str) -> Any:
+        """OpenCV's capture, without its remarks on the way; None where it does not take the number."""
+        log = self.cv2.utils.logging
+        level = log.setLogLevel(log.LOG_LEVEL_SILENT)
+        try:
+            return self.cv2.VideoCapture(source)
+        except self.cv2.error:
+            return None
+        finally:
+            log.setLogLevel(level)
 
     def __iter__(self) -> Iterator[Tensor]:
         try:
