@@ -233,6 +233,20 @@ def test_shapes_are_a_task_worth_learning():
         dataset[150]
 
 
+def test_shapes_have_the_radii_that_are_asked_for():
+    """A circle's box is two radii wide; no other shape's is wider. The same seed, other sizes."""
+    dataset = ShapesDataset("train", length=40, size=(200, 300), radii=(0.03, 0.05))
+    boxes = torch.cat([dataset.target(i)["boxes"].as_subclass(torch.Tensor) for i in range(40)])
+    sides = (boxes[:, 2:] - boxes[:, :2]).amax(1)
+    assert 6 < sides.min() < sides.max() < 2 * 0.05 * 200 * 1.1
+    circles = [d for d in (dataset[i][1] for i in range(40)) if (d["labels"] == 1).any()]
+    wide = torch.cat([(d["boxes"][:, 2] - d["boxes"][:, 0])[d["labels"] == 1] for d in circles])
+    assert wide.min() >= 2 * 0.03 * 200 * 0.79 and wide.max() <= 2 * 0.05 * 200 + 1e-3
+    for radii in ((0, 0.1), (0.2, 0.1), (0.1, 0.5), (float("nan"), 0.1)):
+        with pytest.raises(DataError, match=r"radii of the built-in shapes must be two ascending numbers"):
+            ShapesDataset("train", radii=radii)
+
+
 class Noiseless(np.random.Generator):
     def standard_normal(self, size, dtype):
         return np.zeros(size, dtype)

@@ -19,6 +19,7 @@ from .dataset import DataError, DetectionDataset, make_target
 
 CLASSES = ("circle", "square", "triangle", "star", "cross")
 _SPLITS = {"train": 400, "test": 100}  # images when not told otherwise
+_RADII = (0.06, 0.24)  # of the shorter side
 _SUPERSAMPLE = 2  # drawn this much larger, then averaged: smooth outlines
 _HIDDEN = 0.45  # an object of which less than this remains visible is difficult
 _LOST = 0.15  # ... and less than this is not drawn at all
@@ -54,6 +55,10 @@ class ShapesDataset(DetectionDataset):
         length: number of images; None: 400 and 100.
         size: (height, width) of the images in pixels.
         seed: another seed gives another data set of the same kind.
+        radii: smallest and largest radius of an object, as parts of the shorter side.
+
+    Raises:
+        DataError: another split, a side below 64 pixels, radii that are not in order within (0, 0.5).
 
     Example:
         >>> image, target = data.ShapesDataset("train", length=2, size=(96, 128))[0]
@@ -70,13 +75,18 @@ class ShapesDataset(DetectionDataset):
         length: int | None = None,
         size: tuple[int, int] = (240, 320),
         seed: int = 0,
+        radii: tuple[float, float] = _RADII,
     ) -> None:
         if split not in _SPLITS:
             raise DataError(f"split of the built-in shapes must be 'train' or 'test', got {split!r}")
         if min(size) < 64:
             raise DataError(f"size of the built-in shapes must be at least 64 pixels a side, got {size}")
+        if not 0 < radii[0] <= radii[1] < 0.5:
+            raise DataError(
+                f"radii of the built-in shapes must be two ascending numbers between 0 and 0.5, got {radii}"
+            )
         self.length = _SPLITS[split] if length is None else length
-        self.size = size
+        self.size, self.radii = size, radii
         self._key = (seed, list(_SPLITS).index(split))
 
     def __len__(self) -> int:
@@ -87,12 +97,12 @@ class ShapesDataset(DetectionDataset):
 
     def target(self, index: int) -> dict[str, Any]:
         rng = self._rng(index)
-        return self._target(index, _place(rng, *self.size))
+        return self._target(index, _place(rng, *self.size, self.radii))
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         tv_tensors = require("torchvision.tv_tensors", "the built-in shapes")
         rng = self._rng(index)
-        scene = _place(rng, *self.size)
+        scene = _place(rng, *self.size, self.radii)
         pixels = _paint(rng, scene, *self.size)
         image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
         return image, self._target(index, scene)
@@ -112,11 +122,11 @@ class ShapesDataset(DetectionDataset):
 class _Shape:
     """One object: its class index, its corners in pixels, its box, how much of it is visible."""
 
-    def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
+    def __init__(self, rng: np.random.Generator, height: int, width: int, radii: tuple[float, float]) -> None:
         self.kind = int(rng.integers(len(CLASSES)))
         side = min(height, width)
         # Log-uniform radius: as many small objects as large ones.
-        radius = side * math.exp(rng.uniform(math.log(0.06), math.log(0.24)))
+        radius = side * math.exp(rng.uniform(math.log(radii[0]), math.log(radii[1])))
         angle = rng.uniform(-0.5, 0.5)  # radians
         turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         stretch = np.array([1.0, rng.uniform(0.8, 1.0)])
@@ -136,11 +146,13 @@ class _Shape:
         return max(w, 0.0) * max(h, 0.0) / min(areas)
 
 
-def _place(rng: np.random.Generator, height: int, width: int) -> list[_Shape]:
+def _place(
+    rng: np.random.Generator, height: int, width: int, radii: tuple[float, float] = _RADII
+) -> list[_Shape]:
     """Objects from back to front, with how much of each box the later ones leave visible."""
     scene: list[_Shape] = []
     for _ in range(int(rng.integers(2, 9))):
-        shape = _Shape(rng, height, width)
+        shape = _Shape(rng, height, width, radii)
         if all(shape.overlap(other) < 0.85 for other in scene):
             scene.append(shape)
     covered = np.zeros((height // 2, width // 2), bool)  # by the objects in front, at half resolution

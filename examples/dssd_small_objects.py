@@ -1,0 +1,94 @@
+"""SSD321 and DSSD321 at a reduced width, from equal seeds on small shapes: what do deconvolutions give?
+
+python examples/dssd_small_objects.py --steps 600 --seeds 0 1 2
+
+Both see the same images in the same order for the same number of steps, from random weights. COCO's small
+objects are those below 32 x 32 pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from itertools import count, islice
+from pathlib import Path
+
+import torch
+
+from ssd_cuda import models
+from ssd_cuda.data import BatchLoader, ShapesDataset, prepare
+from ssd_cuda.engine.evaluate import evaluate
+from ssd_cuda.engine.train import TrainConfig, Trainer
+
+SIZE = (321, 321)
+RADII = (0.025, 0.12)  # objects of 16 to 77 pixels
+KEYS = ("ap50", "map", "map_small", "map_medium")
+
+
+def batches(loader: BatchLoader):
+    """Epoch after epoch."""
+    for epoch in count():
+        loader.set_epoch(epoch)
+        yield from loader
+
+
+def score(name: str, seed: int, options: argparse.Namespace) -> dict:
+    """One run: a model trained and evaluated."""
+    train_set, test_set = (
+        ShapesDataset(split, length=length, size=SIZE, radii=RADII)
+        for split, length in (("train", options.images), ("test", options.tests))
+    )
+    config = TrainConfig(steps=options.steps, lr=options.rate, warmup_steps=options.steps // 20, seed=seed)
+    torch.manual_seed(seed)
+    model = getattr(models, name)(len(train_set.classes) + 1, depth=50, width=options.width)
+    loader = BatchLoader(
+        prepare(train_set, SIZE, "flip"), config.batch_size, train=True, seed=seed, workers=0
+    )
+    trainer = Trainer(model, config, len(loader))
+    start = time.process_time()
+    loss = trainer.run_epoch(islice(batches(loader), options.steps))
+    seconds = time.process_time() - start
+    found = evaluate(trainer.average, test_set, workers=0)
+    scores = {"ap50": found["ap50"], **{key: found["coco"][key] for key in KEYS[1:]}}
+    return {"model": name, "seed": seed, "loss": loss, "cpu_seconds": seconds, **scores}
+
+
+def table(rows: list[dict]) -> str:
+    """A row a run, then the means of each model."""
+    lines = ["| model | seed | " + " | ".join(KEYS) + " |", "|" + "---|" * (len(KEYS) + 2)]
+    for row in rows:
+        lines.append(
+            f"| {row['model']} | {row['seed']} | " + " | ".join(f"{row[k]:.3f}" for k in KEYS) + " |"
+        )
+    for name in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == name]
+        means = (statistics.mean(row[k] for row in own) for k in KEYS)
+        lines.append(f"| {name} | mean of {len(own)} | " + " | ".join(f"{m:.3f}" for m in means) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> list[dict]:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=600, help="of 8 images (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--width", type=int, default=4, help="of the stem; 64 as published (default: 4)")
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--images", type=int, default=1200)
+    parser.add_argument("--tests", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=Path("runs/dssd_small_objects.json"))
+    options = parser.parse_args(arguments)
+    rows = []
+    for seed in options.seeds:
+        for name in ("ssd321", "dssd321"):
+            rows.append(score(name, seed, options))
+            print(json.dumps(rows[-1]), flush=True)
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps(rows, indent=2) + "\n")
+    print(table(rows))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
