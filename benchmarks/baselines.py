@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from oracles import seed, selection, torchvision_ssd
+from oracles import composed_loss, seed, selection, torchvision_ssd
 
-__all__ = ["NAMES", "chosen", "compiled", "known", "seed", "selection", "torchvision_ssd"]
+__all__ = ["NAMES", "chosen", "compiled", "composed_loss", "known", "seed", "selection", "torchvision_ssd"]
 
 NAMES = {
     "torchvision": "torchvision's own code for the same step",
     "torchvision-compile": "that code under torch.compile",
+    "composed": "torch's and torchvision's functions for the same step, one after the other",
     "reference": "ssd_cuda.reference, plain PyTorch",
     "compile": "ssd_cuda.reference under torch.compile",
     "seed": "the seed's eager class",

@@ -14,7 +14,7 @@ from ssd_cuda import MultiBoxConfig, ops, reference
 from ssd_cuda.reference.dialects import nvidia
 
 from . import scenes
-from .baselines import compiled, seed, torchvision_ssd
+from .baselines import compiled, composed_loss, seed, torchvision_ssd
 from .harness import Case, Contest
 
 TORCHVISION = MultiBoxConfig.preset("torchvision")
@@ -95,6 +95,27 @@ def _loss(
     return Contest(ours, {name: rivals[name] for name in against}, check, _bytes(conf))
 
 
+def _options(device: torch.device, *, b: int, c: int, weighted: bool = False, **options: Any) -> Contest:
+    """The loss with options that torchvision's own lacks, beside the same of torch's functions."""
+    config = MultiBoxConfig.preset("torchvision", **options)
+    priors = scenes.priors(device)
+    boxes, labels = scenes.targets(b, 7, c, device)
+    gt = scenes.ground_truth(boxes, labels)
+    loc, conf = (x.requires_grad_() for x in scenes.head(b, c, device, **scenes.TRAINED))
+    weight = torch.linspace(0.5, 2.0, c, device=device) if weighted else None
+
+    def ours() -> tuple[Tensor, ...]:
+        return _step(
+            lambda x, y: ops.multibox_loss(x, y, gt, priors, config, class_weights=weight), loc, conf
+        )
+
+    def theirs() -> tuple[Tensor, ...]:
+        composed = composed_loss.composed_loss
+        return _step(lambda x, y: composed(x, y, boxes, labels, priors, weight=weight, **options), loc, conf)
+
+    return Contest(ours, {"composed": theirs}, lambda: _assert_same(ours(), theirs()), _bytes(conf))
+
+
 def _ready_targets(device: torch.device, *, b: int, c: int) -> Contest:
     """The seed's form of the loss: the targets of every prior are there already."""
     priors = scenes.priors(device)
@@ -153,6 +174,9 @@ def _named(add: Add) -> None:
     for c in (21, 91):
         add(f"seed B=32 C={c}", _ready_targets, against=("seed",), b=32, c=c)
     add("nvidia B=32 C=81", _nvidia, against=("nvidia",), b=32, c=81)
+    own = functools.partial(add, make=_options, against=("composed",), b=32, c=91)
+    own("loss B=32 C=91, class weights", weighted=True)
+    own("loss B=32 C=91, class weights, smoothing", weighted=True, label_smoothing=0.1)
     for c in (21, 91):
         pair = ("reference", "compile")
         add(f"loss B=32 C={c}, compiled", against=pair, threads="first", b=32, c=c)

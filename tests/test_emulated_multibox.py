@@ -23,7 +23,7 @@ def multibox():
     return kernels("multibox").with_seeds(0, 3)
 
 
-def emulated(multibox, loc, conf, gt, priors, config, weights=(1.5, 0.7)):
+def emulated(multibox, loc, conf, gt, priors, config, weights=(1.5, 0.7), class_weights=None):
     """(localization, classification, num_positives, keys, d_loc, d_conf) of the emulated kernels."""
     wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
     codes = ops.match(gt, priors, config=config.match)
@@ -40,15 +40,16 @@ def emulated(multibox, loc, conf, gt, priors, config, weights=(1.5, 0.7)):
         gt.offsets,
         priors.to(wide),
         variances,
+        None if class_weights is None else class_weights.to(wide),
         op_options(config),
         *weights,
     )
 
 
-def assert_is_reference(multibox, loc, conf, gt, priors, config):
+def assert_is_reference(multibox, loc, conf, gt, priors, config, **terms):
     loc.requires_grad_(), conf.requires_grad_()
-    result = emulated(multibox, loc, conf, gt, priors, config)
-    expected = reference_loss(loc, conf, gt, priors, config)
+    result = emulated(multibox, loc, conf, gt, priors, config, **terms)
+    expected = reference_loss(loc, conf, gt, priors, config, **terms)
     assert result[2].item() == expected[2].item()
     counts = expected[2] if config.normalizer == "global" else 1  # the kernels leave that sum undivided
     divisor = max(int(counts), 1)
@@ -110,14 +111,15 @@ def test_negatives_of_loss_0_are_counted(multibox):
     assert_is_reference(multibox, *case, config)
 
 
-def keys_of_both(multibox, loc, conf, gt, priors, config):
+def keys_of_both(multibox, loc, conf, gt, priors, config, class_weights=None):
     """The keys of the emulated kernels and of the CPU's: [B, P] twice."""
-    keys = emulated(multibox, loc, conf, gt, priors, config)[3]
+    keys = emulated(multibox, loc, conf, gt, priors, config, class_weights=class_weights)[3]
     if config.layout == "bcp":
         loc, conf = loc.transpose(1, 2), conf.transpose(1, 2)
     codes = ops.match(gt, priors)
     wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
-    targets = (codes, gt.boxes.to(wide), gt.labels, gt.offsets, priors.to(wide), None)
+    weights = None if class_weights is None else class_weights.to(wide)
+    targets = (codes, gt.boxes.to(wide), gt.labels, gt.offsets, priors.to(wide), None, weights)
     cpu = torch.ops.ssd_cuda.multibox_loss(loc, conf, *targets, **op_options(config), with_zeros=False)
     return keys, cpu[3]
 
@@ -173,7 +175,7 @@ def test_a_location_on_its_target_costs_nothing(multibox, beta):
     config = MultiBoxConfig(beta=beta)
     loc_target, conf = torch.randn(2, 70, 4), torch.randn(2, 70, 5)
     target = torch.randint(0, 5, (2, 70))
-    inputs = (loc_target, conf, False, loc_target, target, None, None, None, None)
+    inputs = (loc_target, conf, False, loc_target, target, *[None] * 5)
     result = multibox.loss(*inputs, op_options(config), 1.0, 1.0)
     assert result[0].item() == 0 and not result[4].any() and result[5].any()
 
@@ -199,7 +201,7 @@ def test_ready_targets(multibox):
     conf = torch.randn(2, 70, 5)
     target = torch.randint(0, 5, (2, 70)) * (torch.rand(2, 70) < 0.2)
     options = op_options(MultiBoxConfig.preset("seed"))
-    result = multibox.loss(loc, conf, False, loc_target, target, None, None, None, None, options, 1.0, 1.0)
+    result = multibox.loss(loc, conf, False, loc_target, target, *[None] * 5, options, 1.0, 1.0)
     expected = ops.ssd_loss(loc, conf, loc_target, target)
     torch.testing.assert_close(result[0][0], expected[0])
     torch.testing.assert_close(result[1][0], expected[1])
@@ -216,7 +218,7 @@ def test_ready_targets_follow_the_config(multibox, name):
         target[:, ::9] = config.ignore_label
     loc_target = torch.randn_like(loc)
     rows = loc_target.transpose(1, 2) if config.layout == "bcp" else loc_target
-    inputs = (loc, conf, config.layout == "bcp", rows.contiguous(), target, None, None, None, None)
+    inputs = (loc, conf, config.layout == "bcp", rows.contiguous(), target, *[None] * 5)
     result = multibox.loss(*inputs, op_options(config), 1.5, 0.7)
     x, y = loc.clone().requires_grad_(), conf.clone().requires_grad_()
     expected = ops.multibox_loss_on_targets(x, y, loc_target, target, config)
@@ -257,7 +259,7 @@ def test_ready_targets_with_ignored_rows_are_the_seeds(multibox, ignored, ratio)
     mining = dataclasses.replace(MultiBoxConfig.preset("seed").mining, ratio=ratio)
     options = op_options(MultiBoxConfig.preset("seed", ignore_label=-100, mining=mining))
     inputs = (loc.detach(), conf.detach(), False, loc_target, target)
-    result = multibox.loss(*inputs, None, None, None, None, options, 1.5, 0.7)
+    result = multibox.loss(*inputs, *[None] * 5, options, 1.5, 0.7)
     expected = seed.SSDLoss(conf.shape[2], ratio)(loc, conf, loc_target, target)
     assert result[2].item() == (target > 0).sum()
     for mine, theirs in zip(result[:2], expected, strict=True):

@@ -78,7 +78,7 @@ def test_opcheck(device):
     loc, conf, gt, priors = batch_of(MultiBoxConfig(), (2, 1), width=30, device=device)
     codes = ops.match(gt, priors)
     options = ops.multibox.op_options(MultiBoxConfig())
-    targets = (codes, gt.boxes, gt.labels, gt.offsets, priors, None)
+    targets = (codes, gt.boxes, gt.labels, gt.offsets, priors, None, None)
     for x, y in ((loc, conf), tuple(t.transpose(1, 2).contiguous().transpose(1, 2) for t in (loc, conf))):
         x.requires_grad_(), y.requires_grad_()
         loss = torch.ops.ssd_cuda.multibox_loss
@@ -241,7 +241,17 @@ def test_an_unchecked_label_out_of_range_is_nan(device):
     codes = ops.match(gt, priors)
     codes[0, 0] = 99  # no such ground truth: nothing is read for it
     loss = torch.ops.ssd_cuda.multibox_loss(
-        loc, conf, codes, gt.boxes, gt.labels + 90, gt.offsets, priors, None, **options, with_zeros=False
+        loc,
+        conf,
+        codes,
+        gt.boxes,
+        gt.labels + 90,
+        gt.offsets,
+        priors,
+        None,
+        None,
+        **options,
+        with_zeros=False,
     )
     assert loss[0].isnan()
     assert loss[1].isnan()

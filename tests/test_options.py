@@ -108,6 +108,7 @@ WORDS = [
     ("match", "forced", MatchConfig, "forced"),
     ("select_hard_negatives", "cap", MiningConfig, "cap"),
     ("multibox_loss", "cap", MiningConfig, "cap"),
+    ("multibox_loss", "key", MiningConfig, "key"),
     ("multibox_loss", "zero_label", MultiBoxConfig, "zero_label"),
     ("multibox_loss", "normalizer", MultiBoxConfig, "normalizer"),
     ("multibox_loss_backward", "normalizer", MultiBoxConfig, "normalizer"),
@@ -130,8 +131,10 @@ def test_every_word_of_every_table_is_compared():
     tables = {name: recorded(name)[0]._schema.arguments for name in CALLS}
     texts = {(name, a.name) for name, table in tables.items() for a in table if str(a.type) == "str"}
     compared = {(name, option) for name, option, *_ in WORDS}
-    shared = {("multibox_loss_backward", "cap"), ("multibox_loss_backward", "zero_label")}
-    shared |= {("multibox_loss_backward_into", option) for option in ("cap", "zero_label", "normalizer")}
+    shared = {("multibox_loss_backward", option) for option in ("cap", "key", "zero_label")}
+    shared |= {
+        ("multibox_loss_backward_into", option) for option in ("cap", "key", "zero_label", "normalizer")
+    }
     assert texts == compared | shared
 
 

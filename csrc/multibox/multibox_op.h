@@ -20,6 +20,15 @@ inline ScalarType key_dtype(ScalarType logits) {
   return logits == ScalarType::Double ? ScalarType::Long : ScalarType::Int;
 }
 
+// What the ops demand of the classes: weights [C] or none.
+inline void check_class_terms(const Tensor& conf, const std::optional<Tensor>& class_weights,
+                              double label_smoothing) {
+  check_tensor("class_weights", class_weights, wide_dtype(conf.scalar_type()), {conf.size(2)},
+               conf);
+  SSD_CHECK(label_smoothing >= 0 && label_smoothing < 1, "label_smoothing must lie in [0, 1), got ",
+            label_smoothing);
+}
+
 // What both ops demand of the batch. Without labels the targets are ready ones: codes [B, P] int64 classes, boxes [B, P, 4].
 inline void check_batch(const Tensor& loc, const Tensor& conf, const Tensor& codes,
                         const Tensor& boxes, const std::optional<Tensor>& labels,
@@ -68,17 +77,18 @@ class TargetTensors {
  public:
   TargetTensors(const Tensor& codes, const Tensor& boxes, const std::optional<Tensor>& labels,
                 const std::optional<Tensor>& offsets, const std::optional<Tensor>& priors,
-                const std::optional<Tensor>& variances)
+                const std::optional<Tensor>& variances, const std::optional<Tensor>& class_weights)
       : codes_(dense(codes)),
         boxes_(dense(boxes)),
         labels_(dense_or_none(labels)),
         offsets_(dense_or_none(offsets)),
         priors_(dense_or_none(priors)),
-        variances_(dense_or_none(variances)) {}
+        variances_(dense_or_none(variances)),
+        class_weights_(dense_or_none(class_weights)) {}
 
   // Without labels the targets are ready ones: codes holds the classes and boxes the box codes.
   template <typename T, typename Settings>
-  Targets<T> get(const Settings& settings) const {
+  Targets<T> get(const Settings& settings, int64_t num_classes) const {
     const bool ready = !labels_.has_value();
     return {.codes = ready ? nullptr : in<int32_t>(codes_),
             .boxes = in<Vec4<T>>(boxes_),
@@ -90,12 +100,13 @@ class TargetTensors {
             .num_boxes = boxes_.numel() / 4,
             .width = codes_.size(1),
             .own_priors = priors_.has_value() && priors_->dim() == 3,
-            .format = box_format(settings.xyxy)};
+            .format = box_format(settings.xyxy),
+            .terms = class_terms(in<T>(class_weights_), settings, num_classes)};
   }
 
  private:
   Tensor codes_, boxes_;
-  std::optional<Tensor> labels_, offsets_, priors_, variances_;
+  std::optional<Tensor> labels_, offsets_, priors_, variances_, class_weights_;
 };
 
 // A tensor of the shape of `like`, of which it has the order in memory; make(like, size) gives it.
@@ -116,11 +127,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss
     const Tensor& loc_in, const Tensor& conf_in, const Tensor& codes, const Tensor& boxes,
     const std::optional<Tensor>& labels, const std::optional<Tensor>& offsets,
     const std::optional<Tensor>& priors, const std::optional<Tensor>& variances,
-    const MultiBoxForwardSettings& settings) {
+    const std::optional<Tensor>& class_weights, const MultiBoxForwardSettings& settings) {
   check_batch(loc_in, conf_in, codes, boxes, labels, offsets, priors, variances);
+  check_class_terms(conf_in, class_weights, settings.label_smoothing);
   Run::check(conf_in);
   const Tensor loc = readable(loc_in), conf = readable(conf_in);
-  const TargetTensors targets(codes, boxes, labels, offsets, priors, variances);
+  const TargetTensors targets(codes, boxes, labels, offsets, priors, variances, class_weights);
   const int64_t images = conf.size(0), width = conf.size(1);
   const ScalarType wide = wide_dtype(conf.scalar_type());
   const Tensor localization = empty_on(conf, {}, wide), classification = empty_on(conf, {}, wide);
@@ -139,7 +151,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss
                                  .keys = out<Ordered<T>>(keys),
                                  .cuts = out<int64_t>(cuts),
                                  .scales = out<T>(scales)};
-    Run::template forward<S>(loc, conf, targets.get<T>(settings),
+    Run::template forward<S>(loc, conf, targets.get<T>(settings, conf.size(2)),
                              multibox_rule(settings, conf.size(2)), outputs, zeros);
   });
   if (!zeros) zeros = empty_on(conf, {0}, conf.scalar_type());
@@ -158,16 +170,19 @@ struct BackwardInputs {
                                 const std::optional<Tensor>& labels,
                                 const std::optional<Tensor>& offsets,
                                 const std::optional<Tensor>& priors,
-                                const std::optional<Tensor>& variances, const Tensor& keys,
-                                const Tensor& cuts, const Tensor& scales) {
+                                const std::optional<Tensor>& variances,
+                                const std::optional<Tensor>& class_weights, const Tensor& keys,
+                                const Tensor& cuts, const Tensor& scales,
+                                const MultiBoxSettings& settings) {
     check_batch(loc, conf, codes, boxes, labels, offsets, priors, variances);
+    check_class_terms(conf, class_weights, settings.label_smoothing);
     check_selection(conf, grad_loc, grad_conf, keys, cuts, scales);
     Run::check(conf);
     return {grad_loc,
             grad_conf,
             readable(loc),
             readable(conf),
-            {codes, boxes, labels, offsets, priors, variances},
+            {codes, boxes, labels, offsets, priors, variances, class_weights},
             dense(keys),
             dense(cuts),
             dense(scales)};
@@ -184,7 +199,7 @@ struct BackwardInputs {
                                      .scales = in<T>(scales),
                                      .grad_loc = in<T>(grad_loc),
                                      .grad_conf = in<T>(grad_conf)};
-    Run::template backward<S>(loc, conf, targets.get<T>(settings),
+    Run::template backward<S>(loc, conf, targets.get<T>(settings, conf.size(2)),
                               multibox_rule(settings, conf.size(2)), selection, d_loc, d_conf);
     return d_loc;
   }
@@ -196,11 +211,12 @@ std::tuple<Tensor, Tensor> multibox_loss_backward(
     const Tensor& grad_loc, const Tensor& grad_conf, const Tensor& loc, const Tensor& conf,
     const Tensor& codes, const Tensor& boxes, const std::optional<Tensor>& labels,
     const std::optional<Tensor>& offsets, const std::optional<Tensor>& priors,
-    const std::optional<Tensor>& variances, const Tensor& keys, const Tensor& cuts,
-    const Tensor& scales, const MultiBoxSettings& settings) {
+    const std::optional<Tensor>& variances, const std::optional<Tensor>& class_weights,
+    const Tensor& keys, const Tensor& cuts, const Tensor& scales,
+    const MultiBoxSettings& settings) {
   const auto inputs =
       BackwardInputs::checked<Run>(grad_loc, grad_conf, loc, conf, codes, boxes, labels, offsets,
-                                   priors, variances, keys, cuts, scales);
+                                   priors, variances, class_weights, keys, cuts, scales, settings);
   Tensor d_loc, d_conf;
   dispatch_floating(conf.scalar_type(), "multibox_loss_backward", [&](auto zero) {
     using S = decltype(zero);
@@ -217,12 +233,13 @@ Tensor multibox_loss_backward_into(const Tensor& grad_loc, const Tensor& grad_co
                                    const Tensor& boxes, const std::optional<Tensor>& labels,
                                    const std::optional<Tensor>& offsets,
                                    const std::optional<Tensor>& priors,
-                                   const std::optional<Tensor>& variances, const Tensor& keys,
+                                   const std::optional<Tensor>& variances,
+                                   const std::optional<Tensor>& class_weights, const Tensor& keys,
                                    const Tensor& cuts, const Tensor& scales, const Tensor& d_conf,
                                    const MultiBoxSettings& settings) {
   const auto inputs =
       BackwardInputs::checked<Run>(grad_loc, grad_conf, loc, conf, codes, boxes, labels, offsets,
-                                   priors, variances, keys, cuts, scales);
+                                   priors, variances, class_weights, keys, cuts, scales, settings);
   check_tensor("d_conf", d_conf, conf.scalar_type(), {conf.size(0), conf.size(1), conf.size(2)},
                conf);
   Tensor d_loc;

@@ -51,12 +51,20 @@ struct Choice<Normalizer> {
                                                      "batch_min_one"};
 };
 
+// What a negative is ranked by. With weights or smooth labels it need not be the loss that counts.
+enum class MiningKey : int { kCrossEntropy = 0, kBackground = 1 };
+template <>
+struct Choice<MiningKey> {
+  static constexpr std::array<const char*, 2> kWords{"ce", "background"};
+};
+
 struct LossRule {
   double beta;        // 0 for L1
   double loc_factor;  // loc_weight, over 4 for the mean of the coordinates
   Normalizer normalizer;
   bool clamp;
   bool positives_twice;
+  MiningKey key;
 };
 
 struct MultiBoxRule {
@@ -75,6 +83,8 @@ struct MultiBoxRule {
   X(bool, single_class)                                           \
   X(ZeroLabel, zero_label)                                        \
   SSD_MINING_OPTIONS(X)                                           \
+  X(MiningKey, key)                                               \
+  X(double, label_smoothing) /* of ClassTerms */                  \
   X(bool, positives_twice)                                        \
   X(Normalizer, normalizer)                                       \
   X(bool, clamp_normalizer)                                       \
@@ -106,7 +116,16 @@ inline MultiBoxRule multibox_rule(const Settings& settings, int64_t num_classes)
                    .loc_factor = settings.loc_factor,
                    .normalizer = settings.normalizer,
                    .clamp = settings.clamp_normalizer,
-                   .positives_twice = settings.positives_twice}};
+                   .positives_twice = settings.positives_twice,
+                   .key = settings.key}};
+}
+
+// weights: [C] or null.
+template <typename T, typename Settings>
+inline ClassTerms<T> class_terms(const T* weights, const Settings& settings, int64_t num_classes) {
+  return {.weights = weights,
+          .kept = static_cast<T>(1.0 - settings.label_smoothing),
+          .spread = static_cast<T>(settings.label_smoothing / static_cast<double>(num_classes))};
 }
 
 // A prior as the cross entropy sees it. label is -1 where the given one is out of range: its loss is NaN.
@@ -129,6 +148,12 @@ struct Targets {
   int64_t width;             // P
   bool own_priors;           // priors are [B, P]
   BoxFormat format;
+  ClassTerms<T> terms;
+
+  // Whether the loss of a mined row is not what it is ranked by.
+  SSD_HOST_DEVICE bool keeps_losses(const LossRule& rule) const {
+    return rule.key == MiningKey::kBackground && terms.any();
+  }
 
   // Row of boxes and labels that prior p of an image is matched to, -1 where its code names none of them.
   SSD_HOST_DEVICE int64_t ground_truth(int64_t image, int64_t p) const {

@@ -69,8 +69,10 @@ class MiningConfig(Options):
         min_negatives: negatives an image gives even when it has no positive.
         cap: ``"all"`` cuts k at P, ``"all_but_one"`` at P - 1 (seed, amdegroot), ``"negatives"`` at the
             number of candidates.
-        key: hardness of a negative: its cross entropy ``"ce"``, or ``"background"`` = -log p_background
-            (the same number for a negative row; it differs for positives, which fill decides).
+        key: hardness of a negative: its loss ``"ce"``, with class weights and smoothing as it counts, or
+            ``"background"`` = -log p_background alone. Without weights and smoothing both are one
+            number; with weights alone they differ by the factor of the background, so that a weight of 0
+            leaves ``"ce"`` nothing to rank by but the index.
         positive_fill: key of a positive row: ``"zero"`` lets it be selected among zeros (the union with
             the positives makes that harmless), ``"-inf"`` ranks it behind every negative.
         count_positives_twice: torchvision's quirk: a positive that is selected as a negative is
@@ -104,6 +106,9 @@ class MultiBoxConfig(HasPresets, presets="MULTIBOX"):
         variances: the two (centre, size) or four (x, y, w, h) divisors of the box code.
         loc_loss: ``"smooth_l1"`` or ``"l1"``.
         beta: where smooth L1 turns from quadratic to linear.
+        label_smoothing: e of torch's cross_entropy, at least 0 and below 1: the target of a row is 1 - e
+            for its class and e / C spread over all C classes, each times its weight if there are
+            ``class_weights``.
         loc_reduction: ``"sum"`` over the coordinates, or ``"mean4"``, their mean (sgrvinod).
         normalizer: ``"batch"``: positives of the batch; ``"per_image"``: positives of each image, images
             without any give 0, then the mean over the batch (NVIDIA); ``"selected"``: positives plus
@@ -140,6 +145,7 @@ class MultiBoxConfig(HasPresets, presets="MULTIBOX"):
     variances: tuple[float, ...] = (0.1, 0.2)
     loc_loss: Literal["smooth_l1", "l1"] = "smooth_l1"
     beta: float = 1.0
+    label_smoothing: float = 0.0
     loc_reduction: Literal["sum", "mean4"] = "sum"
     normalizer: Literal["batch", "per_image", "selected", "global", "batch_min_one"] = "batch"
     clamp_normalizer: bool = True
@@ -156,6 +162,9 @@ class MultiBoxConfig(HasPresets, presets="MULTIBOX"):
         check_variances(self.variances)
         check_range("beta", self.beta, 0.0)
         check_range("loc_weight", self.loc_weight, 0.0)
+        check_range("label_smoothing", self.label_smoothing, 0.0)
+        if self.label_smoothing >= 1:
+            raise ValueError(f"label_smoothing must be below 1, got {self.label_smoothing}")
         if self.mining.count_positives_twice and self.mining.cap == "negatives":
             raise ValueError("count_positives_twice needs cap='all' or 'all_but_one', got cap='negatives'")
         mining = self.mining

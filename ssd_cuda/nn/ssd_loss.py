@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .. import ops
-from ..config import check_integer, check_range
+from ..config import MultiBoxConfig, check_integer, check_range
+from ..ops._checks import FLOATING, check_tensor
+from ..ops._target_checks import check_class_weights
 
 
 class SSDLoss(nn.Module):
@@ -14,6 +16,8 @@ class SSDLoss(nn.Module):
     Args:
         num_classes: columns of ``conf_pred``, background included.
         neg_pos_ratio: mined rows per positive.
+        class_weights: floating ``[num_classes]``, as in :func:`ssd_cuda.ops.ssd_loss`; kept as a buffer.
+        label_smoothing: as there.
 
     Example:
         >>> criterion = nn.SSDLoss(num_classes=21)
@@ -23,12 +27,25 @@ class SSDLoss(nn.Module):
         2.0
     """
 
-    def __init__(self, num_classes: int, neg_pos_ratio: float = 3.0) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        neg_pos_ratio: float = 3.0,
+        *,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
         check_integer("num_classes", num_classes, 1)
         check_range("neg_pos_ratio", neg_pos_ratio, 0.0)
+        if class_weights is not None:
+            check_tensor("class_weights", class_weights, (num_classes,), FLOATING)
+            check_class_weights(class_weights)
         self.num_classes = num_classes
         self.neg_pos_ratio = neg_pos_ratio
+        self.label_smoothing = MultiBoxConfig(label_smoothing=label_smoothing).label_smoothing
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights)
 
     def forward(
         self, loc_pred: Tensor, conf_pred: Tensor, loc_target: Tensor, conf_target: Tensor
@@ -38,7 +55,15 @@ class SSDLoss(nn.Module):
             raise ValueError(
                 f"conf_pred must have num_classes = {self.num_classes} columns, got {conf_pred.shape[2]}"
             )
-        return ops.ssd_loss(loc_pred, conf_pred, loc_target, conf_target, self.neg_pos_ratio)
+        return ops.ssd_loss(
+            loc_pred,
+            conf_pred,
+            loc_target,
+            conf_target,
+            self.neg_pos_ratio,
+            class_weights=self.class_weights,
+            label_smoothing=self.label_smoothing,
+        )
 
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, neg_pos_ratio={self.neg_pos_ratio}"

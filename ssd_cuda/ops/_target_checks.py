@@ -64,3 +64,13 @@ def check_classes(conf_target: Tensor, config: MultiBoxConfig, num_classes: int)
         bad &= conf_target != config.ignore_label
     if bad.any():
         raise ValueError(f"conf_target must lie in [{low}, {high}), got {int(conf_target[bad][0])}")
+
+
+def check_class_weights(weights: Tensor) -> None:
+    """Raise for the first weight that is not finite or below 0. Reads the values: one sync on CUDA."""
+    bad = ~(weights.isfinite() & (weights >= 0))
+    if bad.any():
+        index = int(bad.nonzero()[0, 0])
+        raise ValueError(
+            f"class_weights must be finite and at least 0, got {float(weights[index])} for class {index}"
+        )

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._extension import register_autograd, register_fake, require
+from .._extension import require
 from ..config import MultiBoxConfig, check_range
+from . import multibox_backward  # noqa: F401  # registers the derivative
 from ._checks import (
     FLOATING,
     check_no_grad,
@@ -19,7 +20,7 @@ from ._checks import (
     four_variances,
 )
 from ._pytrees import register_named_tuple
-from ._target_checks import check_classes, check_codes, check_labels, should_check
+from ._target_checks import check_class_weights, check_classes, check_codes, check_labels, should_check
 from .ground_truth import GroundTruth
 from .matching import match
 from .mining import op_options as mining_options
@@ -58,6 +59,8 @@ def op_options(config: MultiBoxConfig) -> dict[str, Any]:
         "single_class": config.single_class,
         "zero_label": config.zero_label,
         **mining_options(config.mining),
+        "key": config.mining.key,
+        "label_smoothing": float(config.label_smoothing),
         "positives_twice": config.mining.count_positives_twice,
         "normalizer": config.normalizer,
         "clamp_normalizer": config.clamp_normalizer,
@@ -85,6 +88,18 @@ def _predictions(loc: Tensor, conf: Tensor, layout: str) -> tuple[Tensor, Tensor
     return loc, conf
 
 
+def _class_weights(weights: Tensor | None, conf: Tensor, check: bool) -> Tensor | None:
+    """The weights of the classes in the dtype of the arithmetic. conf: ``[B, P, C]``."""
+    if weights is None:
+        return None
+    check_tensor("class_weights", weights, (conf.shape[2],), FLOATING)
+    check_no_grad("class_weights", weights, "only loc and conf are differentiated")
+    require("multibox_loss", conf, weights)
+    if should_check(check, weights):
+        check_class_weights(weights)
+    return weights.to(torch.float64 if conf.dtype == torch.float64 else torch.float32)
+
+
 def _wants_zeros(conf: Tensor) -> bool:
     """Whether the forward also prepares the zeros of the gradient of ``conf``: there a card writes them while
     it computes, in the backward they would be most of its time. The CPU gets zero pages from the system. A
@@ -102,6 +117,7 @@ def multibox_loss(
     *,
     codes: Tensor | None = None,
     variances: Tensor | None = None,
+    class_weights: Tensor | None = None,
     process_group: torch.distributed.ProcessGroup | None = None,
     check: bool = False,
 ) -> MultiBoxLosses:
@@ -124,10 +140,14 @@ def multibox_loss(
         codes: int32 ``[B, P]``, the result of :func:`ssd_cuda.ops.match` if it is known already; then
             ``config.match`` is not used but for ``prior_format``.
         variances: tensor of the shape of ``priors``: per-prior variances (caffe), not those of ``config``.
+        class_weights: floating ``[C]``, finite and at least 0, background included: the loss of a row is that
+            of torch's ``cross_entropy(reduction="none", weight=class_weights)`` with the ``label_smoothing``
+            of ``config``. The normaliser stays a count of priors, where torch's ``reduction="mean"`` divides
+            by the weights of the labels. What is mined: see ``key`` of :class:`ssd_cuda.MiningConfig`.
         process_group: over which ``normalizer="global"`` adds the positives; None: the default group if
             ``torch.distributed`` is initialised, else this process alone.
-        check: also look at the labels and codes where that waits for the device. On the CPU they are always
-            looked at in eager mode.
+        check: also look at the labels, codes and weights where that waits for the device. On the CPU they are
+            always looked at in eager mode.
 
     Returns:
         The two losses, each already weighted and divided, and the number of matched priors. A label that
@@ -135,7 +155,7 @@ def multibox_loss(
         in a row that counts.
 
     Raises:
-        ValueError, TypeError: wrong shapes, dtypes, devices or options; a label or code out of range.
+        ValueError, TypeError: wrong shapes, dtypes, devices or options; a label, code or weight out of range.
         NotImplementedError: a tangent of forward mode (``torch.func.jvp``).
 
     Example:
@@ -165,6 +185,7 @@ def multibox_loss(
     if config.single_class and num_classes < 2:
         raise ValueError(f"conf must have at least 2 classes with single_class, got {num_classes}")
     require("multibox_loss", loc, conf, gt.boxes, priors, variances, codes)
+    weights = _class_weights(class_weights, conf, check)
     if should_check(check, gt.labels):
         check_labels(gt, config, num_classes)
     if codes is None:
@@ -181,6 +202,7 @@ def multibox_loss(
         gt.offsets,
         priors.to(wide),
         None if variances is None else variances.to(wide),
+        weights,
         **op_options(config),
         with_zeros=_wants_zeros(conf),
     )
@@ -222,6 +244,8 @@ def ssd_loss(
     conf_target: Tensor,
     neg_pos_ratio: float = 3.0,
     *,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
     check: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The MultiBox loss on ready targets, fused: the loss of the tutorial that this project starts from.
@@ -236,6 +260,9 @@ def ssd_loss(
         conf_target: integer ``[B, P]`` classes, 0 is background; -100, torch's ignored class, counts
             nowhere, but is ranked by the mining with its loss of 0.
         neg_pos_ratio: mined rows per positive.
+        class_weights: as in :func:`multibox_loss`, in key and loss, as if it stood in the ``cross_entropy``
+            of the tutorial.
+        label_smoothing: as in :class:`ssd_cuda.MultiBoxConfig`, there too.
         check: also look at ``conf_target`` where that waits for the device (always on the CPU in eager mode).
 
     Returns:
@@ -251,8 +278,10 @@ def ssd_loss(
     """
     check_range("neg_pos_ratio", neg_pos_ratio, 0.0)
     mining = replace(_SEED.mining, ratio=float(neg_pos_ratio))
-    config = replace(_SEED, mining=mining, ignore_label=_TORCH_IGNORE)
-    losses = multibox_loss_on_targets(loc_pred, conf_pred, loc_target, conf_target, config, check=check)
+    config = replace(_SEED, mining=mining, ignore_label=_TORCH_IGNORE, label_smoothing=label_smoothing)
+    losses = multibox_loss_on_targets(
+        loc_pred, conf_pred, loc_target, conf_target, config, class_weights=class_weights, check=check
+    )
     return losses.localization, losses.classification
 
 
@@ -263,6 +292,7 @@ def multibox_loss_on_targets(
     conf_target: Tensor,
     config: MultiBoxConfig | None = None,
     *,
+    class_weights: Tensor | None = None,
     process_group: torch.distributed.ProcessGroup | None = None,
     check: bool = False,
 ) -> MultiBoxLosses:
@@ -276,8 +306,10 @@ def multibox_loss_on_targets(
         conf_target: integer ``[B, P]`` classes; what is no background and not ``config.ignore_label`` is
             positive. ``label_offset`` is added here too.
         config: the options of mining and loss; those of matching are not used.
+        class_weights: as in :func:`multibox_loss`.
         process_group: as in :func:`multibox_loss`.
-        check: also look at ``conf_target`` where that waits for the device (always on the CPU in eager mode).
+        check: also look at ``conf_target`` and the weights where that waits for the device (always on the
+            CPU in eager mode).
 
     Returns:
         As :func:`multibox_loss`.
@@ -304,6 +336,7 @@ def multibox_loss_on_targets(
     conf_target = conf_target.long()  # a uint8 could not be told from an ignore_label below 0
     check_no_grad("loc_target", loc_target, "only the predictions are differentiated")
     require("multibox_loss_on_targets", loc, conf, loc_target, conf_target)
+    weights = _class_weights(class_weights, conf, check)
     if should_check(check, conf_target) and not config.single_class:
         check_classes(conf_target, config, num_classes)
     localization, classification, num_positives, *_ = torch.ops.ssd_cuda.multibox_loss(
@@ -311,10 +344,8 @@ def multibox_loss_on_targets(
         conf,
         conf_target,
         loc_target.contiguous().to(torch.float64 if conf.dtype == torch.float64 else torch.float32),
-        None,
-        None,
-        None,
-        None,
+        *(None, None, None, None),
+        weights,
         **op_options(config),
         with_zeros=_wants_zeros(conf),
     )
@@ -322,62 +353,3 @@ def multibox_loss_on_targets(
     if config.normalizer != "global":
         return losses
     return _over_processes(losses, config.clamp_normalizer or batch == 0, process_group)
-
-
-def _empty_rows(rows: Tensor) -> Tensor:
-    """[B, P, K] in the memory order of ``rows``, as the kernels lay out a gradient."""
-    batch, width, classes = rows.shape
-    if rows.stride(2) != 1 and rows.stride(1) == 1:
-        return rows.new_empty(batch, classes, width).transpose(1, 2)
-    return rows.new_empty(batch, width, classes)
-
-
-@register_fake("multibox_loss")
-def _(loc, conf, *_, with_zeros, **__):
-    batch, width, _classes = conf.shape
-    wide, key = (torch.float64, torch.int64) if conf.dtype == torch.float64 else (torch.float32, torch.int32)
-    return (
-        conf.new_empty((), dtype=wide),
-        conf.new_empty((), dtype=wide),
-        conf.new_empty((), dtype=torch.int64),
-        conf.new_empty((batch, width), dtype=key),
-        conf.new_empty((batch, 2), dtype=torch.int64),
-        conf.new_empty((batch,), dtype=wide),
-        _empty_rows(conf) if with_zeros else conf.new_empty(0),
-    )
-
-
-@register_fake("multibox_loss_backward")
-def _(grad_loc, grad_conf, loc, conf, *_, **__):
-    return _empty_rows(loc), _empty_rows(conf)
-
-
-@register_fake("multibox_loss_backward_into")
-def _(grad_loc, grad_conf, loc, *_, **__):
-    return _empty_rows(loc)
-
-
-def _save(ctx, inputs, keyword_only_inputs, output):
-    _, _, num_positives, keys, cuts, scales, zeros = output
-    ctx.mark_non_differentiable(num_positives, keys, cuts, scales, zeros)
-    ctx.save_for_backward(*inputs, keys, cuts, scales)
-    # Not saved: nobody else has them, and the first backward makes them the gradient.
-    ctx.options = dict(keyword_only_inputs)
-    ctx.zeros = [zeros] if ctx.options.pop("with_zeros") else []
-    ctx.set_materialize_grads(False)  # else every backward fills zeros for those that have no gradient
-
-
-def _backward(ctx, grad_loc, grad_conf, *_):
-    *inputs, keys, cuts, scales = ctx.saved_tensors
-    grad_loc, grad_conf = (scales.new_zeros(()) if g is None else g for g in (grad_loc, grad_conf))
-    arguments = (grad_loc, grad_conf, *inputs, keys, cuts, scales)
-    if ctx.zeros and not torch.is_grad_enabled():  # else: create_graph, of which the other op says no
-        d_conf = ctx.zeros.pop()
-        d_loc = torch.ops.ssd_cuda.multibox_loss_backward_into(*arguments, d_conf, **ctx.options)
-    else:  # none were asked for, or an earlier backward had them
-        d_loc, d_conf = torch.ops.ssd_cuda.multibox_loss_backward(*arguments, **ctx.options)
-    # codes, boxes, labels, offsets, priors, variances
-    return d_loc, d_conf, None, None, None, None, None, None
-
-
-register_autograd("multibox_loss", _backward, _save)

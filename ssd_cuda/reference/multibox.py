@@ -20,13 +20,26 @@ from .exponential import exp, log, sum_in_order
 from .mining import select_hard_negatives
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
     """logits: [..., C], labels: [...] integer -> [...]: log-sum-exp minus the logit of the label.
 
     Both are taken relative to the maximum of the row: equal logits of -1e4 give log(C) in float32 too.
+    class_weights: [C]. With them, or smoothed labels, the loss of torch.nn.functional.cross_entropy, no mean:
+    (1 - e) w_y l_y + e / C * sum_c w_c l_c, where l_c is the loss above at class c.
     """
     shifted = logits - logits.detach().amax(-1, keepdim=True)
-    return log(sum_in_order(exp(shifted))) - shifted.gather(-1, labels[..., None])[..., 0]
+    log_sum = log(sum_in_order(exp(shifted)))
+    loss = log_sum - shifted.gather(-1, labels[..., None])[..., 0]
+    if class_weights is None and label_smoothing == 0:
+        return loss
+    weights = logits.new_ones(logits.shape[-1]) if class_weights is None else class_weights.to(logits.dtype)
+    loss = (1 - label_smoothing) * weights[labels] * loss
+    if label_smoothing == 0:
+        return loss
+    everywhere = sum_in_order(weights) * log_sum - sum_in_order(weights * shifted)
+    return loss + label_smoothing / logits.shape[-1] * everywhere
 
 
 def _arithmetic(x: Tensor) -> Tensor:
@@ -93,12 +106,13 @@ def _row_weights(positive: Tensor, negative: Tensor, count_positives_twice: bool
     return positive.int() + negative.int() if count_positives_twice else (positive | negative).int()
 
 
-def _classification(conf: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """The sum over the rows of each image that count: [B]. Only those rows enter autograd."""
+def _classification(conf: Tensor, target: Tensor, weights: Tensor, *terms: Any) -> Tensor:
+    """The sum over the rows of each image that count: [B]. Only those rows enter autograd. terms: the weights
+    of the classes and the smoothing."""
     sums = []
     for logits, label, weight in zip(conf, target, weights, strict=True):
         rows = weight > 0
-        sums.append((cross_entropy(logits[rows], label[rows]) * weight[rows]).sum())
+        sums.append((cross_entropy(logits[rows], label[rows], *terms) * weight[rows]).sum())
     return torch.stack(sums) if sums else conf.sum((1, 2))
 
 
@@ -150,6 +164,7 @@ def multibox_loss(
     variances: Sequence[float] = (0.1, 0.2),
     loc_loss: str = "smooth_l1",
     beta: float = 1.0,
+    label_smoothing: float = 0.0,
     loc_reduction: str = "sum",
     normalizer: str = "batch",
     clamp_normalizer: bool = True,
@@ -162,13 +177,14 @@ def multibox_loss(
     zero_label: str = "background",
     layout: str = "bpc",
     codes: Tensor | None = None,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(localization, classification, num_positives), scalars; num_positives is int64.
 
     loc: [B, P, 4], conf: [B, P, C], or [B, 4, P] and [B, C, P] in the layout ``"bcp"``; boxes: [G, 4],
     labels: [G], offsets: [B + 1]; priors: [P, 4] or [B, P, 4]. The options are those of ``MultiBoxConfig``
-    (``dataclasses.asdict``); codes: [B, P], the matches if they are known already. ``normalizer="global"``
-    is ``"batch"`` for a group of one process.
+    (``dataclasses.asdict``); codes: [B, P], the matches if they are known already; class_weights: [C].
+    ``normalizer="global"`` is ``"batch"`` for a group of one process.
     """
     options = dict(mining or {})
     if layout == "bcp":
@@ -189,15 +205,16 @@ def multibox_loss(
         zero_label=zero_label,
     )
     twice = options.pop("count_positives_twice", False)
-    options.pop("key", None)  # of a candidate both keys are the same number
-    keys = cross_entropy(conf.detach(), target)  # [B, P]
+    terms = (class_weights, label_smoothing)
+    plain = options.pop("key", "ce") == "background"  # a candidate's target is the background
+    keys = cross_entropy(conf.detach(), target, *(() if plain else terms))  # [B, P]
     ranked = candidate
     if ignored_key == "zero":
         ignored = ~(positive | candidate)
         keys, ranked = keys.masked_fill(ignored, 0), candidate | ignored
     negative = select_hard_negatives(keys, positive, candidates=ranked, **options) & (positive | candidate)
     weights = _row_weights(positive, negative, twice)
-    classification = _classification(conf, target, weights)
+    classification = _classification(conf, target, weights, *terms)
     localization = loc_weight * _localization(
         loc, codes, localized, boxes, offsets, priors, variances, prior_format, loc_loss, beta
     )

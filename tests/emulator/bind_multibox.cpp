@@ -28,10 +28,10 @@ struct Problem {
   Array<T> boxes;
   Array<int64_t> labels;
   std::optional<Array<int32_t>> codes, offsets;
-  std::optional<Array<T>> priors, variances;
+  std::optional<Array<T>> priors, variances, class_weights;
   MultiBoxSettings settings;
 
-  Targets<T> targets(int64_t width) const {
+  Targets<T> targets(int64_t width, int64_t classes) const {
     return {.codes = emulator::pointer(codes),
             .boxes = rows<Vec4<T>>(boxes),
             .labels = labels.data(),
@@ -42,7 +42,8 @@ struct Problem {
             .num_boxes = static_cast<int64_t>(boxes.size() / 4),
             .width = width,
             .own_priors = priors && static_cast<int64_t>(priors->size()) != width * 4,
-            .format = box_format(settings.xyxy)};
+            .format = box_format(settings.xyxy),
+            .terms = class_terms(emulator::pointer(class_weights), settings, classes)};
   }
 };
 
@@ -50,15 +51,17 @@ template <typename S>
 py::tuple loss(Array<S> loc, Array<S> conf, bool channels_first, Array<acc_t<S>> boxes,
                Array<int64_t> labels, std::optional<Array<int32_t>> codes,
                std::optional<Array<int32_t>> offsets, std::optional<Array<acc_t<S>>> priors,
-               std::optional<Array<acc_t<S>>> variances, const MultiBoxSettings& settings,
+               std::optional<Array<acc_t<S>>> variances,
+               std::optional<Array<acc_t<S>>> class_weights, const MultiBoxSettings& settings,
                acc_t<S> grad_loc, acc_t<S> grad_conf) {
   using T = acc_t<S>;
   const int64_t images = conf.shape(0), width = conf.shape(channels_first ? 2 : 1);
   const int64_t classes = conf.shape(channels_first ? 1 : 2);
-  const Problem<T> problem{boxes, labels, codes, offsets, priors, variances, settings};
+  const Problem<T> problem{boxes,  labels,    codes,         offsets,
+                           priors, variances, class_weights, settings};
   const LossInputs<S, T> inputs{.loc = view<const S>(loc, width, 4, channels_first),
                                 .conf = view<const S>(conf, width, classes, channels_first),
-                                .targets = problem.targets(width),
+                                .targets = problem.targets(width, classes),
                                 .rule = multibox_rule(settings, classes),
                                 .images = images,
                                 .width = width};
@@ -98,10 +101,10 @@ py::tuple wide_loss(Array<float> loc, Array<float> conf, Array<float> loc_target
     return Spread<RowsView<float>>{4 * step, columns, 1};
   };
   const Array<float> x = from(4).with(loc), y = from(classes).with(conf);
-  const Problem<float> problem{loc_target, labels, {}, {}, {}, {}, settings};
+  const Problem<float> problem{loc_target, labels, {}, {}, {}, {}, {}, settings};
   const LossInputs<float, float> inputs{from(4).view(x),
                                         from(classes).view(y),
-                                        problem.targets(width),
+                                        problem.targets(width, classes),
                                         multibox_rule(settings, classes),
                                         images,
                                         width};

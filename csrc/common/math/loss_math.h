@@ -19,6 +19,41 @@ SSD_HOST_DEVICE T cross_entropy_gradient(T probability, bool is_label) {
   return is_label ? probability - T(1) : probability;
 }
 
+// What a class is worth in the cross entropy of a row, as in torch's cross_entropy with weight w and label_smoothing e:
+// (1 - e) w_y l_y + e / C * sum of w_c l_c over the classes c, with l_c = -log p_c and y the label. Nothing is divided by
+// weights.
+template <typename T>
+struct ClassTerms {
+  const T* weights = nullptr;  // [C]; null: 1 each
+  T kept = 1;                  // 1 - e
+  T spread = 0;                // e / C
+
+  SSD_HOST_DEVICE bool smooth() const { return spread > T(0); }
+  SSD_HOST_DEVICE bool any() const { return weights != nullptr || smooth(); }
+  SSD_HOST_DEVICE T weight(int64_t c) const { return weights != nullptr ? weights[c] : T(1); }
+  SSD_HOST_DEVICE T total(int64_t classes) const {
+    T sum = 0;
+    for (int64_t c = 0; c < classes; ++c) sum = add_rn(sum, weight(c));
+    return sum;
+  }
+  SSD_HOST_DEVICE T label_weight(int64_t label) const { return mul_rn(kept, weight(label)); }
+  // plain: the cross entropy at the label; log_sum as there. Of all classes, added in their order: total = the sum of w_c,
+  // shifted = the sum of w_c (x_c - largest), both read only where the labels are smooth.
+  SSD_HOST_DEVICE T loss(T plain, int64_t label, T log_sum, T total, T shifted) const {
+    if (label < 0) return T(NAN);
+    const T own = mul_rn(label_weight(label), plain);
+    if (!smooth()) return own;
+    return add_rn(own, mul_rn(spread, sub_rn(mul_rn(total, log_sum), shifted)));
+  }
+  // d(loss)/d(logit c), with probability = softmax(c).
+  SSD_HOST_DEVICE T gradient(T probability, int64_t c, int64_t label, T total) const {
+    if (label < 0) return T(NAN);
+    const T own = mul_rn(label_weight(label), cross_entropy_gradient(probability, c == label));
+    if (!smooth()) return own;
+    return add_rn(own, mul_rn(spread, sub_rn(mul_rn(total, probability), weight(c))));
+  }
+};
+
 // beta = 0 is L1.
 template <typename T>
 SSD_HOST_DEVICE T smooth_l1(T difference, T beta) {

@@ -49,7 +49,8 @@ struct RunOnCpu {
             .targets = targets,
             .rule = rule,
             .images = conf.size(0),
-            .width = conf.size(1)};
+            .width = conf.size(1),
+            .class_total = targets.terms.total(conf.size(2))};
   }
 };
 
@@ -58,7 +59,7 @@ struct RunOnCpu {
 STABLE_TORCH_LIBRARY_FRAGMENT(ssd_cuda, m) {
   const std::string batch =
       "Tensor loc, Tensor conf, Tensor codes, Tensor boxes, Tensor? labels, Tensor? offsets, "
-      "Tensor? priors, Tensor? variances";
+      "Tensor? priors, Tensor? variances, Tensor? class_weights";
   const std::string selection = "Tensor keys, Tensor cuts, Tensor scales";
   const std::string gradients = "Tensor grad_loc, Tensor grad_conf, ";
   define_op<MultiBoxForwardSettings>(

@@ -26,6 +26,7 @@ struct Batch {
   Targets<T> targets;
   MultiBoxRule rule;
   int64_t images, width;
+  T class_total = 0;  // ClassTerms::total
 
   Vec4<T> loc_row(int64_t image, int64_t p) const {
     const S* row = loc.row(image, p);
@@ -51,6 +52,36 @@ struct Batch {
   }
 };
 
+// The loss of row `begin + i` of a filled tile at any class, NaN at a negative one.
+template <typename S>
+acc_t<S> loss_at(const Batch<S>& batch, int64_t image, int64_t begin, int64_t i, int64_t label,
+                 const RowTile<acc_t<S>>& tile) {
+  const auto& terms = batch.targets.terms;
+  const auto plain = cross_entropy_at(batch.conf, image, begin, i, label, tile);
+  if (!terms.any()) return plain;
+  const auto shifted = terms.smooth() ? tile.shifted[i] : 0;
+  return terms.loss(plain, label, tile.log_sum[i], batch.class_total, shifted);
+}
+
+// Fills the tile with the losses of its rows as negatives, and keys with what they are ranked by.
+template <typename S>
+void rank_rows(const Batch<S>& batch, int64_t image, int64_t begin, int64_t count,
+               std::vector<acc_t<S>>* scratch, RowTile<acc_t<S>>* tile, Ordered<acc_t<S>>* keys) {
+  const auto& terms = batch.targets.terms;
+  const int64_t background = batch.rule.label.background;
+  cross_entropy_rows(batch.conf, image, begin, count, background, terms, scratch, tile);
+  if (!terms.any() || batch.targets.keeps_losses(batch.rule.loss)) {
+    order_keys(tile->losses, count, keys);
+  }
+  if (!terms.any()) return;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto shifted = terms.smooth() ? tile->shifted[i] : 0;
+    tile->losses[i] =
+        terms.loss(tile->losses[i], background, tile->log_sum[i], batch.class_total, shifted);
+  }
+  if (!batch.targets.keeps_losses(batch.rule.loss)) order_keys(tile->losses, count, keys);
+}
+
 // marks[i] |= whether prior place + i is no plain negative. Nearly all are: code -1, or the background as ready target.
 template <typename T>
 void mark_others(const Targets<T>& targets, const LabelRule& rule, int64_t place, int64_t count,
@@ -63,16 +94,17 @@ void mark_others(const Targets<T>& targets, const LabelRule& rule, int64_t place
   }
 }
 
-// Keys and sums of priors [begin, end) of an image, before the selection.
+// Keys and sums of priors [begin, end) of an image, before the selection. losses: [P] of the image, what they are as
+// negatives, or null.
 template <typename S>
 ImageSums run_tile(const Batch<S>& batch, int64_t image, int64_t begin, int64_t end,
-                   std::vector<acc_t<S>>* scratch, Ordered<acc_t<S>>* keys) {
+                   std::vector<acc_t<S>>* scratch, Ordered<acc_t<S>>* keys, acc_t<S>* losses) {
   using T = acc_t<S>;
   ImageSums sums{};
   const int64_t count = end - begin, background = batch.rule.label.background;
   RowTile<T> tile;
-  cross_entropy_rows(batch.conf, image, begin, count, background, scratch, &tile);
-  order_keys(tile.losses, count, keys + begin);
+  rank_rows(batch, image, begin, count, scratch, &tile, keys + begin);
+  if (losses != nullptr) std::copy_n(tile.losses, count, losses + begin);
   bool others[kTileRows] = {};
   mark_others(batch.targets, batch.rule.label, image * batch.width + begin, count, others);
   sums.candidates = count;
@@ -81,7 +113,7 @@ ImageSums run_tile(const Batch<S>& batch, int64_t image, int64_t begin, int64_t 
     const auto [kind, label] = batch.targets.row(image, p, batch.rule.label);
     T loss = tile.losses[i];
     if (label != background) {
-      loss = cross_entropy_at(batch.conf, image, begin, i, label, tile);
+      loss = loss_at(batch, image, begin, i, label, tile);
       keys[p] = ordered_key(loss);
     }
     sums.candidates -= !is_candidate(kind);
@@ -99,10 +131,11 @@ ImageSums run_tile(const Batch<S>& batch, int64_t image, int64_t begin, int64_t 
   return sums;
 }
 
-// Adds what the selected rows of one image contribute.
+// Adds what the selected rows of one image contribute. losses: as in run_tile; null: the keys are the losses.
 template <typename S>
 void add_selected(const Batch<S>& batch, int64_t image, const Ordered<acc_t<S>>* keys,
-                  RowCut<Ordered<acc_t<S>>> cut, std::vector<int64_t>* reached, ImageSums* sums) {
+                  const acc_t<S>* losses, RowCut<Ordered<acc_t<S>>> cut,
+                  std::vector<int64_t>* reached, ImageSums* sums) {
   using T = acc_t<S>;
   using U = Ordered<T>;
   std::vector<T> scratch;
@@ -119,13 +152,14 @@ void add_selected(const Batch<S>& batch, int64_t image, const Ordered<acc_t<S>>*
       if (row.kind == RowKind::kIgnored) continue;
       if (row.kind == RowKind::kPositive) {
         if (!batch.rule.loss.positives_twice) continue;
-        cross_entropy_rows(batch.conf, image, p, 1, batch.rule.label.background, &scratch, &tile);
-        sums->conf += cross_entropy_at(batch.conf, image, p, 0, row.label, tile);
+        cross_entropy_rows(batch.conf, image, p, 1, batch.rule.label.background,
+                           batch.targets.terms, &scratch, &tile);
+        sums->conf += loss_at(batch, image, p, 0, row.label, tile);
         continue;
       }
     }
     ++sums->negatives;
-    sums->conf += key_value<T>(keys[p]);
+    sums->conf += losses != nullptr ? losses[p] : key_value<T>(keys[p]);
   }
 }
 
@@ -133,15 +167,22 @@ void add_selected(const Batch<S>& batch, int64_t image, const Ordered<acc_t<S>>*
 template <typename S>
 void select_images(const Batch<S>& batch, Ordered<acc_t<S>>* keys, int64_t* cuts,
                    std::vector<ImageSums>* sums) {
-  using U = Ordered<acc_t<S>>;
+  using T = acc_t<S>;
+  using U = Ordered<T>;
   const int64_t tiles = (batch.width + kTileRows - 1) / kTileRows;
   std::vector<ImageSums> partial(batch.images * tiles);
+  const bool kept = batch.targets.keeps_losses(batch.rule.loss);
+  std::vector<T> losses(kept ? batch.images * batch.width : 0);
+  const auto losses_of = [&](int64_t image) {
+    return kept ? losses.data() + image * batch.width : nullptr;
+  };
   parallel_ranges(batch.images * tiles, [&](int64_t first, int64_t last) {
     std::vector<acc_t<S>> scratch;
     for (int64_t i = first; i < last; ++i) {
       const int64_t image = i / tiles, begin = i % tiles * kTileRows;
       const int64_t end = std::min(begin + kTileRows, batch.width);
-      partial[i] = run_tile(batch, image, begin, end, &scratch, keys + image * batch.width);
+      U* row = keys + image * batch.width;
+      partial[i] = run_tile(batch, image, begin, end, &scratch, row, losses_of(image));
     }
   });
   parallel_ranges(batch.images, [&](int64_t first, int64_t last) {
@@ -154,7 +195,7 @@ void select_images(const Batch<S>& batch, Ordered<acc_t<S>>* keys, int64_t* cuts
           num_hard_negatives(batch.rule.mining, total.positives, total.candidates, batch.width);
       const U* row = keys + image * batch.width;
       const RowCut<U> cut = selector.select(row, batch.width, k);
-      add_selected(batch, image, row, cut, &reached, &total);
+      add_selected(batch, image, row, losses_of(image), cut, &reached, &total);
       cuts[2 * image] = static_cast<int64_t>(cut.threshold);
       cuts[2 * image + 1] = cut.tie;
     }
@@ -225,10 +266,10 @@ void run_backward(const Batch<S>& batch, const LossSelection<acc_t<S>>& from,
         const int weight = row_weight(row.kind, keys[image * batch.width + p], p, cut,
                                       batch.rule.loss.positives_twice);
         if (weight > 0 && scales[image] != T(0)) {
-          cross_entropy_row_backward(batch.conf.row(image, p), batch.conf.class_stride,
-                                     batch.conf.num_classes, row.label,
-                                     weight * grad_conf * scales[image], &scratch,
-                                     const_cast<S*>(d_conf.row(image, p)), d_conf.class_stride);
+          cross_entropy_row_backward(
+              batch.conf.row(image, p), batch.conf.class_stride, batch.conf.num_classes, row.label,
+              batch.targets.terms, batch.class_total, weight * grad_conf * scales[image], &scratch,
+              const_cast<S*>(d_conf.row(image, p)), d_conf.class_stride);
         }
         if (is_localized(row.kind) && scales[image] != T(0)) {
           const Vec4<T> x = batch.loc_row(image, p), t = batch.loc_target(image, p);

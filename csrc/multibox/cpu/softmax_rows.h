@@ -90,19 +90,21 @@ SSD_SIMD_BODY inline void load_columns(const Logits<S>& logits, int64_t image, i
   }
 }
 
-// What a tile of rows has: its largest logits, the logs of sum exp(x - largest), the cross entropies at one class.
+// What a tile of rows has: its largest logits, the logs of sum exp(x - largest), the cross entropies at one class; where
+// labels are smooth, the sums of w_c (x_c - largest) of ClassTerms.
 constexpr int64_t kTileRows = 256;
 template <typename T>
 struct RowTile {
   static constexpr int64_t kRoom = kTileRows + 16;  // whole vectors are stored
-  T largest[kRoom], log_sum[kRoom], losses[kRoom];
+  T largest[kRoom], log_sum[kRoom], losses[kRoom], shifted[kRoom];
 };
 
 constexpr int64_t kAheadBytes = 4096;  // how far rows are fetched ahead, at least
 
-template <int N, typename S>
+template <int N, bool kSmooth, typename S>
 SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t image, int64_t begin,
-                                              int64_t count, int64_t label, float* scratch,
+                                              int64_t count, int64_t label,
+                                              const ClassTerms<float>& terms, float* scratch,
                                               RowTile<float>* tile) {
   using V = Pack<float, N>;
   V* columns = reinterpret_cast<V*>(scratch);
@@ -116,7 +118,8 @@ SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t i
   const int64_t distance = streams ? (kAheadBytes + block - 1) / block * block : 0;
   for (int64_t i = 0; i < count; i += N) {
     load_columns<N>(logits, image, begin + i, begin + count - 1, columns);
-    V largest = columns[0], second = columns[0], sum{};  // two chains: a maximum waits four cycles
+    V largest = columns[0], second = columns[0], sum{},
+      shifted{};  // two chains: a maximum waits four cycles
     for (int64_t c = 1; c + 1 < classes; c += 2) {
       largest = columns[c] > largest ? columns[c] : largest;
       second = columns[c + 1] > second ? columns[c + 1] : second;
@@ -126,8 +129,11 @@ SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t i
     const char* ahead = reinterpret_cast<const char*>(logits.row(image, begin + i)) + distance;
     for (int64_t c = 0; c < classes; ++c) {
       if (streams && c % kClassesALine == 0) __builtin_prefetch(ahead + c * kClassBytes);
-      sum = sum + exp_negative_pack(columns[c] - largest);
+      const V x = columns[c] - largest;
+      sum = sum + exp_negative_pack(x);
+      if constexpr (kSmooth) shifted = shifted + x * (V{} + terms.weight(c));
     }
+    if constexpr (kSmooth) store_pack(tile->shifted + i, shifted);
     const V log_sum = log_normal_pack(sum);
     store_pack(tile->largest + i, largest);
     store_pack(tile->log_sum + i, log_sum);
@@ -138,15 +144,21 @@ SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t i
 // Fills the tile for rows [begin, begin + count) of an image, count <= kTileRows.
 template <typename S, typename T>
 void cross_entropy_rows(const Logits<S>& logits, int64_t image, int64_t begin, int64_t count,
-                        int64_t label, std::vector<T>* scratch, RowTile<T>* tile) {
+                        int64_t label, const ClassTerms<T>& terms, std::vector<T>* scratch,
+                        RowTile<T>* tile) {
   if constexpr (std::is_same_v<T, float>) {
     constexpr int kMostLanes = 16;
     scratch->resize((logits.num_classes + 1) * kMostLanes);
     float* aligned = scratch->data();
     while (reinterpret_cast<std::uintptr_t>(aligned) % 64 != 0) ++aligned;
     with_simd([&](auto bytes) SSD_SIMD_BODY {
-      cross_entropy_packs<decltype(bytes)::value / 4>(logits, image, begin, count, label, aligned,
-                                                      tile);
+      constexpr int kLanes = decltype(bytes)::value / 4;
+      if (terms.smooth()) {
+        cross_entropy_packs<kLanes, true>(logits, image, begin, count, label, terms, aligned, tile);
+      } else {
+        cross_entropy_packs<kLanes, false>(logits, image, begin, count, label, terms, aligned,
+                                           tile);
+      }
     });
   } else {
     for (int64_t i = 0; i < count; ++i) {
@@ -155,6 +167,11 @@ void cross_entropy_rows(const Logits<S>& logits, int64_t image, int64_t begin, i
       tile->largest[i] = largest;
       tile->log_sum[i] = log_normal(sum);
       tile->losses[i] = cross_entropy(tile->log_sum[i], row[label * logits.class_stride], largest);
+      T shifted = 0;
+      for (int64_t c = 0; terms.smooth() && c < logits.num_classes; ++c) {
+        shifted += terms.weight(c) * (static_cast<T>(row[c * logits.class_stride]) - largest);
+      }
+      tile->shifted[i] = shifted;
     }
   }
 }
@@ -199,14 +216,21 @@ inline void softmax_row(float* x, int64_t classes, bool bad) {
   });
 }
 
-// grad[c * grad_stride] = scale * (softmax(c) - [c == label]), computed in T and rounded once.
+// grad[c * grad_stride] = scale * (softmax(c) - [c == label]), or that of the terms, computed in T and rounded once.
 template <typename S, typename T>
 void cross_entropy_row_backward(const S* row, int64_t stride, int64_t classes, int64_t label,
-                                T scale, std::vector<T>* scratch, S* grad, int64_t grad_stride) {
+                                const ClassTerms<T>& terms, T total, T scale,
+                                std::vector<T>* scratch, S* grad, int64_t grad_stride) {
   scratch->resize(classes + 16);
   T* x = scratch->data();
   for (int64_t c = 0; c < classes; ++c) x[c] = static_cast<T>(row[c * stride]);
   softmax_row(x, classes, label < 0);
+  if (terms.any()) {
+    for (int64_t c = 0; c < classes; ++c) {
+      grad[c * grad_stride] = static_cast<S>(scale * terms.gradient(x[c], c, label, total));
+    }
+    return;
+  }
   for (int64_t c = 0; c < classes; ++c) {
     grad[c * grad_stride] = static_cast<S>(scale * cross_entropy_gradient(x[c], c == label));
   }

@@ -27,6 +27,12 @@ struct LossInputs {
   int64_t images, width;
 };
 
+// Whether the loss takes the general kernels.
+template <typename S, typename T>
+inline bool is_general(const LossInputs<S, T>& inputs) {
+  return inputs.targets.terms.any();
+}
+
 template <typename S>
 struct LossGradients {
   RowsView<S> d_loc;   // [B, P, 4], dense in the order of loc, aligned like Vec4
@@ -75,8 +81,9 @@ __device__ __forceinline__ T warp_tree_sum(T value) {
   return value;
 }
 
-// scale * (softmax - [c == label]) of one row by one warp, rounded once. Lane l has the classes l, l + 32, ...
-template <typename S, typename T>
+// scale * (softmax - [c == label]) of one row by one warp, or that of the terms, rounded once. Lane l has the classes l,
+// l + 32, ...
+template <typename S, typename T, bool kGeneral>
 struct RowGradient {
   const S* row;
   int64_t stride;
@@ -84,10 +91,17 @@ struct RowGradient {
   T scale;
   S* target;
   int64_t target_stride;
+  ClassTerms<T> terms;
+  T total;  // see ClassTerms
 
   __device__ __forceinline__ T logit(int c) const { return static_cast<T>(row[c * stride]); }
   __device__ __forceinline__ void store(int c, T power, T sum) const {
-    const T value = label < 0 ? T(NAN) : cross_entropy_gradient(power / sum, c == label);
+    T value;
+    if constexpr (kGeneral) {
+      value = terms.gradient(power / sum, c, label, total);
+    } else {
+      value = label < 0 ? T(NAN) : cross_entropy_gradient(power / sum, c == label);
+    }
     target[c * target_stride] = static_cast<S>(scale * value);
   }
 
@@ -147,7 +161,7 @@ struct ChosenRows {
 };
 
 // Writes d_conf of the rows chosen, each by a warp of the block.
-template <typename S, typename T>
+template <bool kGeneral, typename S, typename T>
 __device__ __forceinline__ void write_chosen(const BackwardArgs<S, T>& args,
                                              const ChosenRows& chosen, int64_t image,
                                              int64_t begin) {
@@ -155,7 +169,14 @@ __device__ __forceinline__ void write_chosen(const BackwardArgs<S, T>& args,
   const int count = static_cast<int>(chosen.count);
   const int classes = static_cast<int>(args.rule.label.num_classes);
   const T scale = args.scales[image];
-  const auto at = [&](int i) -> RowGradient<S, T> {
+  ClassTerms<T> terms;
+  T total = 0;
+  if constexpr (kGeneral) {
+    terms = args.targets.terms;
+    for (int c = static_cast<int>(threadIdx.x) % 32; c < classes; c += 32) total += terms.weight(c);
+    total = warp_tree_sum(total);
+  }
+  const auto at = [&](int i) -> RowGradient<S, T, kGeneral> {
     const int64_t p = begin + chosen.row[i];
     return {args.conf.at(image, p),
             args.conf.class_stride,
@@ -163,7 +184,9 @@ __device__ __forceinline__ void write_chosen(const BackwardArgs<S, T>& args,
             chosen.label[i],
             static_cast<T>(chosen.weight[i]) * *args.grad_conf * scale,
             args.d_conf.at(image, p),
-            args.d_conf.class_stride};
+            args.d_conf.class_stride,
+            terms,
+            total};
   };
   int i = static_cast<int>(threadIdx.x) / 32;
   if (classes > 32 * kLaneLogits) {
@@ -199,7 +222,7 @@ __device__ __forceinline__ void write_loc(const BackwardArgs<S, T>& args, int64_
                     static_cast<S>(gradient.z), static_cast<S>(gradient.w)});
 }
 
-template <typename S, typename T>
+template <typename S, typename T, bool kGeneral>
 __global__ void __launch_bounds__(kBackwardBlock, (sizeof(T) == 8 ? 512 : 896) / kBackwardBlock)
     backward_kernel(BackwardArgs<S, T> args) {
   using U = Ordered<T>;
@@ -232,7 +255,7 @@ __global__ void __launch_bounds__(kBackwardBlock, (sizeof(T) == 8 ? 512 : 896) /
     }
   }
   __syncthreads();
-  write_chosen(args, chosen, image, begin);
+  write_chosen<kGeneral>(args, chosen, image, begin);
 #pragma unroll 1  // side by side they would take half of the registers
   for (int r = t; r < rows; r += kBackwardBlock, localized >>= 1) {
     write_loc(args, image, begin + r, (localized & 1) != 0, scale);
@@ -242,8 +265,8 @@ __global__ void __launch_bounds__(kBackwardBlock, (sizeof(T) == 8 ? 512 : 896) /
 template <typename S, typename T>
 inline cudaError_t launch_backward(const BackwardArgs<S, T>& args, cudaStream_t stream) {
   const int64_t blocks = args.images * ceil_div<int64_t>(args.width, kBackwardRows);
-  return launch(backward_kernel<S, T>, dim3(static_cast<unsigned>(blocks)), dim3(kBackwardBlock), 0,
-                stream, args);
+  const auto kernel = is_general(args) ? backward_kernel<S, T, true> : backward_kernel<S, T, false>;
+  return launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kBackwardBlock), 0, stream, args);
 }
 
 }  // namespace ssd_cuda

@@ -23,8 +23,8 @@ namespace ssd_cuda {
 
 template <typename S, typename T>
 struct MultiBoxArgs : LossInputs<S, T> {
-  Ordered<T>* keys;   // [B, P]
-  T* positive_loss;   // [B, P], written at positives; null unless they may count twice
+  Ordered<T>* keys;  // [B, P]
+  T* row_loss;  // [B, P], or null: written at positives, which may count twice; see keeps_losses
   ImageSums* tiles;   // [B, tiles an image]
   unsigned* arrived;  // [], set to 0
   ZeroedRows<S> zeros;
@@ -32,7 +32,7 @@ struct MultiBoxArgs : LossInputs<S, T> {
 
 template <typename T>
 struct SelectArgs : LossOutputs<T> {
-  const T* positive_loss;  // [B, P] or null
+  const T* row_loss;       // [B, P] or null
   const ImageSums* tiles;  // [B, tiles_per_image]
   Targets<T> targets;
   MultiBoxRule rule;
@@ -52,7 +52,8 @@ __device__ inline double tile_sum(double value, double* scratch) {
   return value;
 }
 
-template <typename S, typename T>
+// kGeneral: with the terms of the classes. A kernel of its own, so that the plain one keeps its registers.
+template <typename S, typename T, bool kGeneral>
 __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kTileBlock)
     keys_kernel(MultiBoxArgs<S, T> args, TilePlan plan) {
   SSD_DYNAMIC_SHARED(S, tile);
@@ -77,16 +78,30 @@ __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kT
   if (t < rows) {
     const int64_t p = begin + t, place = image * args.width + p;
     row = args.targets.row(image, p, args.rule.label);
-    const T loss = plan.pitch > 0
-                       ? staged_cross_entropy<T>(staged + t * plan.pitch, classes, row.label)
-                       : row_cross_entropy<T>(args.conf.at(image, p), args.conf.class_stride,
-                                              classes, row.label);
-    Ordered<T> key = ordered_key(loss);
+    T loss, rank;
+    if constexpr (kGeneral) {
+      const auto& terms = args.targets.terms;
+      const RowLoss<T> both =
+          plan.pitch > 0
+              ? row_loss_of_terms<T>(staged + t * plan.pitch, 1, classes, row.label, terms)
+              : row_loss_of_terms<T>(args.conf.at(image, p), args.conf.class_stride, classes,
+                                     row.label, terms);
+      const bool kept = args.targets.keeps_losses(args.rule.loss);
+      loss = both.loss;
+      rank = kept ? both.plain : both.loss;
+      if (kept) args.row_loss[place] = loss;
+    } else {
+      loss = plan.pitch > 0 ? staged_cross_entropy<T>(staged + t * plan.pitch, classes, row.label)
+                            : row_cross_entropy<T>(args.conf.at(image, p), args.conf.class_stride,
+                                                   classes, row.label);
+      rank = loss;
+    }
+    Ordered<T> key = ordered_key(rank);
     if (row.kind == RowKind::kIgnored) key = ignored_key<T>(args.rule.label);
     if (row.kind == RowKind::kPositive) {
       key = positive_key<T>(args.rule.mining);
       conf = static_cast<double>(loss);
-      if (args.positive_loss != nullptr) args.positive_loss[place] = loss;
+      if (args.row_loss != nullptr) args.row_loss[place] = loss;
     }
     args.keys[place] = key;
     if (is_localized(row.kind)) {
@@ -170,12 +185,14 @@ __device__ __forceinline__ void select_image(const SelectArgs<T>& args, int64_t 
                                        shared.total.candidates, args.width);
   const RowCut<U> cut = select_row<false, U>(keys, k, shared.select);
   const U fill = positive_key<T>(args.rule.mining);
+  const T* const losses =
+      args.targets.keeps_losses(args.rule.loss) ? args.row_loss + image * args.width : nullptr;
   double conf = 0;
   unsigned negatives = 0;
   keys.each([&](U key, int64_t p) {
     if (key == kExcluded<U> || key == fill || !is_selected(key, p, cut)) return;
     ++negatives;
-    conf += static_cast<double>(key_value<T>(key));
+    conf += static_cast<double>(losses != nullptr ? losses[p] : key_value<T>(key));
   });
   // Negatives and ignored rows may share the key of the positives: only the targets tell. Seldom reached.
   for (int64_t p = threadIdx.x; fill >= cut.threshold && p < args.width; p += kSelectBlock) {
@@ -183,9 +200,9 @@ __device__ __forceinline__ void select_image(const SelectArgs<T>& args, int64_t 
     const RowKind kind = args.targets.row(image, p, args.rule.label).kind;
     if (is_candidate(kind)) {
       ++negatives;
-      conf += static_cast<double>(key_value<T>(fill));
-    } else if (kind == RowKind::kPositive && args.positive_loss != nullptr) {
-      conf += static_cast<double>(args.positive_loss[image * args.width + p]);
+      conf += static_cast<double>(losses != nullptr ? losses[p] : key_value<T>(fill));
+    } else if (kind == RowKind::kPositive && args.rule.loss.positives_twice) {
+      conf += static_cast<double>(args.row_loss[image * args.width + p]);
     }
   }
   conf = block_reduce(conf, shared.doubles, [](double x, double y) { return x + y; });
@@ -252,15 +269,15 @@ struct LossPlan {
            const Take& take)
       : tile(plan_tile<S>(inputs.rule.label.num_classes)) {
     const int64_t images = inputs.images, tiles = tile.tiles(inputs.width);
-    const bool twice = inputs.rule.loss.positives_twice;
-    T* positive_loss = twice ? take(images * inputs.width, T{}) : nullptr;
+    const bool kept =
+        inputs.rule.loss.positives_twice || inputs.targets.keeps_losses(inputs.rule.loss);
+    T* row_loss = kept ? take(images * inputs.width, T{}) : nullptr;
     ImageSums* tile_sums = take(images * tiles, ImageSums{});
     unsigned* arrived = take(1, unsigned{});
     const int64_t numbers = images * inputs.width * inputs.rule.label.num_classes;
-    keys = {inputs,    outputs.keys, positive_loss,
-            tile_sums, arrived,      {zeros, numbers, images * tiles}};
-    select = {outputs, positive_loss, tile_sums, inputs.targets, inputs.rule,
-              images,  inputs.width,  tiles,     arrived,        take(images, ImageSums{})};
+    keys = {inputs, outputs.keys, row_loss, tile_sums, arrived, {zeros, numbers, images * tiles}};
+    select = {outputs, row_loss,     tile_sums, inputs.targets, inputs.rule,
+              images,  inputs.width, tiles,     arrived,        take(images, ImageSums{})};
   }
 };
 
@@ -268,8 +285,9 @@ template <typename S, typename T>
 inline cudaError_t launch_keys(const MultiBoxArgs<S, T>& args, const TilePlan& plan,
                                cudaStream_t stream) {
   const int64_t blocks = args.images * plan.tiles(args.width);
-  return launch(keys_kernel<S, T>, dim3(static_cast<unsigned>(blocks)), dim3(kTileBlock),
-                plan.bytes, stream, args, plan);
+  const auto kernel = is_general(args) ? keys_kernel<S, T, true> : keys_kernel<S, T, false>;
+  return launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kTileBlock), plan.bytes, stream,
+                args, plan);
 }
 
 template <typename T>

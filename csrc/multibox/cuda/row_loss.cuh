@@ -23,6 +23,34 @@ __device__ T row_cross_entropy(const S* row, int64_t stride, int classes, int la
   return cross_entropy(log_normal(sum), static_cast<T>(row[label * stride]), largest);
 }
 
+// The cross entropy of a row and the loss that it has by the terms of the classes.
+template <typename T>
+struct RowLoss {
+  T plain, loss;
+};
+template <typename T, typename S>
+__device__ RowLoss<T> row_loss_of_terms(const S* row, int64_t stride, int classes, int label,
+                                        const ClassTerms<T>& terms) {
+  if (label < 0) return {T(NAN), T(NAN)};
+  T largest = static_cast<T>(row[0]);
+  for (int c = 1; c < classes; ++c) {
+    const T x = static_cast<T>(row[c * stride]);
+    largest = x > largest ? x : largest;
+  }
+  T sum = 0, total = 0, shifted = 0;
+  for (int c = 0; c < classes; ++c) {
+    const T x = sub_rn(static_cast<T>(row[c * stride]), largest);
+    sum = add_rn(sum, exp_negative(x));
+    if (!terms.smooth()) continue;
+    const T weight = terms.weight(c);
+    total = add_rn(total, weight);
+    shifted = add_rn(shifted, mul_rn(x, weight));
+  }
+  const T log_sum = log_normal(sum);
+  const T plain = cross_entropy(log_sum, static_cast<T>(row[label * stride]), largest);
+  return {plain, terms.loss(plain, label, log_sum, total, shifted)};
+}
+
 // Two neighbours of a row in half precision, one load.
 template <typename S>
 struct Paired {
