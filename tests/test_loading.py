@@ -148,10 +148,50 @@ def test_augmentation_repeats_by_seed():
     assert torch.equal(a, b) and torch.equal(target_a["boxes"], target_b["boxes"])
 
 
+def test_caffe_resizes_by_a_rule_of_opencv_that_is_drawn():
+    """Each image is exactly one of the five that OpenCV makes, each comes about as often; boxes follow."""
+    cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
+    (choice,) = [t for t in make_transform("caffe", (40, 60)).transforms if "Choice" in type(t).__name__]
+    image, target = ShapesDataset("train", length=1, size=(90, 70))[0]
+    pixels = image.permute(1, 2, 0).numpy()
+    rules = (cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_NEAREST, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+    made = [torch.from_numpy(cv2.resize(pixels, (60, 40), interpolation=r)).permute(2, 0, 1) for r in rules]
+    seen = torch.zeros(len(rules))
+    torch.manual_seed(0)
+    for _ in range(200):
+        out, changed = choice(image, dict(target))
+        assert type(out) is type(image) and type(changed["boxes"]) is type(target["boxes"])
+        same = [torch.equal(out, each) for each in made]
+        assert sum(same) == 1
+        seen[same.index(True)] += 1
+        scale = torch.tensor([60 / 70, 40 / 90] * 2)
+        torch.testing.assert_close(changed["boxes"].as_subclass(torch.Tensor), target["boxes"] * scale)
+        assert changed["boxes"].canvas_size == (40, 60) and torch.equal(changed["labels"], target["labels"])
+    assert seen.min() > 20 and seen.max() < 65
+
+
+def test_caffe_without_opencv_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ImportError, match="augmentation as caffe's needs opencv-python-headless"):
+        make_transform("caffe", (40, 60))
+
+
+def test_the_command_line_knows_every_preset():
+    from argparse import ArgumentParser
+
+    from ssd_cuda.cli import train_options
+    from ssd_cuda.data.transforms import PRESETS
+
+    parser = ArgumentParser()
+    train_options.add_arguments(parser)
+    (action,) = [a for a in parser._actions if "--augment" in a.option_strings]
+    assert tuple(action.choices) == PRESETS
+
+
 def test_presets_are_checked():
     with pytest.raises(ValueError, match=r"preset must be one of 'none', 'flip', .*'nvidia', got 'mosaic'"):
         make_transform("mosaic", (10, 10))
-    for preset in ("ssd", "ssdlite", "nvidia"):
+    for preset in ("ssd", "caffe", "ssdlite", "nvidia"):
         with pytest.raises(ValueError, match=f"size must be given for the preset '{preset}'"):
             make_transform(preset, None)
 
@@ -163,18 +203,30 @@ def test_presets_are_checked():
             "ssd",
             ["RandomZoomOut", "RandomIoUCrop", "Resize", "RandomPhotometricDistort", "RandomHorizontalFlip"],
         ),
+        (
+            "caffe",
+            [
+                "RandomZoomOut",
+                "RandomIoUCrop",
+                "RandomChoice",
+                "RandomPhotometricDistort",
+                "RandomHorizontalFlip",
+            ],
+        ),
         ("ssdlite", ["RandomIoUCrop", "Resize", "RandomHorizontalFlip"]),
         ("nvidia", ["RandomIoUCrop", "Resize", "ColorJitter", "RandomHorizontalFlip"]),
     ],
 )
 def test_the_augmentation_of_a_recipe_is_whole(preset, parts):
     """In order; and the numbers of the paper: enlarged up to 4 in half of the images, crops of .3 on."""
+    if preset == "caffe":
+        pytest.importorskip("cv2", reason="needs OpenCV")
     steps = {type(step).__name__: step for step in make_transform(preset, (40, 60)).transforms}
     assert list(steps)[: len(parts)] == parts
     crop = steps["RandomIoUCrop"]
     assert (crop.min_scale, crop.max_scale, crop.min_aspect_ratio, crop.max_aspect_ratio) == (0.3, 1, 0.5, 2)
     assert set(crop.options) >= {0.1, 0.3, 0.5, 0.7, 0.9, 1.0}
-    if preset == "ssd":
+    if preset in ("ssd", "caffe"):
         zoom, colour = steps["RandomZoomOut"], steps["RandomPhotometricDistort"]
         assert (zoom.p, tuple(zoom.side_range)) == (0.5, (1, 4))
         assert (tuple(colour.brightness), colour.p) == ((0.875, 1.125), 0.5)  # 32 of 255

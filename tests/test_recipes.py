@@ -59,7 +59,7 @@ def test_the_papers(name, side):
     model, size, config = chosen("--recipe", name)
     assert model == f"ssd{side}_vgg16" and size == (side, side)
     assert (config.optimizer, config.momentum, config.weight_decay) == ("sgd", 0.9, 0.0005)
-    assert (config.batch_size, config.bias_lr, config.decay_all, config.augment) == (32, 2.0, False, "ssd")
+    assert (config.batch_size, config.bias_lr, config.decay_all, config.augment) == (32, 2.0, False, "caffe")
     assert config.clip_norm is None and config.average_decay == 0 and total_steps(config, 517) == 120_000
     found = rates(config, VOC_IMAGES, 0, 79_999, 80_000, 99_999, 100_000, 119_999)
     assert found == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
@@ -72,6 +72,7 @@ def test_torchvisions_ssd300():
         "ssd300_vgg16_torchvision", (300, 300), 120, 32,
     )  # fmt: skip
     assert (config.momentum, config.weight_decay, config.decay_all) == (0.9, 0.0005, True)
+    assert config.augment == "ssd"  # references/detection --data-augmentation ssd: one interpolation
     each = COCO_IMAGES // 32
     steps = [0, 100, 999, 1000, 80 * each - 1, 80 * each, 110 * each]
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.002)
@@ -117,6 +118,7 @@ def test_dssd():
     assert rates(configs[1], VOC_IMAGES, 19_999, 20_000) == pytest.approx([1e-3, 1e-4])
     assert rates(configs[2], VOC_IMAGES, 0, 39_999) == pytest.approx([1e-4, 1e-4])
     assert [config.freeze_norms for config in configs] == [False, False, True]
+    assert {config.augment for config in configs} == {"caffe"}
 
 
 def test_the_command_line_has_the_last_word():

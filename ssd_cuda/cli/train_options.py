@@ -54,7 +54,7 @@ def _add_recipe(group: Any) -> None:
     add("--weight-decay", type=float)
     add("--freeze", metavar="backbone|N", help="train the rest: all stages of the backbone, or the first N")
     add("--freeze-norms", action="store_true", default=None, help="batch norms stay as they are")
-    add("--augment", choices=("none", "flip", "flips", "ssd", "ssdlite", "nvidia"))
+    add("--augment", choices=("none", "flip", "flips", "ssd", "caffe", "ssdlite", "nvidia"))
     add("--seed", type=int)
     add("--min-negatives", type=int, help="priors that an image without objects trains as background")
 

@@ -7,7 +7,8 @@ not decay. It starts from VGG-16 (``--weights``). Published: 77.2 mAP on VOC2007
 from typing import Any
 
 NOTE = (
-    "caffe decays the scale of conv4_3's norm, and resizes by an interpolation that it draws for each image"
+    "caffe decays the scale of conv4_3's norm, adds to the brightness where torchvision multiplies it, and "
+    "keeps the order of the colours"
 )
 
 RECIPE: dict[str, Any] = dict(
@@ -16,6 +17,6 @@ RECIPE: dict[str, Any] = dict(
     train=dict(
         steps=120_000, batch_size=32, optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=5e-4, bias_lr=2.0,
         schedule="steps", milestones=(80_000, 100_000), gamma=0.1, warmup_steps=0, clip_norm=None,
-        average_decay=0.0, augment="ssd",
+        average_decay=0.0, augment="caffe",
     ),
 )  # fmt: skip
