@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import onnx_cases as cases
 import pytest
 import torch
 from conftest import random_priors
@@ -23,6 +24,15 @@ torch.save((found, compiled.get_metadata()["ssd_cuda"]), out)
 """
 
 
+def run_elsewhere(path, inputs, folder):
+    """What the package gives for each of ``inputs`` in a process of its own, and its metadata."""
+    torch.save(inputs, folder / "inputs.pt")
+    arguments = [_extension._C.__file__, path, folder / "inputs.pt", folder / "out.pt"]
+    subprocess.run([sys.executable, "-c", PROGRAM, *map(str, arguments)], check=True, cwd=folder)
+    found, facts = torch.load(folder / "out.pt")
+    return found, json.loads(facts)
+
+
 @pytest.mark.slow
 def test_a_process_without_this_package_gives_equal_bits(tmp_path, device):
     """With a rule that ONNX refuses."""
@@ -32,15 +42,28 @@ def test_a_process_without_this_package_gives_equal_bits(tmp_path, device):
     inputs = [
         (torch.randn(b, 60, 4, device=device), torch.randn(b, 60, 5, device=device) * 3) for b in (2, 1, 7)
     ]
-    torch.save(inputs, tmp_path / "inputs.pt")
-    arguments = [_extension._C.__file__, path, tmp_path / "inputs.pt", tmp_path / "out.pt"]
-    subprocess.run([sys.executable, "-c", PROGRAM, *map(str, arguments)], check=True, cwd=tmp_path)
-    found, facts = torch.load(tmp_path / "out.pt")
+    found, facts = run_elsewhere(path, inputs, tmp_path)
     for given, results in zip(inputs, found, strict=True):
         expected = module(*given, priors)
         assert expected.counts.min() > 0
         assert all(torch.equal(a, b) for a, b in zip(results, expected[:5], strict=True))
-    assert json.loads(facts)["detect_config"]["soft_nms"] == "gaussian"
+    assert facts["detect_config"]["soft_nms"] == "gaussian"
+
+
+@pytest.mark.slow
+def test_a_whole_model_finds_the_same(tmp_path, device):
+    """Network and detection, for 1, 2 and 8 images: the same (label, prior), scores and boxes to 1e-5, since
+    convolutions are compiled anew. Images of nothing among them."""
+    model, config = cases.model().to(device), DetectConfig(score_threshold=0.6)
+    path = export.to_pt2(model, tmp_path / "model.pt2", input="uint8", config=config, classes=cases.CLASSES)
+    batches = [(cases.images(batch, seed=batch) * 255).byte().to(device) for batch in (1, 2, 8)]
+    batches.append(torch.full((2, 3, 64, 64), 127, dtype=torch.uint8, device=device))
+    found, facts = run_elsewhere(path, [(images,) for images in batches], tmp_path)
+    for images, results in zip(batches, found, strict=True):
+        expected = model.detect(images, config)
+        cases.assert_same_detections([r.cpu() for r in results], [e.cpu() for e in expected[:5]])
+    assert found[2][4].min() > 3 and found[3][4].max() == 0
+    assert facts["classes"] == list(cases.CLASSES) and facts["form"] == "pt2"
 
 
 def test_bad_arguments(tmp_path):
