@@ -94,27 +94,6 @@ def test_standard_operators_only_and_no_trace_of_the_source(model, tmp_path):
     assert scores.shape == (3, len(model.priors), 4)
 
 
-def test_the_graph_for_tensorrt(model, tmp_path):
-    """The plugin's documented inputs, outputs and attributes; there is no TensorRT to run it in."""
-    content = onnx.load(export.to_onnx(model, tmp_path / "trt.onnx", form="tensorrt"))
-    onnx.checker.check_model(content)
-    (node,) = (n for n in content.graph.node if n.op_type == "EfficientNMS_TRT")
-    values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    assert values == {
-        "score_threshold": pytest.approx(0.3), "iou_threshold": pytest.approx(0.45), "max_output_boxes": 50,
-        "background_class": -1, "score_activation": 0, "class_agnostic": 0, "box_coding": 0,
-        "plugin_version": b"1",
-    }  # fmt: skip
-    kinds = {v.name: v.type.tensor_type.elem_type for v in content.graph.output}
-    floating, integer = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
-    assert kinds == {
-        "num_detections": integer, "detection_boxes": floating, "detection_scores": floating,
-        "detection_classes": integer,
-    }  # fmt: skip
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in content.graph.value_info}
-    assert [shapes[name][-1] for name in node.input] == [4, 3]  # boxes; three classes, no background
-
-
 def test_a_torchvision_model(tmp_path):
     pytest.importorskip("torchvision")
     from test_accelerate import tiny_ssd

@@ -99,7 +99,9 @@ class Nms(nn.Module):
     def forward(self, boxes, scores, idxs):
         options = dict(inclusive=True, pixel_offset=1.0)
         plain, other = ops.nms(boxes, scores, 0.5), ops.nms(boxes, scores, 0.3, **options)
-        return plain, other, ops.batched_nms(boxes, scores, idxs, 0.5), ops.decode(boxes, boxes, (0.1, 0.2))
+        third = ops.nms(boxes, scores, 1 / 3)
+        found = plain, other, third, ops.batched_nms(boxes, scores, idxs, 0.5)
+        return *found, ops.decode(boxes, boxes, (0.1, 0.2))
 
 
 def test_nms_and_decode():
@@ -110,11 +112,17 @@ def test_nms_and_decode():
     session = convert(
         Nms(), inputs(9), shapes, custom_translation_table=export.translation_table(), opset_version=18
     )
-    for n in (1, 40, 200):
-        given = inputs(n)
+    # An IoU of 1 / 3 in float32 is above 1 / 3 in double.
+    on_the_edge = (
+        torch.tensor([[0.0, 0, 2, 1], [1, 0, 3, 1]]),
+        torch.tensor([0.9, 0.8]),
+        torch.zeros(2).long(),
+    )
+    for given in (on_the_edge, *map(inputs, (1, 40, 200))):
         found, expected = cases.run(session, *given), Nms()(*given)
-        assert all(np.array_equal(a, b) for a, b in zip(found[:3], expected[:3], strict=True))
-        np.testing.assert_allclose(found[3], expected[3], rtol=1e-5)
+        assert all(np.array_equal(a, b) for a, b in zip(found[:4], expected[:4], strict=True))
+        np.testing.assert_allclose(found[4], expected[4], rtol=1e-5)
+    assert Nms()(*on_the_edge)[2].tolist() == [0]
 
 
 def test_an_op_that_a_graph_cannot_hold_says_so():

@@ -57,8 +57,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         export.to_onnx(model, out, form=form, opset=options.opset, **common)
     say(f"wrote {out}: {form}, {out.stat().st_size / 1e6:.1f} MB, any batch of {_size(model)} images")
-    if form == "tensorrt":
-        say("EfficientNMS_TRT looks at no more than 5,000 boxes of a class, and knows no top-k before NMS")
+    say(*export.remarks(form, config))
 
 
 def _size(model: Any) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from .greedy import at_least, just_above
 from .network import Network
 
 __all__ = ["FORMS", "Detecting", "Raw", "TensorRT"]
@@ -92,9 +93,10 @@ class Raw(_Form):
 class TensorRT(_Form):
     """Boxes and scores into TensorRT's plugin EfficientNMS_TRT; its outputs have its own names.
 
-    Its attributes are those of the plugin's documentation: corners (``box_coding`` 0), probabilities
-    (``score_activation`` 0), the background left out before (``background_class`` -1). Thresholds are one
-    number each: ``to_onnx`` refuses others.
+    Its attributes are those of the plugin's documentation (NVIDIA/TensorRT, plugin/efficientNMSPlugin):
+    corners (``box_coding`` 0), probabilities (``score_activation`` 0), the background left out before
+    (``background_class`` -1). It keeps scores >= ``score_threshold`` and removes at an IoU >=
+    ``iou_threshold``, each one number.
     """
 
     outputs = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
@@ -107,8 +109,8 @@ class TensorRT(_Form):
         boxes, most = self.in_fractions(self.all_boxes(loc)), int(config.detections_per_image or 0)
         batch = boxes.shape[0]
         attributes: dict[str, Any] = {
-            "score_threshold": float(cast(float, config.score_threshold)),
-            "iou_threshold": float(cast(float, config.iou_threshold)),
+            "score_threshold": just_above(cast(float, config.score_threshold)),
+            "iou_threshold": at_least(cast(float, config.iou_threshold), config.inclusive),
             "max_output_boxes": most,
             "background_class": -1,
             "score_activation": 0,

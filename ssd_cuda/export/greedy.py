@@ -15,7 +15,15 @@ import numpy as np
 
 from .._extras import require
 
-__all__ = ["check_matrix", "greedy_by_matrix", "greedy_by_operator", "has_operator"]
+__all__ = [
+    "at_least",
+    "check_matrix",
+    "greedy_by_matrix",
+    "greedy_by_operator",
+    "has_operator",
+    "just_above",
+    "needs_loop",
+]
 
 _MOST_PAIRS = 1 << 28  # a gigabyte of float32
 
@@ -23,6 +31,15 @@ _MOST_PAIRS = 1 << 28  # a gigabyte of float32
 def has_operator(inclusive: bool, iou_eps: float, iou_threshold: float) -> bool:
     """Whether NonMaxSuppression has this rule; ``>= 0``, which boxes that do not touch fulfil, it has not."""
     return not (iou_eps or (inclusive and iou_threshold == 0))
+
+
+def needs_loop(inclusive: bool, iou_eps: float, iou_threshold: float | Sequence[float]) -> bool:
+    """Whether the graph of a detection decides by the matrix of pairs, round by round."""
+    if isinstance(iou_threshold, Sequence):
+        if len(iou_threshold) != 1:
+            return True
+        (iou_threshold,) = iou_threshold
+    return not has_operator(inclusive, iou_eps, iou_threshold)
 
 
 def check_matrix(lists: int, kept: int, error: type[Exception]) -> None:
@@ -34,12 +51,25 @@ def check_matrix(lists: int, kept: int, error: type[Exception]) -> None:
 
 
 def _bound(threshold: float, inclusive: bool) -> np.float32:
-    """The float32 t such that v > t is the rule, for every float32 v: see csrc/common/math/nms_math.h."""
+    """The float32 t such that v > t is the rule, for every float32 v: see csrc/common/math/nms_math.h.
+
+    numpy rounds a Python number before it compares it with a float32, hence ``float``.
+    """
     rounded = np.float32(threshold)
     if inclusive:
-        up = np.nextafter(rounded, np.float32(np.inf)) if rounded < threshold else rounded
+        up = np.nextafter(rounded, np.float32(np.inf)) if float(rounded) < threshold else rounded
         return np.nextafter(up, np.float32(-np.inf))
-    return np.nextafter(rounded, np.float32(-np.inf)) if rounded > threshold else rounded
+    return np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > threshold else rounded
+
+
+def at_least(threshold: float, inclusive: bool) -> float:
+    """The float32 t such that IoU >= t is the rule, which EfficientNMS_TRT has."""
+    return just_above(_bound(threshold, inclusive))
+
+
+def just_above(threshold: float | np.float32) -> float:
+    """The float32 t such that v >= t is v > ``threshold``, which is rounded first."""
+    return float(np.nextafter(np.float32(threshold), np.float32(np.inf)))
 
 
 def greedy_by_operator(

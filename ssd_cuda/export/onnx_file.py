@@ -17,6 +17,7 @@ from .._extras import require
 from ..config import DetectConfig
 from ..engine.outputs import write_file
 from .forms import FORMS
+from .limits import check_rule
 from .network import Network, describe, network_of
 from .onnx_ops import OPSET, ONNXExportError, box_decode, detect, nms
 
@@ -60,8 +61,7 @@ def to_onnx(
             ``scores``, ``labels`` and ``prior_indices`` ``[B, K]``, ``counts`` ``[B]``, as
             :class:`~ssd_cuda.ops.Detections` has them, and ``landmarks`` ``[B, K, 10]`` where a model has
             any. ``"raw"``: ``boxes`` ``[B, P, 4]`` and ``scores`` ``[B, P, C]``, background included.
-            ``"tensorrt"``: TensorRT's plugin EfficientNMS_TRT, which looks at no more than 5,000 boxes of
-            a class and knows no ``top_k``.
+            ``"tensorrt"``: TensorRT's plugin EfficientNMS_TRT; what it cannot, :func:`remarks` says.
         input: of the images ``[B, 3, H, W]``, RGB: ``"float32"`` in [0, 1], or ``"uint8"``.
         config: rule of detection; None: the model's own.
         classes: names of labels 1, 2, ..., for the metadata.
@@ -96,7 +96,7 @@ def to_onnx(
     network = network_of(
         model, input=input, config=config, classes=classes, priors=priors, num_classes=num_classes
     )
-    _check_rule(form, network.config)
+    check_rule(form, network.config)
     program = _export(network, form, opset)
     _forget_the_source(program.model)
     program.model.metadata_props["ssd_cuda"] = json.dumps(describe(network, form))
@@ -152,33 +152,3 @@ def _quiet() -> Any:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _check_rule(form: str, config: DetectConfig) -> None:
-    """Raise for what the form cannot express, before minutes of export."""
-    if form == "raw":
-        return
-    if config.soft_nms:
-        raise ONNXExportError(
-            f"soft_nms must be None: ONNX has no operator for soft-NMS, got {config.soft_nms!r}"
-        )
-    if form != "tensorrt":
-        return
-    for name in ("score_threshold", "iou_threshold"):
-        if isinstance(getattr(config, name), tuple):
-            raise ONNXExportError(
-                f"{name} must be one number for EfficientNMS_TRT, got one for each class; "
-                "form='nms' takes them"
-            )
-    for name, wanted in (("iou_eps", 0.0), ("pixel_offset", 0.0), ("inclusive", False)):
-        if getattr(config, name) != wanted:
-            raise ONNXExportError(
-                f"{name} must be {wanted} for EfficientNMS_TRT, which has no such rule, got "
-                f"{getattr(config, name)}; form='nms' builds it from standard operators"
-            )
-    if config.clip == "after" or config.detections_per_image is None:
-        name = "clip" if config.clip == "after" else "detections_per_image"
-        wanted_text = "'none' or 'before'" if name == "clip" else "a number"
-        raise ONNXExportError(
-            f"{name} must be {wanted_text} for EfficientNMS_TRT, got {getattr(config, name)!r}"
-        )

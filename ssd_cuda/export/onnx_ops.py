@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._extras import require
-from .greedy import check_matrix, greedy_by_matrix, greedy_by_operator, has_operator
+from .greedy import check_matrix, greedy_by_matrix, greedy_by_operator, has_operator, needs_loop
 
 __all__ = ["OPSET", "ONNXExportError", "box_decode", "detect", "nms"]
 
@@ -186,7 +186,7 @@ def detect(
     grid = op.Reshape(candidates, constant([-1, kept, 4], np.int64))
     values = op.Reshape(best, constant([-1, kept], np.int64))
     grid = _moved(grid, pixel_offset)
-    if len(iou_threshold) == 1 and has_operator(inclusive, iou_eps, iou_threshold[0]):
+    if not needs_loop(inclusive, iou_eps, iou_threshold):
         left = _kept_by_operator(grid, values, lowest, kept, iou_threshold[0], inclusive)
     else:
         own = iou_threshold if len(iou_threshold) == 1 else iou_threshold[first_label:last_label]
