@@ -92,6 +92,18 @@ def kernels(request) -> Kernels:
     return found
 
 
+GLOBAL = re.compile(r"\b(?:ld|st|atom|red|cp\.async)\.(?!param|shared|local|const)[\w.:]+")
+
+
+def test_every_kernel_waits_for_the_one_before_it(kernels):
+    """Before its first access to global memory, from sm_90 on; after_previous_kernel() has why."""
+    for name, text in kernels.items():
+        waits = text.find("griddepcontrol.wait")
+        assert (waits >= 0) == (kernels.arch >= 90), name
+        first = GLOBAL.search(text)
+        assert first is None or waits < first.start(), name
+
+
 def test_products_are_rounded_before_they_are_added(kernels):
     bad = {name: free_products(name, text) for name, text in kernels.items() if is_exact(name)}
     assert not {name: found for name, found in bad.items() if found}

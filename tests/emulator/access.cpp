@@ -203,6 +203,10 @@ void check_access(const volatile void* where, std::size_t bytes, Kind kind, cons
   Region* const region_or_null = locate(address, bytes, kind, code);
   if (!region_or_null) return;
   Region& region = *region_or_null;
+  if (region.space == Space::kGlobal && comes_too_early()) {
+    fail(std::string(verb(kind)) + " " + text(region, address - region.begin) +
+         " before after_previous_kernel() (" + source_line(code) + ")");
+  }
   region.last_launch = g_launch;
   const std::size_t offset = static_cast<std::size_t>(address - region.begin);
   const auto [first, last] = region.cells(offset, bytes);

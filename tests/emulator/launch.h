@@ -9,14 +9,15 @@
 
 namespace emulator {
 
-// kernel<<<grid, block, shared_bytes>>>(args...), finished on return. Each thread gets its own copy of args.
-template <typename... Params>
+// kernel<<<grid, block, shared_bytes>>>(args...), finished on return. Each thread gets its own copy of args. kOverlaps: the
+// kernel may begin before the one before it has ended, so that it has to wait for it (after_previous_kernel).
+template <bool kOverlaps = false, typename... Params>
 cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
                    cudaStream_t, const std::type_identity_t<Params>&... args) {
   auto body = [&] { kernel(args...); };
   return run_grid(
       reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
-      [](void* argument) { (*static_cast<decltype(body)*>(argument))(); }, &body);
+      [](void* argument) { (*static_cast<decltype(body)*>(argument))(); }, &body, kOverlaps);
 }
 
 }  // namespace emulator

@@ -46,7 +46,10 @@ void fail_in_kernel(const std::string& message, Site site);
 
 // Runs body(argument) once per thread of the grid. Errors a GPU would return are returned.
 cudaError_t run_grid(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
-                     void (*body)(void*), void* argument);
+                     void (*body)(void*), void* argument, bool overlaps);
+
+// Says that the running thread has waited for the kernel before this one.
+void after_previous_kernel();
 
 void* dynamic_shared_memory();
 

@@ -37,6 +37,7 @@ Block g_in_flight[kMostInFlight];
 // What the threads of the grid run.
 void (*g_body)(void*) = nullptr;
 void* g_argument = nullptr;
+bool g_overlaps = false;  // the grid may begin before the kernel before it has ended
 
 Thread& current() { return g_block->threads[g_block->current]; }
 
@@ -49,6 +50,9 @@ Thread& current() { return g_block->threads[g_block->current]; }
 void thread_main() {
   arrived();
   g_body(g_argument);
+  if (g_overlaps && !current().after_previous) {
+    fail("ends without after_previous_kernel(): what comes next would not come after what came before");
+  }
   current().status = Status::kDone;
   ++g_block->done;
   leave();
@@ -110,7 +114,7 @@ void begin_block(Block& slot, uint3 index, uint32_t log, std::size_t shared_byte
     all[i] = i;
     Thread& thread = slot.threads[i];
     thread.status = Status::kReady;
-    thread.started = false;
+    thread.started = thread.after_previous = false;
     thread.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
     thread.warp_clock = 0;
     thread.copies.clear();
@@ -207,6 +211,8 @@ void set_seed(uint64_t seed) {
                         : Order::kAnyThread;
 }
 uint64_t seed() { return g_seed; }
+void after_previous_kernel() { current().after_previous = true; }
+bool comes_too_early() { return g_overlaps && !current().after_previous; }
 void set_last_blocks(uint64_t count) { g_last_blocks = count; }
 
 unsigned char poison() {
@@ -285,7 +291,7 @@ void* dynamic_shared_memory() {
 }
 
 cudaError_t run_grid(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
-                     void (*body)(void*), void* argument) {
+                     void (*body)(void*), void* argument, bool overlaps) {
   if (g_in_kernel) fail("a kernel launches a kernel");
   if (!launchable(grid, block)) return cudaErrorInvalidConfiguration;
   if (!may_have_shared(kernel, shared_bytes)) return cudaErrorInvalidValue;
@@ -294,6 +300,7 @@ cudaError_t run_grid(const void* kernel, dim3 grid, dim3 block, std::size_t shar
   blockDim = block;
   g_body = body;
   g_argument = argument;
+  g_overlaps = overlaps;
   checker_begin_launch();
   run_blocks(grid, shared_bytes);
   const std::size_t used = checker_static_bytes();

@@ -18,6 +18,7 @@ enum class Status : unsigned char { kReady, kAtWarp, kAtBlock, kDone };
 struct Thread {
   Status status = Status::kReady;
   bool started = false;
+  bool after_previous = false;  // it has waited for the kernel before this one
   uint3 index{};
   // What the thread waits for.
   Meeting meeting{};
@@ -87,6 +88,8 @@ inline Fiber& fiber_of(unsigned thread) {
 
 // Parks the running thread and runs others until somebody makes it ready again.
 void suspend();
+// Whether the running thread may not touch global memory yet: the kernel before this one may still run.
+bool comes_too_early();
 void make_ready(const std::vector<unsigned>& threads);
 // Why no thread can run; called when some have not finished.
 std::string explain_deadlock();

@@ -21,6 +21,7 @@ template <typename T, CoderOp kOp>
 __global__ void __launch_bounds__(kBoxesBlock)
     coder_kernel(Coder<T> coder, int64_t rows, const Vec4<T>* input, const Vec4<T>* grad,
                  Vec4<T>* output) {
+  after_previous_kernel();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (row >= rows) return;
   const int64_t prior_row = row % coder.prior_rows;
@@ -35,6 +36,7 @@ template <typename T>
 __global__ void __launch_bounds__(kBoxesBlock)
     iou_kernel(const Vec4<T>* boxes1, const Vec4<T>* boxes2, int64_t n, int64_t m, T eps,
                T* output) {
+  after_previous_kernel();
   const int64_t pair = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (pair >= n * m) return;
   const Vec4<T> a = boxes1[pair / m], b = boxes2[pair % m];

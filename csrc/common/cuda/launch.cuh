@@ -79,6 +79,37 @@ inline int64_t multiprocessors() {
   return count;
 }
 
+// The first thing that every thread of a kernel does, before it touches global memory; tests/test_kernel_instructions.py
+// reads that in each kernel's PTX, the emulator sees it at each access. From sm_90 on launch() lets a kernel begin while
+// the last blocks of the one before it on the stream still run: its blocks take their places, and wait here until all of
+// that kernel's writes can be seen. Every block waits, so that what comes after this kernel comes after that one too.
+__device__ __forceinline__ void after_previous_kernel() {
+#if defined(SSD_CUDA_EMULATE)
+  ::emulator::after_previous_kernel();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();  // the next kernel may take what places are left
+  cudaGridDependencySynchronize();
+#endif
+}
+
+#if !defined(SSD_CUDA_EMULATE)
+// Whether after_previous_kernel() waits in this kernel, whose code may be of an older architecture than the card, and
+// whether the driver can put such a launch into a graph (CUDA 12.3).
+inline bool may_overlap(const void* kernel) {
+  static PerKernel<bool> known;
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return false;
+  return known(kernel, device, [&] {
+    int driver = 0;
+    cudaFuncAttributes attributes;
+    const bool found = cudaDriverGetVersion(&driver) == cudaSuccess &&
+                       cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
+    if (!found) cudaGetLastError();  // nobody else's failure
+    return found && driver >= 12030 && attributes.ptxVersion >= 90;
+  });
+}
+#endif
+
 template <typename... Params>
 inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
                           std::size_t shared_bytes, cudaStream_t stream,
@@ -89,12 +120,19 @@ inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
     if (error != cudaSuccess) return error;
   }
 #if defined(SSD_CUDA_EMULATE)
-  return ::emulator::launch(kernel, grid, block, shared_bytes, stream, args...);
+  return ::emulator::launch<true>(kernel, grid, block, shared_bytes, stream, args...);
 #else
-  // clang-format off
-  kernel<<<grid, block, shared_bytes, stream>>>(args...);
-  // clang-format on
-  return cudaGetLastError();
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = may_overlap(reinterpret_cast<const void*>(kernel)) ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, args...);
 #endif
 }
 

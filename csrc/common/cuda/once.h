@@ -1,6 +1,7 @@
 // Something that is done once for a kernel on a device: what the answer costs is paid by the first launch alone.
 #pragma once
 
+#include <map>
 #include <mutex>
 #include <set>
 #include <utility>
@@ -22,6 +23,23 @@ class OncePerKernel {
  private:
   std::mutex mutex_;
   std::set<std::pair<int, const void*>> done_;
+};
+
+// What is so for a kernel on a device, found out by its first launch.
+template <typename Value>
+class PerKernel {
+ public:
+  template <typename Fn>
+  Value operator()(const void* kernel, int device, const Fn& fn) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto known = values_.find({device, kernel});
+    if (known != values_.end()) return known->second;
+    return values_[{device, kernel}] = fn();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::pair<int, const void*>, Value> values_;
 };
 
 }  // namespace ssd_cuda

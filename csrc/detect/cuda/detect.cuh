@@ -174,6 +174,7 @@ template <typename T, typename S, bool kTiles>
 __global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 1 : kScanBlocks - kBlocksLess)
     scan_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, DetectWorkspace<T> workspace,
                 TilePlan plan) {
+  after_previous_kernel();
   SSD_DYNAMIC_SHARED(unsigned char, tiles);
   __shared__ ScanShared<T> shared;
   PoolState<T>& state = shared.state;
@@ -242,7 +243,9 @@ __global__ void __launch_bounds__(kImageThreads, 1)
     const int words = table_words(rows) * table.lists;
     for (int i = threadIdx.x; i < words; i += kImageThreads) table.chunk[i] = 0;
     if (seen) seen = table.chunk + words - table.lists;
-  } else if (seen) {
+  }
+  after_previous_kernel();  // shared memory is ready by then
+  if (table.lists == 0 && seen) {
     for (int64_t i = threadIdx.x; i < lists; i += kImageThreads) seen[i] = 0;
   }
   const int64_t first_slice = image * workspace.slices;

@@ -66,6 +66,7 @@ __device__ __forceinline__ unsigned best_candidate(const T* scores, unsigned n,
 template <typename T, typename S>
 __global__ void __launch_bounds__(kSoftThreads, 1)
     soft_nms_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, SoftScratch<T> scratch) {
+  after_previous_kernel();
   __shared__ PoolState<T> pool_state, chosen_state;
   __shared__ SoftBest<T> shared_best;
   const int64_t lists = options.lists(), row = blockIdx.x, image = row / lists, list = row % lists;
@@ -128,6 +129,7 @@ template <typename T, typename S>
 __global__ void __launch_bounds__(kRankBlock)
     rank_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, DetectOutputs<T> outputs,
                 SoftScratch<T> scratch, int64_t blocks_per_image) {
+  after_previous_kernel();
   const int64_t lists = options.lists(), image = blockIdx.x / blocks_per_image;
   const int64_t item = blockIdx.x % blocks_per_image * kRankBlock + threadIdx.x;
   const int64_t *counts = scratch.counts + image * lists, capacity = scratch.capacity;

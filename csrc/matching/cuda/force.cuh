@@ -57,6 +57,7 @@ __device__ __forceinline__ void claim(const BestPrior<T>* tops, int64_t count, i
 
 template <typename T>
 __global__ void __launch_bounds__(kMatchBlock, 2) claim_kernel(const MatchArgs<T> args) {
+  after_previous_kernel();
   __shared__ T bounds[MatchArgs<T>::kKeys ? 1 : kMatchWarps][kSpan<T>];
   const int64_t b = blockIdx.x;
   const TruthRange range = truth_range(args.offsets, b, args.rows);
@@ -127,6 +128,7 @@ struct PairTable {
 
 template <typename T>
 __global__ void __launch_bounds__(kMatchBlock, 2) pair_kernel(const MatchArgs<T> args) {
+  after_previous_kernel();
   __shared__ T bounds[kMatchWarps][kSpan<T>];
   const int64_t b = blockIdx.x;
   const PairTable<T> table{args, b, truth_range(args.offsets, b, args.rows)};

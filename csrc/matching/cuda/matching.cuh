@@ -25,6 +25,7 @@ namespace ssd_cuda {
 // Also keys to 0.
 template <typename T>
 __global__ void __launch_bounds__(kMatchBlock) group_kernel(const MatchArgs<T> args) {
+  after_previous_kernel();
   const unsigned blocks =
       static_cast<unsigned>(ceil_div<int64_t>(args.num_priors, kMatchBlock));  // < 2^23
   const int64_t b = blockIdx.x / blocks;
@@ -159,6 +160,7 @@ struct MatchCut {
 template <typename T, bool kKeeps>
 __global__ void __launch_bounds__(kMatchBlock, sizeof(T) == 8 ? 3 : 4)
     match_kernel(const MatchArgs<T> args, MatchCut cut) {
+  after_previous_kernel();
   __shared__ T bests[kMatchWarps][32];
   __shared__ int32_t owners[kMatchWarps][32];
   const unsigned warp = threadIdx.x / 32, parts = 1u << cut.part_bits, part = warp & (parts - 1);

@@ -86,6 +86,7 @@ struct TopKArgs {
 
 template <typename T, int kPerThread>
 __global__ void __launch_bounds__(kSelectBlock, 1) top_k_kernel(TopKArgs args) {
+  after_previous_kernel();
   using U = Ordered<T>;
   __shared__ SelectShared shared;
   __shared__ double partial[kSelectWarps];
@@ -122,6 +123,7 @@ struct HardNegativeArgs {
 
 template <typename T, int kPerThread>
 __global__ void __launch_bounds__(kSelectBlock, 1) hard_negatives_kernel(HardNegativeArgs args) {
+  after_previous_kernel();
   using U = Ordered<T>;
   __shared__ SelectShared shared;
   __shared__ SumScratch scratch;

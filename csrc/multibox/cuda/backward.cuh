@@ -225,6 +225,7 @@ __device__ __forceinline__ void write_loc(const BackwardArgs<S, T>& args, int64_
 template <typename S, typename T, bool kGeneral>
 __global__ void __launch_bounds__(kBackwardBlock, (sizeof(T) == 8 ? 512 : 896) / kBackwardBlock)
     backward_kernel(BackwardArgs<S, T> args) {
+  after_previous_kernel();
   using U = Ordered<T>;
   __shared__ ChosenRows chosen;
   const int64_t runs = (args.width + kBackwardRows - 1) / kBackwardRows;

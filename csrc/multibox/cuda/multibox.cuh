@@ -56,6 +56,7 @@ __device__ inline double tile_sum(double value, double* scratch) {
 template <typename S, typename T, bool kGeneral>
 __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kTileBlock)
     keys_kernel(MultiBoxArgs<S, T> args, TilePlan plan) {
+  after_previous_kernel();
   SSD_DYNAMIC_SHARED(S, tile);
   __shared__ double scratch[kTileBlock / 32];
   const int64_t tiles = plan.tiles(args.width);
@@ -245,6 +246,7 @@ __device__ __forceinline__ void finish_batch(const SelectArgs<T>& args) {
 
 template <typename T, int kPerThread>
 __global__ void __launch_bounds__(kSelectBlock, 1) select_kernel(SelectArgs<T> args) {
+  after_previous_kernel();
   __shared__ LossShared shared;
   if (blockIdx.x < args.images) select_image<T, kPerThread>(args, blockIdx.x, shared);
   if (threadIdx.x == 0) {

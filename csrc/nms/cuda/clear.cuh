@@ -90,6 +90,7 @@ __device__ void nms_empty_bins(const NmsArgs<T>& args, int parity) {
 template <typename T>
 __global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<T>)
     nms_clear_kernel(NmsArgs<T> args, NmsPanel panel) {
+  after_previous_kernel();
   __shared__ NmsClearBlock boxes;
   const int t = static_cast<int>(threadIdx.x);
   if (t == 0) boxes.num_left = boxes.num_listed = 0;

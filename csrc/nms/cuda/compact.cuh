@@ -58,6 +58,7 @@ static __device__ __forceinline__ int2 nms_count_kept(const NmsOutput& o, int64_
 }
 
 static __global__ void __launch_bounds__(kNmsCompactBlock) nms_compact_kernel(NmsOutput o) {
+  after_previous_kernel();
   __shared__ int2 sums[kNmsCompactWarps];
   __shared__ int totals[kNmsCompactWarps];
   const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;

@@ -1,5 +1,6 @@
 // Greedy suppression of N boxes in score order (equal scores: index ascending), classes apart.
 //
+//   zero      counters and bins
 //   tile      the keys of the scores, sorted in tiles (sort.cuh); how many boxes each bin will get, the levels that there are
 //   merge     sorted tiles become longer ones; none up to 16384 boxes
 //   gather    the last merge, and boxes in score order; the odd boxes; each bin gets its slots
@@ -63,9 +64,18 @@ __device__ void nms_count_box(const NmsArgs<T>& args, Vec4<T> box, int64_t cls, 
   if (!(load_relaxed(levels + level / 32) & bit)) atomicOr(levels + level / 32, bit);
 }
 
+// A kernel, as what is not one cannot overlap with its neighbours.
+static __global__ void __launch_bounds__(kNmsMergeBlock) nms_zero_kernel(NmsBin* bins,
+                                                                         int64_t count) {
+  after_previous_kernel();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kNmsMergeBlock + threadIdx.x;
+  if (i < count) bins[i] = {0, 0};
+}
+
 template <typename S, typename Score, typename T, typename Item>
 __global__ void __launch_bounds__(kNmsTile)
     nms_tile_kernel(NmsInput<S> input, const Score* scores, Item* items, NmsArgs<T> args) {
+  after_previous_kernel();
   __shared__ uint32_t levels[kNmsLevelWords];
   const int t = static_cast<int>(threadIdx.x);
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kNmsTile + t;
@@ -137,6 +147,7 @@ inline __host__ __device__ int64_t nms_deal_blocks(int64_t bins) {
 template <int kLanes, typename S, typename T, typename Item>
 __global__ void __launch_bounds__(kNmsMergeBlock, 6)
     nms_gather_kernel(NmsInput<S> input, NmsMerge<Item> merge, NmsArgs<T> args) {
+  after_previous_kernel();
   const int64_t block = blockIdx.x - nms_deal_blocks(args.plan.bins);
   if (block < 0) {
     if (blockIdx.x == 0) nms_list_levels(args);
@@ -170,6 +181,7 @@ constexpr int kNmsDeciding = sizeof(T) == 4 ? 3 - kBlocksLess : 1;
 template <int kLanes, bool kFirst, typename T>
 __global__ void __launch_bounds__(kNmsBlock, kNmsDeciding<T>)
     nms_decide_kernel(NmsArgs<T> args, NmsPanel panel) {
+  after_previous_kernel();
   __shared__ int32_t lists[kNmsBlock / kLanes][kNmsList];
   constexpr int kBoxes = kNmsBlock / kLanes;
   NmsCounters& counters = args.counters();
@@ -191,6 +203,7 @@ __global__ void __launch_bounds__(kNmsBlock, kNmsDeciding<T>)
 template <bool kFirst, typename T>
 __global__ void __launch_bounds__(kNmsResolveBlock, 1)
     nms_resolve_kernel(NmsArgs<T> args, NmsPanel panel) {
+  after_previous_kernel();
   __shared__ int32_t lists[kNmsResolveWarps][kNmsList];
   __shared__ NmsBits bits;
   if (args.counters().undecided == 0) return;
@@ -204,7 +217,9 @@ inline cudaError_t launch_nms_sort(const NmsInput<S>& input, const Score* scores
                                    const NmsArgs<T>& args, cudaStream_t stream) {
   const int64_t n = args.n;
   const NmsMergePlan plan(n, args.plan.tuning);
-  cudaError_t error = cudaMemsetAsync(args.zeroed, 0, args.zeroed_bytes(), stream);
+  cudaError_t error =
+      launch(nms_zero_kernel, nms_blocks(args.zeroed_bins(), kNmsMergeBlock), dim3(kNmsMergeBlock),
+             0, stream, args.zeroed, args.zeroed_bins());
   if (error == cudaSuccess) {
     error = launch(nms_tile_kernel<S, Score, T, Item>, nms_blocks(n, kNmsTile), dim3(kNmsTile), 0,
                    stream, input, scores, items, args);

@@ -138,9 +138,7 @@ struct NmsArgs {
         lists(take(kNmsList * plan.largest_panel, int32_t{})),
         found(take(plan.largest_panel, int32_t{})) {}
 
-  std::size_t zeroed_bytes() const {
-    return sizeof(NmsBin) * static_cast<std::size_t>(kNmsCounterBins + plan.bins);
-  }
+  int64_t zeroed_bins() const { return kNmsCounterBins + plan.bins; }
   __device__ NmsCounters& counters() const { return *reinterpret_cast<NmsCounters*>(zeroed); }
   // [bins] where kept boxes are filed; size counts the boxes of a bin until the slots are dealt.
   __device__ NmsBin* kept() const { return zeroed + kNmsCounterBins; }

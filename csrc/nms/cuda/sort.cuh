@@ -139,6 +139,7 @@ __device__ void nms_sort_tile(Item item, int64_t n, Item* items) {
 template <typename Item>
 __global__ void __launch_bounds__(kNmsMergeBlock, 6)
     nms_merge_kernel(NmsMerge<Item> merge, Item* merged) {
+  after_previous_kernel();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= merge.n) return;
   const auto from = static_cast<uint32_t>(i);

@@ -25,6 +25,7 @@ template <typename R, typename Out>
 __global__ void __launch_bounds__(kPriorsBlock)
     priors_kernel(const PriorLevel level, const PriorStyle style, const CellBoxes boxes,
                   Out* output) {
+  after_previous_kernel();
   const int64_t cells = level.rows * level.columns;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= cells * boxes.count) return;

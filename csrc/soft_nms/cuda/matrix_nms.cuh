@@ -38,6 +38,7 @@ struct MatrixTile {
 
 template <typename T, bool kDecay>
 __global__ void __launch_bounds__(kMatrixBlock) matrix_kernel(MatrixNmsArgs<T> args) {
+  after_previous_kernel();
   __shared__ MatrixTile<T> tile;
   const int64_t j = int64_t{blockIdx.x} * kMatrixBlock + threadIdx.x;
   const bool real = j < args.n;

@@ -23,6 +23,7 @@ struct PlaceArgs {
 
 template <typename T>
 __global__ void __launch_bounds__(kPlaceBlock) place_kernel(PlaceArgs<T> args) {
+  after_previous_kernel();
   using U = Ordered<T>;
   __shared__ U tile[kPlaceBlock];
   const int64_t i = int64_t{blockIdx.x} * kPlaceBlock + threadIdx.x;

@@ -140,6 +140,7 @@ __device__ __forceinline__ ChooseBest<U> block_best(ChooseBest<U> best, ChooseBe
 
 template <typename T, typename Rule>
 __global__ void __launch_bounds__(kChooseMost) choose_kernel(ChooseArgs<T, Rule> args) {
+  after_previous_kernel();
   using U = Ordered<T>;
   __shared__ ChooseShared<U> shared;
   int64_t first = 0, size = args.n;
