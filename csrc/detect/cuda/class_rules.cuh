@@ -22,6 +22,7 @@ struct SomeRules {
 template <typename T>
 __global__ void __launch_bounds__(kRulesAtOnce)
     class_rules_kernel(const SomeRules<T> some, ClassRule<T>* rules) {
+  after_previous_kernel();
   const int c = static_cast<int>(threadIdx.x);
   if (c < some.count) rules[c] = some.rules[c];
 }
