@@ -58,7 +58,7 @@ def _loss(config: MultiBoxConfig, dtype: torch.dtype = torch.float32) -> Callabl
     def call(x: Tensors) -> list[Tensor]:
         loc, conf = (x[name].detach().to(dtype).requires_grad_() for name in ("loc", "conf"))
         first = config.layout == "bcp"
-        rows = [t.transpose(1, 2) if first else t for t in (loc, conf)]
+        rows = [t.transpose(1, 2).contiguous() if first else t for t in (loc, conf)]  # [B, K, P]
         losses = ops.multibox_loss(*rows, _truth(x), x["priors"], config)
         grads = torch.autograd.grad(losses.localization + losses.classification, (loc, conf))
         return [losses.localization, losses.classification, losses.num_positives, *grads]
@@ -86,13 +86,15 @@ def _detect(config: DetectConfig) -> Callable[[Tensors], list[Tensor]]:
 
 
 def _coded(x: Tensors) -> list[Tensor]:
-    """Decode, encode and the gradients of both."""
+    """Decode, encode, the gradients of both, and overlaps."""
     loc = x["loc"].detach().requires_grad_()
     decoded = ops.decode(loc, x["priors"], max_log_scale=0.5)
     boxes = decoded.detach().requires_grad_()
     codes = ops.encode(boxes, x["priors"])
     to_loc = torch.autograd.grad(decoded, loc, x["loc"])
-    return [boxes.detach(), codes.detach(), *to_loc, *torch.autograd.grad(codes, boxes, x["loc"])]
+    to_boxes = torch.autograd.grad(codes, boxes, x["loc"])
+    overlaps = ops.box_iou(boxes.detach(), boxes.detach()[:50])
+    return [boxes.detach(), codes.detach(), *to_loc, *to_boxes, overlaps]
 
 
 def _nms_inputs(g: torch.Generator) -> Tensors:
@@ -122,7 +124,10 @@ WORKLOADS = [
     Workload(
         "mining",
         lambda g: {"keys": torch.rand(B, P, generator=g), "positive": torch.rand(B, P, generator=g) < 0.02},
-        lambda x: [ops.select_hard_negatives(x["keys"], x["positive"])],
+        lambda x: [
+            ops.select_hard_negatives(x["keys"], x["positive"]),
+            *ops.top_k_threshold(x["keys"], x["positive"].sum(1)),
+        ],
     ),
     Workload(
         "loss",

@@ -96,4 +96,73 @@ PYTHON = [
             ("counts are not cut at the rows", "counts = «starts.diff().clamp(max=rows)»", "starts.diff()"),
         )
     ),
+    *(
+        Mutant("python", f"fake: {what}", old, new, "tests/test_fake_kernels.py")
+        for what, old, new in (
+            ("codes are int64", "priors.shape[-2], dtype=«torch.int32»)", "torch.int64"),
+            ("an image more", "new_empty(«offsets.shape[0] - 1», priors", "offsets.shape[0]"),
+            (
+                "keys of double are float32",
+                "wide, key = «(torch.float64, torch.int64) if conf.dtype == torch.float64 else "
+                "(torch.float32, torch.int32)»",
+                "(torch.float64 if conf.dtype == torch.float64 else torch.float32, torch.int32)",
+            ),
+            ("cuts lie the other way", "conf.new_empty(«(batch, 2)», dtype", "(2, batch)"),
+            ("no zeros", "«_empty_rows(conf) if with_zeros else conf.new_empty(0)»", "conf.new_empty(0)"),
+            (
+                "a gradient is contiguous",
+                "return «_empty_rows(loc)», _empty_rows(conf)",
+                "loc.new_empty(loc.shape)",
+            ),
+            (
+                "the other gradient is contiguous",
+                "return _empty_rows(loc), «_empty_rows(conf)»",
+                "conf.new_empty(conf.shape)",
+            ),
+            (
+                "half sums",
+                "keys.new_empty(batch, dtype=«wide»),\n        keys.new_empty(batch, width",
+                "keys.dtype",
+            ),
+            (
+                "a mask lies as the positives do",
+                "«torch.empty_like(positive, memory_format=torch.contiguous_format)»",
+                "torch.empty_like(positive)",
+            ),
+            (
+                "overlaps lie the other way",
+                "«boxes1.new_empty(boxes1.shape[0], boxes2.shape[0])»",
+                "boxes1.new_empty(boxes2.shape[0], boxes1.shape[0])",
+            ),
+            (
+                "boxes lie as the codes do",
+                "(rows, *_, **__):\n    return "
+                "«torch.empty_like(rows, memory_format=torch.contiguous_format)»\n\n\n"
+                '@register_fake("box_encode_backward")',
+                "torch.empty_like(rows)",
+            ),
+            (
+                "a gradient of codes lies as they do",
+                "(grad, rows, *_, **__):\n    return "
+                "«torch.empty_like(rows, memory_format=torch.contiguous_format)»",
+                "torch.empty_like(rows)",
+            ),
+            ("kept boxes are int32", "boxes.new_empty(count, dtype=«torch.int64»)", "torch.int32"),
+            (
+                "a count is a row",
+                "new_empty(max_output, dtype=torch.int64), boxes.new_empty(«()», dtype",
+                "1",
+            ),
+            (
+                "detected boxes are of the logits' dtype",
+                "new_empty(batch, rows, 4, dtype=«priors.dtype»)",
+                "conf.dtype",
+            ),
+            (
+                "kept scores are float32",
+                "«boxes.new_empty(max_output)»,",
+                "boxes.new_empty(max_output).float()",
+            ),
+        )
+    ),
 ]
