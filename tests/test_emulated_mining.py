@@ -63,6 +63,13 @@ def test_rows_that_just_fit_in_shared_memory(mining, architecture, kilobytes):
         assert_same_top_k(mining.with_seeds(0).on(architecture), keys, torch.tensor([width // 7]))
 
 
+def test_a_reduction_leaves_its_scratch_free(mining):
+    """What a kernel adds up next may go through the same memory: nobody reads the last result there."""
+    numbers = torch.randint(-1000, 1000, (1024,)).double()
+    result = mining.reduce_twice(numbers)
+    assert torch.equal(result, torch.stack([numbers.sum(), numbers.max()]).expand(1024, 2))
+
+
 @settings(max_examples=fuzz_examples(), deadline=None)
 @given(st.integers(1, 3), st.integers(0, 70), st.integers(0, 2**31), st.integers(1, 6))
 def test_fuzz_ties(batch, width, seed, values):

@@ -152,6 +152,27 @@ def test_images_that_start_anywhere(multibox, dtype, classes, width):
     assert_is_reference(multibox, *case, config)
 
 
+@pytest.mark.parametrize("dtype, classes", [(torch.float32, 1), (torch.float16, 3), (torch.bfloat16, 1)])
+def test_a_batch_ends_before_the_next_16_bytes(multibox, dtype, classes):
+    """The last rows are fewer than would align their copy: nothing behind the tensor is read."""
+    loc, target = torch.randn(8, 1, 4, dtype=dtype), torch.zeros(8, 1, dtype=torch.int64)
+    conf, options = torch.randn(8, 1, classes, dtype=dtype), op_options(MultiBoxConfig())
+    for images in range(1, 9):
+        inputs = (loc[:images], conf[:images], False, loc[:images].float(), target[:images])
+        result = multibox.with_seeds(0).loss(*inputs, None, None, None, None, options, 1.0, 1.0)
+        keys = result[3]
+        expected = torch.ops.ssd_cuda.multibox_loss(
+            loc[:images],
+            conf[:images],
+            target[:images],
+            loc[:images].float(),
+            *[None] * 4,
+            **options,
+            with_zeros=False,
+        )[3]
+        assert torch.equal(keys, expected)
+
+
 def test_more_images_than_lanes(multibox):
     """The last block adds up images in strides of 32, the lanes of its first warp."""
     config = MultiBoxConfig(normalizer="per_image")

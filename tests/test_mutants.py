@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from mutants.run import ROOT, locate
+from mutants.run import ROOT, locate, selections
 from mutants.table import MUTANTS
 
 CODE = {
@@ -38,7 +38,27 @@ def test_a_fault_replaces_a_whole_expression(mutant):
         assert all(ends.count(a) == ends.count(b) for a, b in ("()", "[]", "{}")), mutant.what
 
 
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.family}: {m.what}")
+def test_a_fault_of_the_width_is_of_a_whole_product(mutant):
+    """``switch ? blockIdx.x : uint64_t{blockIdx.x}`` has 64 bits either way: no fault would be planted."""
+    _, old, after = mutant.parts()
+    widened = re.fullmatch(r"u?int64_t\{.*\}|static_cast<u?int64_t>\(\w*(\.\w+)?\)", old.strip())
+    assert not (widened and re.match(r"\s*[-+*/<]", after)), mutant.what
+
+
 def test_a_fault_names_tests_that_are_there():
     for mutant in MUTANTS:
         for word in mutant.tests.split():
             assert not word.startswith("tests/") or Path(ROOT / word).exists(), mutant.what
+
+
+def test_without_a_fault_each_test_runs_once():
+    of_nms = "tests/test_nms.py -k"
+    tests = [
+        f"{of_nms} 'ties or odd'",
+        "tests/test_boxes.py -k iou",
+        f"{of_nms} 'ties or odd'",
+        f"{of_nms} grid",
+    ]
+    assert selections(tests) == [f"{of_nms} '(ties or odd) or (grid)'", "tests/test_boxes.py -k '(iou)'"]
+    assert selections([*tests, "tests/test_nms.py"])[0] == "tests/test_nms.py"

@@ -58,6 +58,26 @@ Array<bool> wide_hard_negatives(Array<float> keys, Array<bool> positive, Array<b
   return emulator::end_of(mask, width);
 }
 
+// The sum of a block's numbers and the largest of them, through one scratch: what is free to use again at once.
+__global__ void __launch_bounds__(kSelectBlock)
+    reduce_twice_kernel(const double* numbers, double* results) {
+  __shared__ double scratch[kSelectWarps];
+  const double own = numbers[threadIdx.x];
+  const double sum = block_reduce(own, scratch, [](double a, double b) { return a + b; });
+  const double largest =
+      block_reduce(own, scratch, [](double a, double b) { return a > b ? a : b; });
+  results[2 * threadIdx.x] = sum;
+  results[2 * threadIdx.x + 1] = largest;
+}
+
+// numbers: [kSelectBlock] -> what every thread has: [kSelectBlock, 2]
+Array<double> reduce_twice(Array<double> numbers) {
+  Array<double> results({kSelectBlock, 2});
+  emulator::check(launch(reduce_twice_kernel, dim3(1), dim3(kSelectBlock), 0, nullptr,
+                         static_cast<const double*>(numbers), static_cast<double*>(results)));
+  return results;
+}
+
 template <typename S>
 void define(py::module_& m) {
   m.def("top_k", &top_k<S>);
@@ -71,6 +91,7 @@ EMULATOR_MODULE(m) {
   define<double>(m);
   define<__half>(m);
   define<__nv_bfloat16>(m);
+  m.def("reduce_twice", &reduce_twice);
   m.def("wide_top_k", &wide_top_k);
   m.def("wide_hard_negatives", &wide_hard_negatives);
 }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mutants.detect import DETECT
-from mutants.mutant import Mutant
 from mutants.mutant import rows_of as _of
 from mutants.nms import NMS
+from mutants.wide import WIDE
 
 _MULTIBOX = _of(
     "multibox",
@@ -124,12 +124,19 @@ _MINING = _of(
     ("count is not cut at the width", "k > args.width ? «args.width» : k;", "k", "test_top_k"),
     ("ceil is floor", "whole = «rule.round_up» ?", "false", "test_hard_negatives"),
     (
+        "a reduction is read before it is whole",
+        "scratch[threadIdx.x / 32] = value;\n  «__syncthreads();»\n"
+        "  value = scratch[threadIdx.x % kSelectWarps];",
+        "",
+        "test_dtypes",
+    ),
+    (
         "a reduction's scratch is written while it is read",
         "«__syncthreads();»\n  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;\n"
         "  __syncthreads();\n"
         "  value = scratch[threadIdx.x % kSelectWarps];",
         "",
-        "test_dtypes",
+        "scratch_free",
     ),
 )
 
@@ -224,52 +231,4 @@ _PRIORS = _of(
     ),
 )
 
-_PLACE = "«static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x»;\n"
-_NARROW = "blockIdx.x * blockDim.x + threadIdx.x"
-
-_WIDE = [
-    Mutant(family, f"32 bits: {what}", old, new, f"tests/test_emulated_wide.py -k '{only}'")
-    for family, what, old, new, only in (
-        ("boxes", "a pair", f"int64_t pair = {_PLACE}", _NARROW, "iou"),
-        ("boxes", "a row", f"int64_t row = {_PLACE}  if (row >= rows)", _NARROW, "decode"),
-        ("priors", "a prior", f"int64_t i = {_PLACE}  if (i >= cells", _NARROW, "priors"),
-        (
-            "matching",
-            "a code",
-            "const int64_t row = «b * args.num_priors + p»;",
-            "static_cast<uint32_t>(b * args.num_priors + p)",
-            "match and none",
-        ),
-        (
-            "mining",
-            "a key",
-            "first = «row * args.width»;\n  const auto load",
-            "static_cast<int32_t>(row * args.width)",
-            "top_k",
-        ),
-        ("mining", "a mask", "«uint64_t{blockIdx.x}» * static_cast", "blockIdx.x", "hard"),
-        (
-            "multibox",
-            "an image",
-            "S* at(int64_t image, int64_t p) const {\n    return data + «image * image_stride» +",
-            "static_cast<uint32_t>(image * image_stride)",
-            "multibox",
-        ),
-        (
-            "multibox",
-            "a class",
-            "tile[row * pitch + c] = source[«c * view.class_stride» + row];",
-            "static_cast<uint32_t>(c * view.class_stride)",
-            "multibox",
-        ),
-        (
-            "detect",
-            "an image",
-            "«image * image_stride» + prior * row_stride;",
-            "static_cast<uint32_t>(image * image_stride)",
-            "detect",
-        ),
-    )
-]
-
-DEVICE = [*_MULTIBOX, *_MINING, *NMS, *DETECT, *_MATCHING, *_BOXES, *_PRIORS, *_WIDE]
+DEVICE = [*_MULTIBOX, *_MINING, *NMS, *DETECT, *_MATCHING, *_BOXES, *_PRIORS, *WIDE]

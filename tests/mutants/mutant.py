@@ -8,7 +8,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Mutant:
     """``old``: a place of the sources, what is replaced between « and ». A native expression or, when it ends
-    in a semicolon, a statement; in Python an expression. ``tests``: arguments of pytest."""
+    in a semicolon, a statement; in Python an expression. A fault of the width of numbers replaces the whole
+    product: ``?:`` gives both of its sides one type. ``tests``: arguments of pytest."""
 
     family: str
     what: str
