@@ -51,7 +51,9 @@ void thread_main() {
   arrived();
   g_body(g_argument);
   if (g_overlaps && !current().after_previous) {
-    fail("ends without after_previous_kernel(): what comes next would not come after what came before");
+    fail(
+        "ends without after_previous_kernel(): what comes next would not come after what came "
+        "before");
   }
   current().status = Status::kDone;
   ++g_block->done;

@@ -65,8 +65,8 @@ __device__ void nms_count_box(const NmsArgs<T>& args, Vec4<T> box, int64_t cls, 
 }
 
 // A kernel, as what is not one cannot overlap with its neighbours.
-static __global__ void __launch_bounds__(kNmsMergeBlock) nms_zero_kernel(NmsBin* bins,
-                                                                         int64_t count) {
+static __global__ void __launch_bounds__(kNmsMergeBlock)
+    nms_zero_kernel(NmsBin* bins, int64_t count) {
   after_previous_kernel();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kNmsMergeBlock + threadIdx.x;
   if (i < count) bins[i] = {0, 0};
@@ -217,9 +217,8 @@ inline cudaError_t launch_nms_sort(const NmsInput<S>& input, const Score* scores
                                    const NmsArgs<T>& args, cudaStream_t stream) {
   const int64_t n = args.n;
   const NmsMergePlan plan(n, args.plan.tuning);
-  cudaError_t error =
-      launch(nms_zero_kernel, nms_blocks(args.zeroed_bins(), kNmsMergeBlock), dim3(kNmsMergeBlock),
-             0, stream, args.zeroed, args.zeroed_bins());
+  cudaError_t error = launch(nms_zero_kernel, nms_blocks(args.zeroed_bins(), kNmsMergeBlock),
+                             dim3(kNmsMergeBlock), 0, stream, args.zeroed, args.zeroed_bins());
   if (error == cudaSuccess) {
     error = launch(nms_tile_kernel<S, Score, T, Item>, nms_blocks(n, kNmsTile), dim3(kNmsTile), 0,
                    stream, input, scores, items, args);
