@@ -5,12 +5,13 @@ from torch import serialization
 from . import models, nn, ops, reference
 from ._extension import build_info, is_available, set_simd_level, simd_level
 from .compat import accelerate, restore
-from .config import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig, PriorSpec
+from .config import DetectConfig, FocalConfig, MatchConfig, MiningConfig, MultiBoxConfig, PriorSpec
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DetectConfig",
+    "FocalConfig",
     "MatchConfig",
     "MiningConfig",
     "MultiBoxConfig",
@@ -30,7 +31,7 @@ __all__ = [
 # torch.load(weights_only=True) takes these: plain data, whose constructors look at what they are given.
 serialization.add_safe_globals(
     [
-        *(MatchConfig, MiningConfig, MultiBoxConfig, DetectConfig, PriorSpec),
+        *(MatchConfig, MiningConfig, MultiBoxConfig, FocalConfig, DetectConfig, PriorSpec),
         *(ops.Detections, ops.GroundTruth, ops.MultiBoxLosses, ops.TopK),
     ]
 )

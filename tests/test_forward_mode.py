@@ -20,6 +20,7 @@ CALLS = {
     "decode priors": (lambda x: ops.decode(LOC[0], x), PRIORS),
     "multibox_loss loc": (lambda x: ops.multibox_loss(x, CONF, GT, PRIORS).localization, LOC),
     "multibox_loss conf": (lambda x: ops.multibox_loss(LOC, x, GT, PRIORS).classification, CONF),
+    "focal_loss conf": (lambda x: ops.focal_loss(LOC, x, GT, PRIORS).classification, CONF),
     "ssd_loss": (lambda x: ops.ssd_loss(LOC, x, LOC, CLASSES)[1], CONF),
     "ssd_loss targets": (lambda x: ops.ssd_loss(LOC, CONF, x, CLASSES)[0], LOC),
     "detect": (lambda x: ops.detect(LOC, x, PRIORS).scores, CONF),

@@ -10,7 +10,7 @@ import torch
 from multibox_cases import with_zeros
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssd_cuda import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig, PriorSpec, ops
+from ssd_cuda import DetectConfig, FocalConfig, MatchConfig, MiningConfig, MultiBoxConfig, PriorSpec, ops
 from ssd_cuda.ops.priors import _generate
 
 BOXES, PRIORS = torch.rand(3, 4).cumsum(1), torch.rand(3, 4)
@@ -34,6 +34,8 @@ CALLS = {
     "box_decode_backward": lambda: differentiate(lambda x: ops.decode(x, PRIORS), LOC),
     "detect": lambda: ops.detect(LOC, CONF, PRIORS),
     "diou_nms": lambda: ops.diou_nms(BOXES, SCORES, 0.5),
+    "focal_loss": lambda: ops.focal_loss(LOC, CONF, GT, PRIORS),
+    "focal_loss_backward": lambda: differentiate(lambda x, y: ops.focal_loss(x, y, GT, PRIORS), LOC, CONF),
     "fill_priors": lambda: _generate(SPEC, torch.device("cpu"), torch.float32),
     "match": lambda: ops.match(GT, PRIORS),
     "matrix_nms": lambda: ops.matrix_nms(BOXES, SCORES),
@@ -113,6 +115,10 @@ WORDS = [
     ("multibox_loss", "normalizer", MultiBoxConfig, "normalizer"),
     ("multibox_loss_backward", "normalizer", MultiBoxConfig, "normalizer"),
     ("fill_priors", "clip", PriorSpec, "clip"),
+    ("focal_loss", "form", FocalConfig, "form"),
+    ("focal_loss", "background", FocalConfig, "background"),
+    ("focal_loss", "zero_label", FocalConfig, "zero_label"),
+    ("focal_loss", "normalizer", FocalConfig, "normalizer"),
 ]
 
 
@@ -135,6 +141,7 @@ def test_every_word_of_every_table_is_compared():
     shared |= {
         ("multibox_loss_backward_into", option) for option in ("cap", "key", "zero_label", "normalizer")
     }
+    shared |= {("focal_loss_backward", o) for o in ("form", "background", "zero_label", "normalizer")}
     assert texts == compared | shared
 
 

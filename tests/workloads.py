@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssd_cuda import DetectConfig, MultiBoxConfig, ops
+from ssd_cuda import DetectConfig, FocalConfig, MultiBoxConfig, ops
 
 Tensors = dict[str, Tensor]
 
@@ -62,6 +62,16 @@ def _loss(config: MultiBoxConfig, dtype: torch.dtype = torch.float32) -> Callabl
         losses = ops.multibox_loss(*rows, _truth(x), x["priors"], config)
         grads = torch.autograd.grad(losses.localization + losses.classification, (loc, conf))
         return [losses.localization, losses.classification, losses.num_positives, *grads]
+
+    return call
+
+
+def _focal(config: FocalConfig) -> Callable[[Tensors], list[Tensor]]:
+    def call(x: Tensors) -> list[Tensor]:
+        loc, conf = (x[name].detach().requires_grad_() for name in ("loc", "conf"))
+        rows = [t.transpose(1, 2) if config.layout == "bcp" else t for t in (loc, conf)]
+        losses = ops.focal_loss(*rows, _truth(x), x["priors"], config)
+        return [*losses, *torch.autograd.grad(losses.localization + losses.classification, (loc, conf))]
 
     return call
 
@@ -153,6 +163,12 @@ WORKLOADS = [
         "loss in half",
         lambda g: {**_outputs(g), **_targets(g)},
         _loss(MultiBoxConfig(), torch.float16),
+    ),
+    Workload("focal loss", lambda g: {**_outputs(g), **_targets(g)}, _focal(FocalConfig())),
+    Workload(
+        "focal loss, softmax, channels first",
+        lambda g: {**_outputs(g), **_targets(g)},
+        _focal(FocalConfig(form="softmax", layout="bcp", gamma=1.5)),
     ),
     Workload("loss on ready targets", _ready_inputs, _ready_loss),
     Workload(

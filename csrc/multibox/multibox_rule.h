@@ -120,12 +120,15 @@ inline MultiBoxRule multibox_rule(const Settings& settings, int64_t num_classes)
                    .key = settings.key}};
 }
 
-// weights: [C] or null.
+// weights: [C] or null. Settings of a loss without smooth labels have none of them.
 template <typename T, typename Settings>
 inline ClassTerms<T> class_terms(const T* weights, const Settings& settings, int64_t num_classes) {
-  return {.weights = weights,
-          .kept = static_cast<T>(1.0 - settings.label_smoothing),
-          .spread = static_cast<T>(settings.label_smoothing / static_cast<double>(num_classes))};
+  if constexpr (!requires { settings.label_smoothing; })
+    return {.weights = weights};
+  else
+    return {.weights = weights,
+            .kept = static_cast<T>(1.0 - settings.label_smoothing),
+            .spread = static_cast<T>(settings.label_smoothing / static_cast<double>(num_classes))};
 }
 
 // A prior as the cross entropy sees it. label is -1 where the given one is out of range: its loss is NaN.

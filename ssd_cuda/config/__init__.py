@@ -15,12 +15,14 @@ from .checks import (
     to_number,
 )
 from .detect import DetectConfig
+from .focal import FocalConfig
 from .multibox import MatchConfig, MiningConfig, MultiBoxConfig
 from .priors import PriorSpec
 
 __all__ = [
     "BoxFormat",
     "DetectConfig",
+    "FocalConfig",
     "MatchConfig",
     "MiningConfig",
     "MultiBoxConfig",

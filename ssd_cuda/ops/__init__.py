@@ -3,6 +3,7 @@
 from .boxes import box_iou, decode, encode
 from .detect import Detections, detect
 from .diou_nms import diou_nms, diou_nms_padded
+from .focal import focal_loss, focal_loss_on_targets
 from .ground_truth import GroundTruth
 from .landmarks import decode_landmarks
 from .matching import BACKGROUND, IGNORED, match
@@ -30,6 +31,8 @@ __all__ = [
     "diou_nms",
     "diou_nms_padded",
     "encode",
+    "focal_loss",
+    "focal_loss_on_targets",
     "generate_priors",
     "match",
     "matrix_nms",

@@ -5,25 +5,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..config import MultiBoxConfig
+from ..config import FocalConfig, MultiBoxConfig
 from .ground_truth import GroundTruth, check_offsets, readable
 from .matching import IGNORED
 
 
-def check_labels(gt: GroundTruth, config: MultiBoxConfig, num_classes: int) -> None:
+def _lowest(config: MultiBoxConfig | FocalConfig) -> int:
+    """Of the classes: -1 is the background where it has no column."""
+    return -1 if config.background == "none" else 0
+
+
+def check_labels(
+    gt: GroundTruth, config: MultiBoxConfig | FocalConfig, num_classes: int, op: str = "multibox_loss"
+) -> None:
     """Raise for the first label that gives no class."""
-    if config.single_class:
+    if isinstance(config, MultiBoxConfig) and config.single_class:
         return
     row = torch.arange(len(gt.labels), device=gt.labels.device)
-    target = gt.labels + config.label_offset
-    bad = ((target < 0) | (target >= num_classes)) & (row < gt.offsets[-1])
+    target, lowest = gt.labels + config.label_offset, _lowest(config)
+    bad = ((target < lowest) | (target >= num_classes)) & (row < gt.offsets[-1])
     if config.ignore_label is not None:
         bad &= gt.labels != config.ignore_label
     if bad.any():
         index = int(bad.nonzero()[0, 0])
         offset = f" with label_offset {config.label_offset}" if config.label_offset else ""
         raise ValueError(
-            f"gt.labels of multibox_loss must give a class in [0, {num_classes}){offset}, got "
+            f"gt.labels of {op} must give a class in [{lowest}, {num_classes}){offset}, got "
             f"{int(gt.labels[index])} as label {index}"
         )
 
@@ -51,9 +58,9 @@ def should_check(check: bool, tensor: Tensor) -> bool:
     return check or readable(tensor)
 
 
-def check_classes(conf_target: Tensor, config: MultiBoxConfig, num_classes: int) -> None:
+def check_classes(conf_target: Tensor, config: MultiBoxConfig | FocalConfig, num_classes: int) -> None:
     """Raise for the first ready target that is no class. Reads the values: one sync on CUDA."""
-    low, high = -config.label_offset, num_classes - config.label_offset
+    low, high = _lowest(config) - config.label_offset, num_classes - config.label_offset
     if conf_target.numel() == 0:
         return
     smallest, largest = conf_target.aminmax()  # one pass; nearly all batches end here

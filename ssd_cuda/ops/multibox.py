@@ -100,6 +100,25 @@ def _class_weights(weights: Tensor | None, conf: Tensor, check: bool) -> Tensor 
     return weights.to(torch.float64 if conf.dtype == torch.float64 else torch.float32)
 
 
+def check_targets(
+    conf: Tensor, gt: GroundTruth, priors: Tensor, variances: Tensor | None, codes: Tensor | None
+) -> None:
+    """Raise unless ground truth and priors are those of conf, ``[B, P, C]``."""
+    if not isinstance(gt, GroundTruth):
+        raise TypeError(f"gt must be a GroundTruth (see GroundTruth.from_list), got {type(gt).__name__}")
+    batch, width, _ = conf.shape
+    if gt.batch_size != batch:
+        raise ValueError(f"gt must hold {batch} images like conf, got {gt.batch_size}")
+    own = isinstance(priors, Tensor) and priors.dim() == 3
+    check_tensor("priors", priors, (batch, width, 4) if own else (width, 4), FLOATING)
+    check_no_grad("priors", priors, "only loc and conf are differentiated")
+    if variances is not None:
+        check_tensor("variances", variances, tuple(priors.shape), FLOATING)
+        check_no_grad("variances", variances, "only loc and conf are differentiated")
+    if codes is not None:
+        check_tensor("codes", codes, (batch, width), (torch.int32,))
+
+
 def _wants_zeros(conf: Tensor) -> bool:
     """Whether the forward also prepares the zeros of the gradient of ``conf``: there a card writes them while
     it computes, in the backward they would be most of its time. The CPU gets zero pages from the system. A
@@ -169,19 +188,8 @@ def multibox_loss(
     """
     config = config_or(_DEFAULT, config)
     loc, conf = _predictions(loc, conf, config.layout)
-    if not isinstance(gt, GroundTruth):
-        raise TypeError(f"gt must be a GroundTruth (see GroundTruth.from_list), got {type(gt).__name__}")
-    batch, width, num_classes = conf.shape
-    if gt.batch_size != batch:
-        raise ValueError(f"gt must hold {batch} images like conf, got {gt.batch_size}")
-    own = isinstance(priors, Tensor) and priors.dim() == 3
-    check_tensor("priors", priors, (batch, width, 4) if own else (width, 4), FLOATING)
-    check_no_grad("priors", priors, "only loc and conf are differentiated")
-    if variances is not None:
-        check_tensor("variances", variances, tuple(priors.shape), FLOATING)
-        check_no_grad("variances", variances, "only loc and conf are differentiated")
-    if codes is not None:
-        check_tensor("codes", codes, (batch, width), (torch.int32,))
+    check_targets(conf, gt, priors, variances, codes)
+    batch, _, num_classes = conf.shape
     if config.single_class and num_classes < 2:
         raise ValueError(f"conf must have at least 2 classes with single_class, got {num_classes}")
     require("multibox_loss", loc, conf, gt.boxes, priors, variances, codes)

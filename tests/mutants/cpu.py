@@ -93,13 +93,6 @@ CPU = [
     ),
     Mutant(
         "cpu",
-        "detect: thresholds by class, the bounds beside the threshold stay",
-        "own.surely_above = «found.surely_above», own",
-        "own.surely_above",
-        "tests/test_detect_thresholds.py",
-    ),
-    Mutant(
-        "cpu",
         "detect: the screen has no slack",
         "sum * «T(1 - 1e-6)»;",
         "T(1 + 1e-6)",

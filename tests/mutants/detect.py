@@ -57,6 +57,12 @@ DETECT = rows_of(
         "options.score_threshold",
         "thresholds",
     ),
+    (
+        "thresholds by class: the bounds beside the threshold stay",
+        "own.surely_above = «found.surely_above», own",
+        "own.surely_above",
+        "thresholds",
+    ),
     ("the last bucket has no end", "[kSortKeys * kThreads] = «base + sum»;", "base", "last_bucket"),
     (
         "slices are copied although one dropped candidates",

@@ -36,6 +36,7 @@ int main() {
     selftest::nms_family();
     selftest::detect_family();
     selftest::soft_nms_family();
+    selftest::focal_family();
   }
   return 0;
 }

@@ -168,5 +168,6 @@ void multibox_family();
 void nms_family();
 void detect_family();
 void soft_nms_family();
+void focal_family();
 
 }  // namespace selftest

@@ -204,9 +204,9 @@ __device__ __forceinline__ void write_chosen(const BackwardArgs<S, T>& args,
   }
 }
 
-// d_loc of one row.
-template <typename S, typename T>
-__device__ __forceinline__ void write_loc(const BackwardArgs<S, T>& args, int64_t image, int64_t p,
+// d_loc of one row. args: what LossInputs has of it, grad_loc and d_loc.
+template <typename S, typename Args, typename T>
+__device__ __forceinline__ void write_loc(const Args& args, int64_t image, int64_t p,
                                           bool localized, T scale) {
   Vec4<T> gradient{T(0), T(0), T(0), T(0)};
   if (localized && scale != T(0)) {
@@ -259,7 +259,7 @@ __global__ void __launch_bounds__(kBackwardBlock, (sizeof(T) == 8 ? 512 : 896) /
   write_chosen<kGeneral>(args, chosen, image, begin);
 #pragma unroll 1  // side by side they would take half of the registers
   for (int r = t; r < rows; r += kBackwardBlock, localized >>= 1) {
-    write_loc(args, image, begin + r, (localized & 1) != 0, scale);
+    write_loc<S>(args, image, begin + r, (localized & 1) != 0, scale);
   }
 }
 

@@ -16,6 +16,7 @@
 #pragma once
 
 #include "backward.cuh"
+#include "finish.cuh"
 #include "mining/cuda/select.cuh"
 #include "row_loss.cuh"
 
@@ -216,32 +217,6 @@ __device__ __forceinline__ void select_image(const SelectArgs<T>& args, int64_t 
   args.sums[image] = sums;
   args.cuts[2 * image] = static_cast<int64_t>(cut.threshold);
   args.cuts[2 * image + 1] = cut.tie;
-}
-
-// The normaliser and both losses, by one warp: lane l adds the images l, l + 32, ..., then a tree.
-template <typename T>
-__device__ __forceinline__ void finish_batch(const SelectArgs<T>& args) {
-  Denominator batch{};
-  for (int64_t b = threadIdx.x; b < args.images; b += 32) batch.add(args.sums[b]);
-  for (int64_t* n : {&batch.localized, &batch.selected, &batch.at_least_one}) {
-    for (int step = 16; step > 0; step /= 2) *n += __shfl_xor_sync(0xffffffffu, *n, step);
-  }
-  double loc = 0, conf = 0;
-  for (int64_t b = threadIdx.x; b < args.images; b += 32) {
-    const ImageSums image = args.sums[b];
-    const double scale = image_scale(args.rule.loss, batch, image.localized, args.images);
-    loc += image_share(image.loc, scale);
-    conf += image_share(image.conf, scale);
-    args.scales[b] = static_cast<T>(scale);
-  }
-  for (int step = 16; step > 0; step /= 2) {
-    loc += __shfl_xor_sync(0xffffffffu, loc, step);
-    conf += __shfl_xor_sync(0xffffffffu, conf, step);
-  }
-  if (threadIdx.x != 0) return;
-  *args.localization = static_cast<T>(loc * args.rule.loss.loc_factor);
-  *args.classification = static_cast<T>(conf);
-  *args.num_positives = batch.localized;
 }
 
 template <typename T, int kPerThread>

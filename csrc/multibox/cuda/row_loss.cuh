@@ -6,10 +6,13 @@
 
 namespace ssd_cuda {
 
-// Of a row anywhere, at `label`.
+// The largest logit of a row anywhere and the sum of exp(x - largest).
+template <typename T>
+struct RowSum {
+  T largest, sum;
+};
 template <typename T, typename S>
-__device__ T row_cross_entropy(const S* row, int64_t stride, int classes, int label) {
-  if (label < 0) return T(NAN);
+__device__ __forceinline__ RowSum<T> sum_of_row(const S* row, int64_t stride, int classes) {
   T largest = static_cast<T>(row[0]);
   for (int c = 1; c < classes; ++c) {
     const T x = static_cast<T>(row[c * stride]);
@@ -20,6 +23,14 @@ __device__ T row_cross_entropy(const S* row, int64_t stride, int classes, int la
   for (int c = 0; c < classes; ++c) {
     sum = add_rn(sum, exp_negative(sub_rn(static_cast<T>(row[c * stride]), largest)));
   }
+  return {largest, sum};
+}
+
+// Its cross entropy at `label`.
+template <typename T, typename S>
+__device__ T row_cross_entropy(const S* row, int64_t stride, int classes, int label) {
+  if (label < 0) return T(NAN);
+  const auto [largest, sum] = sum_of_row<T>(row, stride, classes);
   return cross_entropy(log_normal(sum), static_cast<T>(row[label * stride]), largest);
 }
 

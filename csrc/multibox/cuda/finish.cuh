@@ -1,0 +1,37 @@
+// The losses of a batch from the sums of its images.
+#pragma once
+
+#include "common/cuda/launch.cuh"
+#include "multibox/multibox_rule.h"
+
+namespace ssd_cuda {
+
+// The normaliser and both losses, by one warp: lane l adds the images l, l + 32, ..., then a tree.
+// args: sums [B], images, rule and what LossOutputs has of a batch.
+template <typename Args>
+__device__ __forceinline__ void finish_batch(const Args& args) {
+  using T = std::remove_pointer_t<decltype(args.scales)>;
+  Denominator batch{};
+  for (int64_t b = threadIdx.x; b < args.images; b += 32) batch.add(args.sums[b]);
+  for (int64_t* n : {&batch.localized, &batch.selected, &batch.at_least_one}) {
+    for (int step = 16; step > 0; step /= 2) *n += __shfl_xor_sync(0xffffffffu, *n, step);
+  }
+  double loc = 0, conf = 0;
+  for (int64_t b = threadIdx.x; b < args.images; b += 32) {
+    const ImageSums image = args.sums[b];
+    const double scale = image_scale(args.rule.loss, batch, image.localized, args.images);
+    loc += image_share(image.loc, scale);
+    conf += image_share(image.conf, scale);
+    args.scales[b] = static_cast<T>(scale);
+  }
+  for (int step = 16; step > 0; step /= 2) {
+    loc += __shfl_xor_sync(0xffffffffu, loc, step);
+    conf += __shfl_xor_sync(0xffffffffu, conf, step);
+  }
+  if (threadIdx.x != 0) return;
+  *args.localization = static_cast<T>(loc * args.rule.loss.loc_factor);
+  *args.classification = static_cast<T>(conf);
+  *args.num_positives = batch.localized;
+}
+
+}  // namespace ssd_cuda

@@ -1,0 +1,117 @@
+"""Faults of the focal family: its formula, the CPU's chunks, the card's kernels."""
+
+from __future__ import annotations
+
+from mutants.mutant import Mutant, rows_of
+
+_OPS = "tests/test_focal.py"
+
+FOCAL = [
+    *rows_of(
+        "focal",
+        "tests/test_emulated_focal.py",
+        (
+            "sigmoid: what rounding took is lost",
+            "Ops::add(log_normal_by<Ops>(sum), «Ops::mul(lost, share)»)",
+            "V{}",
+            "fuzz",
+        ),
+        (
+            "sigmoid: a hopeless logit has an easy one's loss",
+            "below ? «Ops::add(log_sum, -z)» : log_sum;",
+            "log_sum",
+            "options",
+        ),
+        ("sigmoid: p and 1 - p change places", "q = below ? «share» : rest;", "rest", "options"),
+        ("sigmoid: the power takes the wrong logarithm", "-Ops::add(«z», log_sum)", "V{}", "options"),
+        (
+            "sigmoid: the slope forgets gamma",
+            "Ops::mul(«Ops::mul(V{} + term.gamma, p)», loss), q)",
+            "p",
+            "options",
+        ),
+        ("softmax: the factor forgets 1", "Ops::mul(V{} + term.gamma, p), ratio), «one»)", "V{}", "options"),
+        ("softmax: 0 / 0", "const V ratio = «q > V{}» ?", "q >= V{}", "fuzz"),
+        (
+            "a chunk begins a number late",
+            "first = chunk * kFocalChunk + «threadIdx.x % 32»",
+            "threadIdx.x % 32 + 1",
+            "options",
+        ),
+        ("the walk does not wrap", "if («inner >= length») inner -= length", "inner > length", "options"),
+        (
+            "ignored numbers count",
+            "T loss = own == kIgnoredColumn ? T(0) : T(NAN);\n    if («own >= kNoColumn»)",
+            "true",
+            "options",
+        ),
+        ("an ignored row of softmax counts", "args.parts[place] = «ignored» ? 0.0", "false", "options"),
+        (
+            "an ignored row of softmax has a gradient",
+            "stats[2 * all + place] = «ignored» ? T(0)",
+            "false",
+            "options",
+        ),
+        ("an image's scale is the first's", "const T scale = args.scales[«image»], factor", "0", "options"),
+        (
+            "candidates are no part of what is selected",
+            "sums.negatives = «block_reduce(candidates, counts, add)»;",
+            "0",
+            "options",
+        ),
+        (
+            "total: the sums are not fenced before the arrival",
+            "«__threadfence();»  // what this image has, before the arrival\n    last =",
+            "",
+            "batches",
+        ),
+        (
+            "total: no fence after the arrival",
+            "«__threadfence();»  // what the others have, after theirs\n  }\n  __syncthreads();\n"
+            "  if (last && threadIdx.x < 32) finish_batch",
+            "",
+            "batches",
+        ),
+    ),
+    *(
+        Mutant("focal", f"cpu: {what}", old, new, f"{_OPS} -k '{only}'")
+        for what, old, new, only in (
+            (
+                "the label of a row that a chunk cuts",
+                "if (own >= 0 && «place >= run.first» && place",
+                "true",
+                "references or sizes",
+            ),
+            (
+                "ignored rows keep their losses",
+                "losses[j] = column == kIgnoredColumn ? «T(0)» : T(NAN);",
+                "losses[j]",
+                "references",
+            ),
+            (
+                "numbers past the end are added",
+                "for (int64_t i = count; i < end; ++i) losses[i] = «0»;",
+                "1",
+                "sizes",
+            ),
+            (
+                "rows side by side: a class late",
+                "if («own == run.column» || own < kNoColumn)",
+                "own == run.column + 1",
+                "references",
+            ),
+            (
+                "a positive goes down",
+                "to[j] = «-SigmoidFocal<Ops, T, T>(term, x[j]).slope(term, term.alpha_positive) * factor»;",
+                "SigmoidFocal<Ops, T, T>(term, x[j]).slope(term, term.alpha_positive) * factor",
+                "references",
+            ),
+            (
+                "rows that do not count have a gradient",
+                "if («factor == T(0)») std::fill",
+                "false",
+                "bad_numbers",
+            ),
+        )
+    ),
+]
