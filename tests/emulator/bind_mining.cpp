@@ -62,6 +62,7 @@ Array<bool> wide_hard_negatives(Array<float> keys, Array<bool> positive, Array<b
 __global__ void __launch_bounds__(kSelectBlock)
     reduce_twice_kernel(const double* numbers, double* results) {
   __shared__ double scratch[kSelectWarps];
+  after_previous_kernel();
   const double own = numbers[threadIdx.x];
   const double sum = block_reduce(own, scratch, [](double a, double b) { return a + b; });
   const double largest =

@@ -101,6 +101,7 @@ __device__ int static_shared(int value) {
 template <int kBytes, bool kCalled>
 __global__ void static_kernel(int* output) {
   SSD_DYNAMIC_SHARED(int, dynamic);
+  emulator::after_previous_kernel();  // does nothing where the launch does not ask for it
   if constexpr (kCalled) {
     output[threadIdx.x] = static_shared<kBytes, kCalled>(1);
   } else {
@@ -110,6 +111,25 @@ __global__ void static_kernel(int* output) {
     output[threadIdx.x] = tile[threadIdx.x ^ 1];
   }
   if (dynamic == nullptr) output[0] = 0;
+}
+
+// Launched as kernels are that may begin before the one before them has ended.
+enum class Begins { kAfter, kEarly, kUnwaited };
+template <Begins kBegins>
+__global__ void overlapping_kernel(int* output) {
+  __shared__ int own[64];
+  own[threadIdx.x] = static_cast<int>(threadIdx.x);  // what nobody else has written needs no wait
+  if (kBegins == Begins::kUnwaited && blockIdx.x == 1) return;
+  if (kBegins == Begins::kEarly && threadIdx.x == 7) output[7] = 1;
+  emulator::after_previous_kernel();
+  if (blockIdx.x == 0) output[threadIdx.x] = own[threadIdx.x];
+}
+template <Begins kBegins>
+Array<int> overlapping(unsigned blocks, unsigned threads) {
+  Array<int> output({64}, 0);
+  emulator::check(emulator::launch<true>(overlapping_kernel<kBegins>, dim3(blocks), dim3(threads),
+                                         0, nullptr, output.data()));
+  return output;
 }
 
 }  // namespace
@@ -159,4 +179,7 @@ EMULATOR_MODULE(m) {
                                     : launch_of(static_kernel<52 * kKilo, false>);
   });
   m.def("room", &ssd_cuda::dynamic_shared_room);
+  m.def("overlapping", &overlapping<Begins::kAfter>);
+  m.def("overlapping_early", &overlapping<Begins::kEarly>);
+  m.def("overlapping_unwaited", &overlapping<Begins::kUnwaited>);
 }

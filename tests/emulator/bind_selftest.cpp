@@ -106,25 +106,6 @@ __global__ void numbers_kernel(const float* input, unsigned* output, unsigned co
   put(10, __funnelshift_l(u, ~u, 7));
 }
 
-// Launched as kernels are that may begin before the one before them has ended.
-enum class Begins { kAfter, kEarly, kUnwaited };
-template <Begins kBegins>
-__global__ void overlapping_kernel(int* output) {
-  __shared__ int own[64];
-  own[threadIdx.x] = static_cast<int>(threadIdx.x);  // what nobody else has written needs no wait
-  if (kBegins == Begins::kUnwaited && blockIdx.x == 1) return;
-  if (kBegins == Begins::kEarly && threadIdx.x == 7) output[7] = 1;
-  emulator::after_previous_kernel();
-  if (blockIdx.x == 0) output[threadIdx.x] = own[threadIdx.x];
-}
-template <Begins kBegins>
-Array<int> overlapping(unsigned blocks, unsigned threads) {
-  Array<int> output({64}, 0);
-  emulator::check(emulator::launch<true>(overlapping_kernel<kBegins>, dim3(blocks), dim3(threads),
-                                         0, nullptr, output.data()));
-  return output;
-}
-
 // ---- Wrong kernels.
 
 __global__ void missed_barrier_kernel(int* output) {
@@ -336,7 +317,6 @@ void define_right(py::module_& m) {
     return memory;
   });
   m.def("staged", &staged<Copied::kRight>);
-  m.def("overlapping", &overlapping<Begins::kAfter>);
   m.def("launch_empty", [](unsigned x, unsigned y, unsigned block, std::size_t shared) {
     return static_cast<int>(
         emulator::launch(lost_update_kernel, dim3(x, y), dim3(block), shared, nullptr, nullptr));
@@ -372,8 +352,6 @@ void define_wrong(py::module_& m) {
   define_wrong(m, "unmet_copy", copied_kernel<Copied::kUnmet>, 1024);
   define_wrong(m, "overflow", overflow_kernel);
   define_wrong(m, "long_shift", long_shift_kernel);
-  m.def("overlapping_early", &overlapping<Begins::kEarly>);
-  m.def("overlapping_unwaited", &overlapping<Begins::kUnwaited>);
   m.def("unwaited_stage", &staged<Copied::kUnwaited>);
   m.def("unmet_stage", &staged<Copied::kUnmet>);
   m.def("arrival_order", [](unsigned blocks, unsigned threads) {

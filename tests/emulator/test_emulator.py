@@ -251,22 +251,6 @@ def test_checker_reports_bad_addresses(checked, name, distance, message):
         getattr(checked, name)(distance)
 
 
-def test_a_kernel_that_waits_for_the_one_before_it(checked):
-    assert checked.overlapping(2, 64).tolist() == list(range(64))
-
-
-@pytest.mark.parametrize(
-    "name, message",
-    [
-        ("overlapping_early", "writes byte 28 of an output .* before after_previous_kernel"),
-        ("overlapping_unwaited", "ends without after_previous_kernel"),
-    ],
-)
-def test_checker_reports_a_kernel_that_begins_too_early(checked, name, message):
-    for report in reports(checked, name, 2, 64):
-        assert re.search(message, report), report
-
-
 @pytest.mark.parametrize(
     "name, message", [("overflow", "a signed sum overflows"), ("long_shift", "a shift by more bits")]
 )

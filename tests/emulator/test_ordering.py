@@ -94,3 +94,21 @@ def test_only_the_last_blocks(checked):
         assert checked.relaxed(5, False).reshape(5, 32).any(1).tolist() == [False, False, False, True, True]
     finally:
         checked.set_last_blocks(0)
+
+
+def test_a_kernel_that_waits_for_the_one_before_it(checked):
+    assert checked.overlapping(2, 64).tolist() == list(range(64))
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("overlapping_early", "writes byte 28 of an output .* before after_previous_kernel"),
+        ("overlapping_unwaited", "ends without after_previous_kernel"),
+    ],
+)
+def test_checker_reports_a_kernel_that_begins_too_early(checked, name, message):
+    for seed in SEEDS:
+        checked.set_seed(seed)
+        with pytest.raises(RuntimeError, match=message):
+            getattr(checked, name)(2, 64)
