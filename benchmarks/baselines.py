@@ -16,9 +16,19 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from oracles import composed_loss, seed, selection, torchvision_ssd
+from oracles import composed_loss, packages, seed, selection, torchvision_ssd
 
-__all__ = ["NAMES", "chosen", "compiled", "composed_loss", "known", "seed", "selection", "torchvision_ssd"]
+__all__ = [
+    "NAMES",
+    "chosen",
+    "compiled",
+    "composed_loss",
+    "known",
+    "packages",
+    "seed",
+    "selection",
+    "torchvision_ssd",
+]
 
 NAMES = {
     "torchvision": "torchvision's own code for the same step",
@@ -33,6 +43,7 @@ NAMES = {
     "nvidia": "the rule of NVIDIA DeepLearningExamples (two sorts) in plain PyTorch",
     "lufficc": "the rule of lufficc/SSD in plain PyTorch",
     "qfgaohao": "the rule of qfgaohao/pytorch-ssd in plain PyTorch",
+    "ensemble-boxes": "the package of that name, image by image",
     "retinaface": "the rule of Pytorch_Retinaface in plain PyTorch",
 }
 

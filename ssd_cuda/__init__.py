@@ -32,6 +32,6 @@ __all__ = [
 serialization.add_safe_globals(
     [
         *(MatchConfig, MiningConfig, MultiBoxConfig, FocalConfig, DetectConfig, PriorSpec),
-        *(ops.Detections, ops.GroundTruth, ops.MultiBoxLosses, ops.TopK),
+        *(ops.Detections, ops.FusedBoxes, ops.GroundTruth, ops.MultiBoxLosses, ops.TopK),
     ]
 )

@@ -32,7 +32,7 @@ NAMES = {"torch": torch, "ssd_cuda": ssd_cuda, "ops": ops, "nn": nn, "models": m
 NAMES["export"] = export
 # Read a folder, or are what others are made of: the pages of docs/ show them at work.
 NO_EXAMPLE = {"CachedDataset", "CocoDataset", "DataError", "DetectionDataset", "TransformedDataset"}
-NO_EXAMPLE |= {"VocDataset", "read_image", "Detections", "MultiBoxLosses", "TopK"}
+NO_EXAMPLE |= {"VocDataset", "read_image", "Detections", "FusedBoxes", "MultiBoxLosses", "TopK"}
 NO_EXAMPLE |= {"CheckpointError", "load_checkpoint", "load_model", "save_checkpoint", "save_model", "train"}
 NO_EXAMPLE |= {"TrainStep", "read_pretrained", "ONNXExportError", "Imported"}
 NO_EXAMPLE |= {"VideoReader", "VideoWriter", "save_crops"}

@@ -50,6 +50,7 @@ CALLS = {
     "nms_padded": lambda: ops.nms_padded(BOXES, SCORES, 0.5),
     "select_hard_negatives": lambda: ops.select_hard_negatives(SCORES[None], SCORES[None] > 1),
     "soft_nms": lambda: ops.soft_nms(BOXES, SCORES),
+    "weighted_boxes_fusion": lambda: ops.weighted_boxes_fusion(BOXES[None, None], SCORES[None, None]),
     "top_k_threshold": lambda: ops.top_k_threshold(SCORES[None], torch.tensor([1])),
 }
 
@@ -119,6 +120,7 @@ WORDS = [
     ("focal_loss", "background", FocalConfig, "background"),
     ("focal_loss", "zero_label", FocalConfig, "zero_label"),
     ("focal_loss", "normalizer", FocalConfig, "normalizer"),
+    ("weighted_boxes_fusion", "conf_type", ops.weighted_boxes_fusion, "conf_type"),
 ]
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-import types
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles.packages import ensemble_boxes
 from simd_levels import at_every_level
 from soft_nms_cases import INF, NAN, RULES, odd_scene, scene
 
@@ -160,25 +158,12 @@ def test_fuzz(n, seed, rule, classes, scale):
     same(boxes * scale, scores, idxs, **rule)
 
 
-def ensemble_boxes(name):
-    """A module of the package ensemble-boxes, whose __init__ needs numba; the module takes its jit away."""
-    spec = importlib.util.find_spec("ensemble_boxes")
-    if spec is None:
-        pytest.skip("the package ensemble-boxes is not installed")
-    if "numba" not in sys.modules and importlib.util.find_spec("numba") is None:
-        plain = types.ModuleType("numba")
-        plain.jit = lambda *args, **_: args[0] if args else lambda function: function
-        sys.modules["numba"] = plain
-    path = f"{spec.submodule_search_locations[0]}/{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("method", ["linear", "gaussian"])
 def test_is_that_of_ensemble_boxes(method):
-    theirs = ensemble_boxes("ensemble_boxes_nms").cpu_soft_nms_float
+    module = ensemble_boxes("ensemble_boxes_nms")
+    if module is None:
+        pytest.skip("the package ensemble-boxes is not installed")
+    theirs = module.cpu_soft_nms_float
     boxes, scores, _ = scene(80)
     boxes, scores = boxes.double() / 100, torch.rand(80).double()
     rule = {"sigma": 0.5, "iou_threshold": 0.4, "score_threshold": 0.01}

@@ -206,6 +206,18 @@ WORKLOADS = [
         _nms_inputs,
         lambda x: list(ops.matrix_nms_padded(x["boxes"], x["scores"], idxs=x["idxs"], max_output=300)),
     ),
+    Workload(
+        "boxes fusion",
+        lambda g: {
+            "boxes": _boxes(g, B, 4, 60),
+            "scores": torch.rand(B, 4, 60, generator=g),
+            "labels": torch.randint(0, 5, (B, 4, 60), generator=g),
+            "counts": torch.randint(0, 60, (B, 4), generator=g),
+        },
+        lambda x: list(
+            ops.weighted_boxes_fusion(x["boxes"], x["scores"], x["labels"], counts=x["counts"], iou_thr=0.3)
+        ),
+    ),
     Workload("detect", _outputs, _detect(DetectConfig())),
     Workload("detect agnostic", _outputs, _detect(DetectConfig(class_agnostic=True))),
     Workload(

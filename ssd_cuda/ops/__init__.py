@@ -4,6 +4,7 @@ from .boxes import box_iou, decode, encode
 from .detect import Detections, detect
 from .diou_nms import diou_nms, diou_nms_padded
 from .focal import focal_loss, focal_loss_on_targets
+from .fusion import FusedBoxes, weighted_boxes_fusion
 from .ground_truth import GroundTruth
 from .landmarks import decode_landmarks
 from .matching import BACKGROUND, IGNORED, match
@@ -19,6 +20,7 @@ __all__ = [
     "BACKGROUND",
     "IGNORED",
     "Detections",
+    "FusedBoxes",
     "GroundTruth",
     "MultiBoxLosses",
     "TopK",
@@ -48,4 +50,5 @@ __all__ = [
     "soft_nms_padded",
     "ssd_loss",
     "top_k_threshold",
+    "weighted_boxes_fusion",
 ]

@@ -198,7 +198,7 @@ def _(loc, conf, *_, form, **__):
 
 @register_fake("focal_loss_backward")
 def _(grad_loc, grad_conf, loc, conf, *_, **__):
-    return _empty_rows(loc), _empty_rows(conf)
+    return tuple(_empty_rows(rows) for rows in (loc, conf))
 
 
 def _save(ctx, inputs, keyword_only_inputs, output):

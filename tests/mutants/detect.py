@@ -29,7 +29,7 @@ DETECT = rows_of(
     ),
     (
         "thresholds by class: the second launch is the first again",
-        "std::copy_n(options.classes + «first», some.count",
+        "std::copy_n(from + «first», some.count",
         "0",
         "thresholds",
     ),

@@ -10,8 +10,9 @@ from __future__ import annotations
 from mutants.cpu import CPU
 from mutants.device import DEVICE
 from mutants.focal import FOCAL
+from mutants.fusion import FUSION
 from mutants.loss_options import LOSS_OPTIONS
 from mutants.python import PYTHON
 from mutants.soft_nms import SOFT_NMS
 
-MUTANTS = [*DEVICE, *SOFT_NMS, *LOSS_OPTIONS, *FOCAL, *CPU, *PYTHON]
+MUTANTS = [*DEVICE, *SOFT_NMS, *LOSS_OPTIONS, *FOCAL, *FUSION, *CPU, *PYTHON]

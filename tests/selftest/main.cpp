@@ -37,6 +37,7 @@ int main() {
     selftest::detect_family();
     selftest::soft_nms_family();
     selftest::focal_family();
+    selftest::fusion_family();
   }
   return 0;
 }

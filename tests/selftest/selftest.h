@@ -169,5 +169,6 @@ void nms_family();
 void detect_family();
 void soft_nms_family();
 void focal_family();
+void fusion_family();
 
 }  // namespace selftest

@@ -5,7 +5,7 @@
 //   image_kernel  a CTA an image: merges the slices, sorts, and runs NMS over all classes in score order, kChunk
 //                 candidates at a time, until the rows are full. Only these candidates are decoded.
 //   soft_nms.cuh  takes their place for soft-NMS
-//   class_rules.cuh comes first where thresholds differ by class
+//   values_kernel comes first where thresholds differ by class
 //
 // Greedy NMS decides a candidate from better ones only, so stopping early is exact. A slice keeps at least its
 // kSliceKeep best keys and image_kernel uses keys only up to the worst key of every slice that dropped some; in the rare
@@ -21,7 +21,7 @@
 #include <cstddef>
 #include <limits>
 
-#include "class_rules.cuh"
+#include "common/cuda/values.cuh"
 #include "image_nms.cuh"
 #include "slices.cuh"
 #include "soft_nms.cuh"
@@ -312,8 +312,10 @@ inline cudaError_t launch_detect(DetectOptions<T> options, const DetectInputs<T,
                                  cudaStream_t stream) {
   DetectWorkspace<T> workspace(options, inputs.images, inputs.num_priors, memory);
   if (options.classes != nullptr) {
-    const cudaError_t error = take_class_rules(options, workspace.class_rules, stream);
+    const cudaError_t error =
+        put_values(options.classes, options.last_label, workspace.class_rules, stream);
     if (error != cudaSuccess) return error;
+    options.classes = workspace.class_rules;
   }
   const auto blocks = [](int64_t n) { return dim3(static_cast<unsigned>(n)); };
   if (options.is_soft()) {

@@ -43,6 +43,7 @@ struct TotalArgs : FocalOutputs<T> {
 
 template <typename S, typename T>
 __global__ void __launch_bounds__(kFocalBlock) focal_rows_kernel(FocalArgs<S, T> args) {
+  after_previous_kernel();
   const int64_t i = blockIdx.x * static_cast<int64_t>(kFocalBlock) + threadIdx.x;
   if (i == 0) *args.tickets = 0;
   if (i >= args.images * args.width) return;
@@ -60,6 +61,7 @@ __global__ void __launch_bounds__(kFocalBlock) focal_rows_kernel(FocalArgs<S, T>
 
 template <typename S, typename T>
 __global__ void __launch_bounds__(kFocalBlock) focal_sigmoid_kernel(FocalArgs<S, T> args) {
+  after_previous_kernel();
   const int64_t chunks = args.chunks();
   const int64_t warp = blockIdx.x * static_cast<int64_t>(kFocalBlock / 32) + threadIdx.x / 32;
   if (warp >= args.images * chunks) return;
@@ -83,6 +85,7 @@ template <typename S, typename T>
 __global__ void __launch_bounds__(kTileBlock)
     focal_softmax_kernel(FocalArgs<S, T> args, TilePlan plan) {
   SSD_DYNAMIC_SHARED(S, tile);
+  after_previous_kernel();
   const int64_t tiles = plan.tiles(args.width);
   const int64_t image = blockIdx.x / tiles, begin = blockIdx.x % tiles * plan.rows;
   const int64_t left = args.width - begin;
@@ -128,6 +131,7 @@ __global__ void __launch_bounds__(kSelectBlock, 1) focal_total_kernel(TotalArgs<
   __shared__ double scratch[kSelectWarps];
   __shared__ int counts[kSelectWarps];
   __shared__ bool last;
+  after_previous_kernel();
   const int64_t image = blockIdx.x;
   if (image < args.images) {
     ImageSums sums{};

@@ -25,6 +25,7 @@ __device__ __forceinline__ T sigmoid_slope(const FocalTerm<T>& term, T x, int64_
 
 template <typename S, typename T>
 __global__ void __launch_bounds__(kFocalBlock) focal_slope_kernel(FocalBackwardArgs<S, T> args) {
+  after_previous_kernel();
   const int64_t chunks = args.chunks();
   const int64_t warp = blockIdx.x * static_cast<int64_t>(kFocalBlock / 32) + threadIdx.x / 32;
   if (warp >= args.images * chunks) return;
@@ -51,6 +52,7 @@ __global__ void __launch_bounds__(kFocalBlock) focal_slope_kernel(FocalBackwardA
 
 template <typename S, typename T>
 __global__ void __launch_bounds__(kFocalBlock) focal_loc_kernel(FocalBackwardArgs<S, T> args) {
+  after_previous_kernel();
   const int64_t i = blockIdx.x * static_cast<int64_t>(kFocalBlock) + threadIdx.x;
   if (i >= args.images * args.width) return;
   const int64_t image = i / args.width, p = i % args.width;
