@@ -110,8 +110,10 @@ def weighted_boxes_fusion(
     wide = torch.float64 if torch.float64 in (boxes.dtype, scores.dtype) else torch.float32
     flat = [t.flatten(1, 2) for t in (boxes.to(wide), scores.to(wide), labels)]
     real = None if real is None else real.flatten(1, 2)
-    found = torch.ops.ssd_cuda.weighted_boxes_fusion(*flat, real, **options, max_output=rows)
-    return FusedBoxes(*found[:4], found[4].unflatten(1, (models, each)))
+    fused, fused_scores, fused_labels, found, clusters = torch.ops.ssd_cuda.weighted_boxes_fusion(
+        *flat, real, **options, max_output=rows
+    )
+    return FusedBoxes(fused, fused_scores, fused_labels, found, clusters.unflatten(1, (models, each)))
 
 
 def op_options(
