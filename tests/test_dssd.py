@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssd_cuda import PriorSpec, models, ops, reference
 from ssd_cuda.engine.finetune import Pretrained, read_pretrained
+from ssd_cuda.export.forms import Detecting
+from ssd_cuda.export.network import network_of
 from ssd_cuda.models.dssd import DSSDBackbone, ResNetBackbone
 from ssd_cuda.ops import GroundTruth
 
@@ -162,6 +165,38 @@ def test_weights_of_a_classification_network_and_of_the_part_before(tmp_path):
     assert torch.equal(
         dssd.backbone.extras[0].branch[0][0].weight, ssd.backbone.extras[0].branch[0][0].weight
     )
+
+
+class Ours(TorchDispatchMode):
+    """The names of this package's ops that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "ssd_cuda":
+            self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_loss_and_detection_are_the_ops_of_every_other_model():
+    """The loss with its backward, the detection, and what is exported."""
+    called = []
+    for model in (models.ssd_small(3, (64, 128)), models.dssd321(num_classes=3, depth=50, width=2)):
+        images = torch.rand(2, 3, *model.image_size)
+        gt = GroundTruth.from_list([torch.tensor([[0.1, 0.1, 0.5, 0.6]])] * 2, [torch.tensor([2])] * 2)
+        with Ours() as ours:
+            losses = model.loss(images, gt)
+            (losses.localization + losses.classification).backward()
+            with torch.no_grad():
+                model.eval().detect(images)
+        called.append(ours.names)
+        with torch.no_grad():
+            program = torch.export.export(Detecting(network_of(model)).eval(), (images,))
+        assert "ssd_cuda.detect" in str(program.graph)
+    assert called[0] == called[1]
+    assert {name.split(".")[1] for name in called[0]} >= {"multibox_loss", "detect"}
 
 
 def test_priors_with_several_offsets_are_exported():

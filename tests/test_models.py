@@ -78,6 +78,33 @@ def test_torchvisions_weights_give_torchvisions_logits_and_detections(torchvisio
     assert distance.amin(1).max() < 1e-3 and distance.amin(0).max() < 1e-3
 
 
+def test_torchvisions_ssdlite_gives_torchvisions_logits_and_detections():
+    """ssdlite320_mobilenet_v3_large, whose norms have an epsilon of their own."""
+    detection = pytest.importorskip("torchvision.models.detection")
+    torch.manual_seed(0)
+    theirs = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)
+    image = torch.rand(2, 3, 320, 320)
+    for module in theirs.modules():  # as after training
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        theirs.train().head(list(theirs.backbone((image - 0.5) / 0.5).values()))
+        ours = models.load(theirs.eval().state_dict()).eval()
+        loc, conf = ours(image)
+        features = theirs.backbone(theirs.transform(list(image))[0].tensors)
+        expected = theirs.head(list(features.values()))
+        found = theirs(list(image))
+        mine = ours.detect(image).to_list()
+    torch.testing.assert_close(loc, expected["bbox_regression"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(conf, expected["cls_logits"], rtol=1e-4, atol=1e-5)
+    for own, other in zip(mine, found, strict=True):
+        assert len(own["scores"]) == len(other["scores"]) > 50
+        torch.testing.assert_close(own["scores"], other["scores"], rtol=1e-4, atol=1e-5)
+        distance = (own["boxes"][:, None] * 320 - other["boxes"]).abs().amax(2)
+        distance[own["labels"][:, None] != other["labels"]] = 320
+        assert distance.amin(1).max() < 1e-2 and distance.amin(0).max() < 1e-2
+
+
 def test_torchvisions_weights_give_torchvisions_loss(torchvision_model):
     ours = models.ssd300_vgg16(weights=torchvision_model.state_dict()).eval()
     image = torch.rand(1, 3, 300, 300)
