@@ -1,8 +1,6 @@
 """Networks of other codebases: names and shapes of their weights, parameters, priors, a step of training.
 
-The numbers were compared with each codebase's own code run on random weights; what stands here is what a
-change
-of ours could break: the names that its files have, and golden sums of weights that a rule here makes.
+What they compute is held in test_network_numbers.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every network that other codebases' weights are for, and DSSD, in onnxruntime: the numbers of torch.
 
-Exporting all takes minutes: one here, the others where CI is set.
+Exporting all takes minutes: one here, the others where SSD_EXPORT_ALL is set.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def build(name: str) -> models.SSD:
         with torch.no_grad():
             model.train()(cases.images(4, model.image_size))
     for norm in norms:  # four numbers may be nearly equal, and would blow up all that follows
-        norm.running_var.clamp_(min=float(norm.running_var.mean()) / 4)
+        norm.running_var.clamp_(min=float(norm.running_var.mean()) / 2)
     return model.eval()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_in_onnxruntime(name, tmp_path):
-    if name not in ALWAYS and not os.environ.get("CI"):
-        pytest.skip("all networks are exported where CI is set")
+    if name not in ALWAYS and not os.environ.get("SSD_EXPORT_ALL"):
+        pytest.skip("all networks are exported where SSD_EXPORT_ALL is set")
     model = build(name)
     session = ort.InferenceSession(export.to_onnx(model, tmp_path / "model.onnx", form="raw"))
     images = cases.images(2, model.image_size, seed=1)
