@@ -16,6 +16,7 @@ from itertools import count, islice
 from pathlib import Path
 
 import torch
+from torch.utils.data import Dataset
 
 from ssd_cuda import models
 from ssd_cuda.data import BatchLoader, ShapesDataset, prepare
@@ -34,18 +35,12 @@ def batches(loader: BatchLoader):
         yield from loader
 
 
-def score(name: str, seed: int, options: argparse.Namespace) -> dict:
+def score(name: str, seed: int, images: Dataset, test_set: ShapesDataset, options) -> dict:
     """One run: a model trained and evaluated."""
-    train_set, test_set = (
-        ShapesDataset(split, length=length, size=SIZE, radii=RADII)
-        for split, length in (("train", options.images), ("test", options.tests))
-    )
     config = TrainConfig(steps=options.steps, lr=options.rate, warmup_steps=options.steps // 20, seed=seed)
     torch.manual_seed(seed)
-    model = getattr(models, name)(len(train_set.classes) + 1, depth=50, width=options.width)
-    loader = BatchLoader(
-        prepare(train_set, SIZE, "flip"), config.batch_size, train=True, seed=seed, workers=0
-    )
+    model = getattr(models, name)(len(test_set.classes) + 1, depth=50, width=options.width)
+    loader = BatchLoader(images, config.batch_size, train=True, seed=seed, workers=0)
     trainer = Trainer(model, config, len(loader))
     start = time.process_time()
     loss = trainer.run_epoch(islice(batches(loader), options.steps))
@@ -79,10 +74,15 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     parser.add_argument("--tests", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("runs/dssd_small_objects.json"))
     options = parser.parse_args(arguments)
+    train_set, test_set = (
+        ShapesDataset(split, length=length, size=SIZE, radii=RADII)
+        for split, length in (("train", options.images), ("test", options.tests))
+    )
+    images = prepare(train_set, SIZE, "flip")  # painted once
     rows = []
     for seed in options.seeds:
         for name in ("ssd321", "dssd321"):
-            rows.append(score(name, seed, options))
+            rows.append(score(name, seed, images, test_set, options))
             print(json.dumps(rows[-1]), flush=True)
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps(rows, indent=2) + "\n")
