@@ -56,7 +56,8 @@ def modules(folder: str) -> set[str]:
 def test_a_codebase_has_the_same_name_everywhere():
     presets = modules("ssd_cuda/presets")
     assert modules("ssd_cuda/reference/dialects") <= presets
-    assert modules("ssd_cuda/compat") - {"onnx"} <= presets  # an operator's signature, no codebase
+    operators = {"onnx", "openvino", "tensorrt"}  # signatures of operators, no codebases
+    assert modules("ssd_cuda/compat") - operators <= presets
     assert {test.removeprefix("test_") for test in modules("tests/dialects")} <= presets
 
 

@@ -58,22 +58,22 @@ def non_max_suppression(
     classes = scores.shape[1]
     if most <= 0 or scores.numel() == 0:
         return scores.new_empty(0, 3, dtype=torch.int64)
-    lists = _corners(boxes, center_point_box)[:, None].expand(images, classes, width, 4).flatten(0, 1)
+    lists = corners(boxes, center_point_box)[:, None].expand(images, classes, width, 4).flatten(0, 1)
     rows = scores.flatten(0, 1)
-    mask = None if score_threshold is None else rows > _number(score_threshold)
-    keep, counts = ops.nms_batch(lists, rows, _number(iou_threshold), mask=mask, max_output=min(most, width))
+    mask = None if score_threshold is None else rows > number(score_threshold)
+    keep, counts = ops.nms_batch(lists, rows, number(iou_threshold), mask=mask, max_output=min(most, width))
     index = torch.arange(keep.shape[1], device=keep.device)
     of_list, place = (index < counts[:, None]).nonzero(as_tuple=True)
     image = torch.div(of_list, classes, rounding_mode="floor")
     return torch.stack([image, of_list % classes, keep[of_list, place]], 1)
 
 
-def _number(value: float | Tensor) -> float:
+def number(value: float | Tensor) -> float:
     """As float32, which the operator takes; its inputs are tensors of one element, on any device."""
     return torch.as_tensor(value, dtype=torch.float32).item()
 
 
-def _corners(boxes: Tensor, center_point_box: int) -> Tensor:
+def corners(boxes: Tensor, center_point_box: int) -> Tensor:
     """x1, y1, x2, y2 up to the order of x and y, which no IoU depends on."""
     first, second = boxes[..., :2], boxes[..., 2:]
     if center_point_box:

@@ -165,4 +165,39 @@ PYTHON = [
             ),
         )
     ),
+    Mutant(
+        "python",
+        "compat.tensorrt: logits are compared with the threshold itself",
+        "taken = values >= _least(score_threshold, «bool(score_activation)»)",
+        "False",
+        "tests/test_tensorrt_signature.py",
+    ),
+    Mutant(
+        "python",
+        "compat.tensorrt: a box of each class is that of its place",
+        'place = «torch.div(index, classes, rounding_mode="floor") if boxes.dim() == 3 else index»',
+        'torch.div(index, classes, rounding_mode="floor")',
+        "tests/test_tensorrt_signature.py",
+    ),
+    Mutant(
+        "python",
+        "compat.openvino: the sigma of the other formula",
+        'method="gaussian", sigma=«2 * sigma», score_threshold',
+        "sigma",
+        "tests/test_openvino_signature.py -k documented",
+    ),
+    Mutant(
+        "python",
+        "compat.openvino: the number of boxes of a class is not cut",
+        "order = order[«rank < most»]",
+        "rank >= 0",
+        "tests/test_openvino_signature.py -k documented",
+    ),
+    Mutant(
+        "python",
+        "focal: a label without a class where there is no background column",
+        'return «-1 if config.background == "none" else 0»',
+        "0",
+        "tests/test_focal.py -k errors",
+    ),
 ]
