@@ -75,6 +75,8 @@ FAMILIES = (
     "matching",
     "nms",
     "soft_nms",
+    "focal",
+    "fusion",
     "end_to_end",
     "boxes",
     "priors",
