@@ -177,6 +177,8 @@ def _named(add: Add) -> None:
     own = functools.partial(add, make=_options, against=("composed",), b=32, c=91)
     own("loss B=32 C=91, class weights", weighted=True)
     own("loss B=32 C=91, class weights, smoothing", weighted=True, label_smoothing=0.1)
+    for kind in ("giou", "ciou"):
+        own(f"loss B=32 C=91, {kind}", loc_loss=kind)
     for c in (21, 91):
         pair = ("reference", "compile")
         add(f"loss B=32 C={c}, compiled", against=pair, threads="first", b=32, c=c)

@@ -29,6 +29,12 @@ inline void check_class_terms(const Tensor& conf, const std::optional<Tensor>& c
             label_smoothing);
 }
 
+// What the ops demand of the localisation loss.
+inline void check_loc_loss(LocLoss loss, const std::optional<Tensor>& labels) {
+  SSD_CHECK(labels || !is_box_loss(loss),
+            "loc_loss must be smooth_l1 or l1 without labels, got a loss of boxes");
+}
+
 // What both ops demand of the batch. Without labels the targets are ready ones: codes [B, P] int64 classes, boxes [B, P, 4].
 inline void check_batch(const Tensor& loc, const Tensor& conf, const Tensor& codes,
                         const Tensor& boxes, const std::optional<Tensor>& labels,
@@ -130,6 +136,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss
     const std::optional<Tensor>& class_weights, const MultiBoxForwardSettings& settings) {
   check_batch(loc_in, conf_in, codes, boxes, labels, offsets, priors, variances);
   check_class_terms(conf_in, class_weights, settings.label_smoothing);
+  check_loc_loss(settings.loc_loss, labels);
   Run::check(conf_in);
   const Tensor loc = readable(loc_in), conf = readable(conf_in);
   const TargetTensors targets(codes, boxes, labels, offsets, priors, variances, class_weights);
@@ -176,6 +183,7 @@ struct BackwardInputs {
                                 const MultiBoxSettings& settings) {
     check_batch(loc, conf, codes, boxes, labels, offsets, priors, variances);
     check_class_terms(conf, class_weights, settings.label_smoothing);
+    check_loc_loss(settings.loc_loss, labels);
     check_selection(conf, grad_loc, grad_conf, keys, cuts, scales);
     Run::check(conf);
     return {grad_loc,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "boxes/boxes_rule.h"
+#include "common/math/iou_loss_math.h"
 #include "common/math/loss_math.h"
 #include "mining/mining_rule.h"
 
@@ -58,7 +59,13 @@ struct Choice<MiningKey> {
   static constexpr std::array<const char*, 2> kWords{"ce", "background"};
 };
 
+template <>
+struct Choice<LocLoss> {
+  static constexpr std::array<const char*, 5> kWords{"smooth_l1", "l1", "giou", "diou", "ciou"};
+};
+
 struct LossRule {
+  LocLoss loc;
   double beta;        // 0 for L1
   double loc_factor;  // loc_weight, over 4 for the mean of the coordinates
   Normalizer normalizer;
@@ -88,7 +95,8 @@ struct MultiBoxRule {
   X(bool, positives_twice)                                        \
   X(Normalizer, normalizer)                                       \
   X(bool, clamp_normalizer)                                       \
-  X(double, beta)       /* 0 for L1 */                            \
+  X(LocLoss, loc_loss)                                            \
+  X(double, beta)       /* of smooth L1 */                        \
   X(double, loc_factor) /* loc_weight, over 4 for the mean of the coordinates */
 
 SSD_OPTION_STRUCT(MultiBoxSettings, SSD_MULTIBOX_OPTIONS);
@@ -112,7 +120,8 @@ inline MultiBoxRule multibox_rule(const Settings& settings, int64_t num_classes)
                     .single_class = settings.single_class,
                     .zero_label = settings.zero_label},
           .mining = mining_rule(settings),
-          .loss = {.beta = settings.beta,
+          .loss = {.loc = settings.loc_loss,
+                   .beta = settings.loc_loss == LocLoss::kL1 ? 0.0 : settings.beta,
                    .loc_factor = settings.loc_factor,
                    .normalizer = settings.normalizer,
                    .clamp = settings.clamp_normalizer,
@@ -182,6 +191,22 @@ struct Targets {
     return {RowKind::kPositive, in_range(label, rule)};
   }
 
+  // The loss of the box that loc of a localized prior stands for, and its gradient by loc. Of codes only: ready targets
+  // have no boxes.
+  template <typename Ops = ScalarOps>
+  SSD_HOST_DEVICE Graded<T> box_loss(int64_t image, int64_t p, Vec4<T> loc, LocLoss kind) const {
+    const int64_t g = ground_truth(image, p);
+    const T nan = T(NAN);
+    if (g < 0) return {nan, {nan, nan, nan, nan}};
+    const int64_t prior = prior_row(image, p);
+    const Vec4<T> center = prior_center(priors[prior], format);
+    const Vec4<T> divisors = variances != nullptr ? variances[prior] : variance;
+    const LogClamp<T> none{T(INFINITY), false};
+    Graded<T> loss = iou_loss(decode_box<Ops>(loc, center, divisors, none), boxes[g], kind);
+    loss.gradient = decode_box_backward<Ops>(loss.gradient, loc, center, divisors, none);
+    return loss;
+  }
+
   // The box code that loc of a localized prior should have.
   template <typename Ops = ScalarOps>
   SSD_HOST_DEVICE Vec4<T> loc_target(int64_t image, int64_t p) const {
@@ -189,12 +214,16 @@ struct Targets {
     const int64_t g = ground_truth(image, p);
     const T nan = T(NAN);
     if (g < 0) return {nan, nan, nan, nan};
-    const int64_t prior = own_priors ? image * width + p : p;
+    const int64_t prior = prior_row(image, p);
     return encode_box<Ops>(boxes[g], prior_center(priors[prior], format),
                            variances != nullptr ? variances[prior] : variance);
   }
 
  private:
+  // Row of priors and variances of prior p of an image.
+  SSD_HOST_DEVICE int64_t prior_row(int64_t image, int64_t p) const {
+    return own_priors ? image * width + p : p;
+  }
   SSD_HOST_DEVICE static int32_t in_range(int64_t label, const LabelRule& rule) {
     return label >= 0 && label < rule.num_classes ? static_cast<int32_t>(label) : -1;
   }

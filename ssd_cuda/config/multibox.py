@@ -104,7 +104,10 @@ class MultiBoxConfig(HasPresets, presets="MULTIBOX"):
         match: see :class:`MatchConfig`.
         mining: see :class:`MiningConfig`.
         variances: the two (centre, size) or four (x, y, w, h) divisors of the box code.
-        loc_loss: ``"smooth_l1"`` or ``"l1"``.
+        loc_loss: of the code of a matched prior ``"smooth_l1"`` or ``"l1"``, summed over its numbers; or of
+            the box that it decodes to ``"giou"``, ``"diou"`` or ``"ciou"``, one number a prior, as
+            torchvision.ops' generalized_, distance_ and complete_box_iou_loss. The box is not clipped
+            and its size not clamped; where the code is of no finite box, the loss is nan.
         beta: where smooth L1 turns from quadratic to linear.
         label_smoothing: e of torch's cross_entropy, at least 0 and below 1: the target of a row is 1 - e
             for its class and e / C spread over all C classes, each times its weight if there are
@@ -143,7 +146,7 @@ class MultiBoxConfig(HasPresets, presets="MULTIBOX"):
     match: MatchConfig = MatchConfig()
     mining: MiningConfig = MiningConfig()
     variances: tuple[float, ...] = (0.1, 0.2)
-    loc_loss: Literal["smooth_l1", "l1"] = "smooth_l1"
+    loc_loss: Literal["smooth_l1", "l1", "giou", "diou", "ciou"] = "smooth_l1"
     beta: float = 1.0
     label_smoothing: float = 0.0
     loc_reduction: Literal["sum", "mean4"] = "sum"
@@ -172,6 +175,11 @@ class MultiBoxConfig(HasPresets, presets="MULTIBOX"):
             raise ValueError(
                 "ignored_key='zero' needs cap='all' or 'all_but_one' and positive_fill='zero', got "
                 f"cap={mining.cap!r} and positive_fill={mining.positive_fill!r}"
+            )
+        if self.loc_reduction != "sum" and self.loc_loss not in ("smooth_l1", "l1"):
+            raise ValueError(
+                f"loc_reduction must be 'sum' with a loss of boxes, which has no mean over coordinates, got "
+                f"{self.loc_reduction!r} and loc_loss={self.loc_loss!r}"
             )
         if self.single_class and self.background != "first":
             raise ValueError(f"single_class needs background='first', got {self.background!r}")

@@ -64,7 +64,8 @@ def op_options(config: MultiBoxConfig) -> dict[str, Any]:
         "positives_twice": config.mining.count_positives_twice,
         "normalizer": config.normalizer,
         "clamp_normalizer": config.clamp_normalizer,
-        "beta": 0.0 if config.loc_loss == "l1" else float(config.beta),
+        "loc_loss": config.loc_loss,
+        "beta": float(config.beta),
         "loc_factor": float(config.loc_weight) / (4.0 if config.loc_reduction == "mean4" else 1.0),
     }
 
@@ -313,7 +314,8 @@ def multibox_loss_on_targets(
         loc_target: box codes of the shape of ``loc``; read at positives only.
         conf_target: integer ``[B, P]`` classes; what is no background and not ``config.ignore_label`` is
             positive. ``label_offset`` is added here too.
-        config: the options of mining and loss; those of matching are not used.
+        config: the options of mining and loss; those of matching are not used, and ``loc_loss`` is no loss of
+            boxes.
         class_weights: as in :func:`multibox_loss`.
         process_group: as in :func:`multibox_loss`.
         check: also look at ``conf_target`` and the weights where that waits for the device (always on the
@@ -333,6 +335,11 @@ def multibox_loss_on_targets(
         (tensor(2.), tensor(1))
     """
     config = config_or(_DEFAULT, config)
+    if config.loc_loss not in ("smooth_l1", "l1"):
+        raise ValueError(
+            f"config.loc_loss must be 'smooth_l1' or 'l1' on ready targets, which are codes, no boxes, got "
+            f"{config.loc_loss!r}"
+        )
     loc, conf = _predictions(loc, conf, config.layout)
     batch, width, num_classes = conf.shape
     if config.layout == "bcp":

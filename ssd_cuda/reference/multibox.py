@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import matching
-from .boxes import encode
+from .box_losses import iou_loss
+from .boxes import decode, encode
 from .exponential import exp, log, sum_in_order
 from .mining import select_hard_negatives
 
@@ -134,8 +135,12 @@ def _localization(
         rows = localized[b]
         own = (priors[b] if priors.dim() == 3 else priors)[rows]
         truth = boxes[start + codes[b][rows].long()]
-        target = encode(truth, own, variances, prior_format).to(loc.dtype)
-        sums.append(localization_terms(loc[b][rows], target, loc_loss, beta).sum())
+        if loc_loss in ("smooth_l1", "l1"):
+            target = encode(truth, own, variances, prior_format).to(loc.dtype)
+            sums.append(localization_terms(loc[b][rows], target, loc_loss, beta).sum())
+        else:
+            decoded = decode(loc[b][rows], own.to(loc.dtype), variances, prior_format)
+            sums.append(iou_loss(decoded, truth.to(loc.dtype), loc_loss).sum())
     return torch.stack(sums) if sums else loc.sum((1, 2))
 
 

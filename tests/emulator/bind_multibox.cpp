@@ -123,6 +123,14 @@ py::tuple wide_loss(Array<float> loc, Array<float> conf, Array<float> loc_target
                         to(classes).gather(d_conf, conf));
 }
 
+// atan of the losses of boxes, number by number.
+template <typename T>
+Array<T> arctangents(Array<T> x) {
+  Array<T> result({x.shape(0)});
+  for (std::size_t i = 0; i < x.size(); ++i) result.data()[i] = atan_fixed(x.data()[i]);
+  return result;
+}
+
 }  // namespace
 
 EMULATOR_MODULE(m) {
@@ -131,4 +139,6 @@ EMULATOR_MODULE(m) {
   m.def("loss", &loss<__half>);
   m.def("loss", &loss<__nv_bfloat16>);
   m.def("wide_loss", &wide_loss);
+  m.def("arctangents", &arctangents<float>);
+  m.def("arctangents", &arctangents<double>);
 }

@@ -88,7 +88,7 @@ _MULTIBOX = _of(
         "difference / std::abs(difference)",
         "on_its_target",
     ),
-    ("priors of the first image serve all", "prior = «own_priors» ?", "false", "options"),
+    ("priors of the first image serve all", "return «own_priors» ? image * width", "false", "options"),
     ("no normaliser below 1", "static_cast<double>(«clamp && n < 1» ? 1", "false", "nothing"),
     (
         "a mined positive counts once",

@@ -1,4 +1,4 @@
-"""Faults of what the MultiBox loss has as options: class weights and smoothed labels."""
+"""Faults of what the MultiBox loss has as options: class weights, smoothed labels, losses of boxes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from mutants.mutant import rows_of
 
 _TERMS = "tests/test_multibox_terms.py"
 _EMULATED = "tests/test_emulated_multibox_terms.py"
+_BOXES = "tests/test_multibox_iou.py"
+_EMULATED_BOXES = "tests/test_emulated_multibox_iou.py"
 
 LOSS_OPTIONS = [
     *rows_of(
@@ -72,9 +74,86 @@ LOSS_OPTIONS = [
         ),
         (
             "card: smooth rows take the plain kernels",
-            "return «inputs.targets.terms.any()»;",
+            "return «inputs.targets.terms.any()» ||",
             "inputs.targets.terms.weights != nullptr",
             "bits",
+        ),
+    ),
+    *rows_of(
+        "loss_options",
+        _BOXES,
+        (
+            "giou: the hull without its eps",
+            "T hull = mul_rn(x.length, y.length), whole = «add_rn(hull, T(kIouLossEps))»",
+            "hull",
+            "empty",
+        ),
+        (
+            "giou: the gradient of the hull is taken whole",
+            "div_rn(«sub_rn(T(1), free)», whole)",
+            "T(1)",
+            "torchvisions",
+        ),
+        (
+            "diou: centres at the first corners",
+            "dx = «sub_rn(mul_rn(half, add_rn(a.z, a.x)), mul_rn(half, add_rn(b.z, b.x)))»",
+            "sub_rn(a.x, b.x)",
+            "hand",
+        ),
+        (
+            "diou: the gradient forgets the diagonal",
+            "by_corners(x, x.length, y, y.length), «step»",
+            "T(0)",
+            "gradcheck",
+        ),
+        (
+            "ciou: alpha has a gradient",
+            "mul_rn(«mul_rn(T(2), alpha)», mul_rn(kFactor, turn))",
+            "mul_rn(T(4), alpha)",
+            "gradcheck",
+        ),
+        ("ciou: shapes are not compared", "if («!complete») return loss;", "true", "hand"),
+        (
+            "a tie takes the whole gradient",
+            "a > b ? T(1) : «a == b ? T(0.5) : T(0)»",
+            "a == b ? T(1) : T(0)",
+            "meet",
+        ),
+        (
+            "boxes apart overlap",
+            "if («x.length > T(0) && y.length > T(0)») {\n      common",
+            "true",
+            "torchvisions",
+        ),
+        (
+            "box losses: variances of all priors",
+            "divisors = «variances != nullptr» ? variances[prior]",
+            "false",
+            "variances",
+        ),
+        (
+            "box losses: ready targets are taken by the op",
+            "SSD_CHECK(«labels || !is_box_loss(loss)»",
+            "true",
+            "refused",
+        ),
+    ),
+    *rows_of(
+        "loss_options",
+        _EMULATED_BOXES,
+        ("atan: middle arguments keep their turn", "turn_rest = «mul_rn(part, T(kRest))»;", "T(0)", "atan"),
+        ("atan: one term less", "kTerms = sizeof(T) == 8 ? «20» : 9", "16", "atan"),
+        (
+            "card: the gradient stays by the corners",
+            "loss.gradient = «decode_box_backward<Ops>(loss.gradient, loc, center, divisors, none)»;",
+            "loss.gradient",
+            "options",
+        ),
+        (
+            "card: the gradient is not scaled",
+            "gradient = {«factor * d.x», factor * d.y, factor * d.z, factor * d.w};\n    } else",
+            "d.x",
+            "options",
         ),
     ),
 ]

@@ -12,8 +12,17 @@ from torch.nn import functional as F
 from .torchvision_ssd import bare_ssd, match
 
 
-def _localization(model, loc: Tensor, truth: Tensor, priors: Tensor) -> Tensor:
+def _localization(model, loc: Tensor, truth: Tensor, priors: Tensor, loc_loss: str) -> Tensor:
     """loc, truth, priors: [N, 4] of the positives."""
+    if loc_loss != "smooth_l1":
+        import torchvision.ops as tv
+
+        losses = {
+            "giou": tv.generalized_box_iou_loss,
+            "diou": tv.distance_box_iou_loss,
+            "ciou": tv.complete_box_iou_loss,
+        }
+        return losses[loc_loss](model.box_coder.decode_single(loc, priors), truth, reduction="sum")
     return F.smooth_l1_loss(loc, model.box_coder.encode_single(truth, priors), reduction="sum")
 
 
@@ -26,6 +35,7 @@ def composed_loss(
     *,
     weight: Tensor | None = None,
     label_smoothing: float = 0.0,
+    loc_loss: str = "smooth_l1",
 ) -> tuple[Tensor, Tensor]:
     """(localization, classification), both over the positives. priors: [P, 4] corners; 0: background."""
     model = bare_ssd()
@@ -43,5 +53,5 @@ def composed_loss(
     truth = torch.cat([b[codes[codes >= 0]] for b, codes in zip(boxes, matched, strict=True)])
     own = priors.expand(len(loc), -1, -1)[positive]
     total = positive.sum().clamp(min=1)
-    localization = _localization(model, loc[positive], truth, own)
+    localization = _localization(model, loc[positive], truth, own, loc_loss)
     return localization / total, (losses[positive].sum() + losses[negative].sum()) / total

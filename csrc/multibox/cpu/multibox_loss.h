@@ -43,12 +43,31 @@ struct Batch {
     return target;
   }
 
+  Graded<T> box_loss(int64_t image, int64_t p) const {
+    Graded<T> loss;
+    with_simd([&](auto bytes) SSD_SIMD_BODY {
+      loss = targets.template box_loss<NumberOps<decltype(bytes)::value>>(
+          image, p, loc_row(image, p), rule.loss.loc);
+    });
+    return loss;
+  }
+
   // The localisation term of one row, without loc_factor.
   double loc_term(int64_t image, int64_t p) const {
+    if (is_box_loss(rule.loss.loc)) return box_loss(image, p).value;
     const Vec4<T> x = loc_row(image, p), t = loc_target(image, p);
     const T beta = static_cast<T>(rule.loss.beta);
     return static_cast<double>(smooth_l1(x.x - t.x, beta)) + smooth_l1(x.y - t.y, beta) +
            smooth_l1(x.z - t.z, beta) + smooth_l1(x.w - t.w, beta);
+  }
+
+  // Its gradient by loc.
+  Vec4<T> loc_gradient(int64_t image, int64_t p) const {
+    if (is_box_loss(rule.loss.loc)) return box_loss(image, p).gradient;
+    const Vec4<T> x = loc_row(image, p), t = loc_target(image, p);
+    const T beta = static_cast<T>(rule.loss.beta);
+    return {smooth_l1_gradient(x.x - t.x, beta), smooth_l1_gradient(x.y - t.y, beta),
+            smooth_l1_gradient(x.z - t.z, beta), smooth_l1_gradient(x.w - t.w, beta)};
   }
 };
 
@@ -237,7 +256,6 @@ void run_backward(const Batch<S>& batch, const LossSelection<acc_t<S>>& from,
   const int64_t* const cuts = from.cuts;
   const T* const scales = from.scales;
   const T grad_loc = *from.grad_loc, grad_conf = *from.grad_conf;
-  const T beta = static_cast<T>(batch.rule.loss.beta);
   const int64_t tiles = (batch.width + kTileRows - 1) / kTileRows;
   parallel_ranges(batch.images * tiles, [&](int64_t first, int64_t last) {
     std::vector<T> scratch;
@@ -272,13 +290,12 @@ void run_backward(const Batch<S>& batch, const LossSelection<acc_t<S>>& from,
               const_cast<S*>(d_conf.row(image, p)), d_conf.class_stride);
         }
         if (is_localized(row.kind) && scales[image] != T(0)) {
-          const Vec4<T> x = batch.loc_row(image, p), t = batch.loc_target(image, p);
+          const Vec4<T> gradient = batch.loc_gradient(image, p);
           S* out_row = const_cast<S*>(d_loc.row(image, p));
-          const T difference[4] = {x.x - t.x, x.y - t.y, x.z - t.z, x.w - t.w};
-          for (int c = 0; c < 4; ++c) {
-            out_row[c * d_loc.class_stride] =
-                static_cast<S>(loc_scale * smooth_l1_gradient(difference[c], beta));
-          }
+          out_row[0] = static_cast<S>(loc_scale * gradient.x);
+          out_row[d_loc.class_stride] = static_cast<S>(loc_scale * gradient.y);
+          out_row[2 * d_loc.class_stride] = static_cast<S>(loc_scale * gradient.z);
+          out_row[3 * d_loc.class_stride] = static_cast<S>(loc_scale * gradient.w);
         }
       }
     }

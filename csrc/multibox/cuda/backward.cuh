@@ -30,7 +30,7 @@ struct LossInputs {
 // Whether the loss takes the general kernels.
 template <typename S, typename T>
 inline bool is_general(const LossInputs<S, T>& inputs) {
-  return inputs.targets.terms.any();
+  return inputs.targets.terms.any() || is_box_loss(inputs.rule.loss.loc);
 }
 
 template <typename S>
@@ -41,6 +41,14 @@ struct LossGradients {
 
 template <typename S, typename T>
 struct BackwardArgs : LossInputs<S, T>, LossSelection<T>, LossGradients<S> {};
+
+template <typename S, typename T>
+__device__ __forceinline__ Vec4<T> loc_row(RowsView<const S> loc, int64_t image, int64_t p) {
+  const S* x = loc.at(image, p);
+  const int64_t s = loc.class_stride;
+  return {static_cast<T>(x[0]), static_cast<T>(x[s]), static_cast<T>(x[2 * s]),
+          static_cast<T>(x[3 * s])};
+}
 
 // The difference of loc and its target at one localized row.
 template <typename S, typename T>
@@ -91,7 +99,7 @@ struct RowGradient {
   T scale;
   S* target;
   int64_t target_stride;
-  ClassTerms<T> terms;
+  const ClassTerms<T>& terms;
   T total;  // see ClassTerms
 
   __device__ __forceinline__ T logit(int c) const { return static_cast<T>(row[c * stride]); }
@@ -169,10 +177,9 @@ __device__ __forceinline__ void write_chosen(const BackwardArgs<S, T>& args,
   const int count = static_cast<int>(chosen.count);
   const int classes = static_cast<int>(args.rule.label.num_classes);
   const T scale = args.scales[image];
-  ClassTerms<T> terms;
+  const ClassTerms<T>& terms = args.targets.terms;
   T total = 0;
   if constexpr (kGeneral) {
-    terms = args.targets.terms;
     for (int c = static_cast<int>(threadIdx.x) % 32; c < classes; c += 32) total += terms.weight(c);
     total = warp_tree_sum(total);
   }
@@ -205,17 +212,23 @@ __device__ __forceinline__ void write_chosen(const BackwardArgs<S, T>& args,
 }
 
 // d_loc of one row. args: what LossInputs has of it, grad_loc and d_loc.
-template <typename S, typename Args, typename T>
+template <typename S, bool kGeneral = false, typename Args, typename T>
 __device__ __forceinline__ void write_loc(const Args& args, int64_t image, int64_t p,
                                           bool localized, T scale) {
   Vec4<T> gradient{T(0), T(0), T(0), T(0)};
   if (localized && scale != T(0)) {
-    const Vec4<T> d = loc_difference(args.loc, args.targets, image, p);
-    const T beta = static_cast<T>(args.rule.loss.beta);
     const T factor = static_cast<T>(static_cast<double>(*args.grad_loc) *
                                     args.rule.loss.loc_factor * static_cast<double>(scale));
-    gradient = {factor * smooth_l1_gradient(d.x, beta), factor * smooth_l1_gradient(d.y, beta),
-                factor * smooth_l1_gradient(d.z, beta), factor * smooth_l1_gradient(d.w, beta)};
+    if (kGeneral && is_box_loss(args.rule.loss.loc)) {
+      const Vec4<T> x = loc_row<S, T>(args.loc, image, p);
+      const Vec4<T> d = args.targets.box_loss(image, p, x, args.rule.loss.loc).gradient;
+      gradient = {factor * d.x, factor * d.y, factor * d.z, factor * d.w};
+    } else {
+      const Vec4<T> d = loc_difference(args.loc, args.targets, image, p);
+      const T beta = static_cast<T>(args.rule.loss.beta);
+      gradient = {factor * smooth_l1_gradient(d.x, beta), factor * smooth_l1_gradient(d.y, beta),
+                  factor * smooth_l1_gradient(d.z, beta), factor * smooth_l1_gradient(d.w, beta)};
+    }
   }
   store_loc(args.d_loc.at(image, p), args.d_loc.class_stride,
             Vec4<S>{static_cast<S>(gradient.x), static_cast<S>(gradient.y),
@@ -259,7 +272,7 @@ __global__ void __launch_bounds__(kBackwardBlock, (sizeof(T) == 8 ? 512 : 896) /
   write_chosen<kGeneral>(args, chosen, image, begin);
 #pragma unroll 1  // side by side they would take half of the registers
   for (int r = t; r < rows; r += kBackwardBlock, localized >>= 1) {
-    write_loc<S>(args, image, begin + r, (localized & 1) != 0, scale);
+    write_loc<S, kGeneral>(args, image, begin + r, (localized & 1) != 0, scale);
   }
 }
 

@@ -53,7 +53,7 @@ __device__ inline double tile_sum(double value, double* scratch) {
   return value;
 }
 
-// kGeneral: with the terms of the classes. A kernel of its own, so that the plain one keeps its registers.
+// kGeneral: with the terms of the classes and losses of boxes. A kernel of its own, so that the plain one keeps its registers.
 template <typename S, typename T, bool kGeneral>
 __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kTileBlock)
     keys_kernel(MultiBoxArgs<S, T> args, TilePlan plan) {
@@ -106,7 +106,10 @@ __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kT
       if (args.row_loss != nullptr) args.row_loss[place] = loss;
     }
     args.keys[place] = key;
-    if (is_localized(row.kind)) {
+    if (kGeneral && is_localized(row.kind) && is_box_loss(args.rule.loss.loc)) {
+      const Vec4<T> x = loc_row<S, T>(args.loc, image, p);
+      loc = static_cast<double>(args.targets.box_loss(image, p, x, args.rule.loss.loc).value);
+    } else if (is_localized(row.kind)) {
       const Vec4<T> d = loc_difference(args.loc, args.targets, image, p);
       const T beta = static_cast<T>(args.rule.loss.beta);
       loc = static_cast<double>(smooth_l1(d.x, beta)) + smooth_l1(d.y, beta) +
