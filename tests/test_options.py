@@ -110,8 +110,10 @@ WORDS = [
     ("detect", "clip", DetectConfig, "clip"),
     ("match", "forced", MatchConfig, "forced"),
     ("select_hard_negatives", "cap", MiningConfig, "cap"),
+    ("select_hard_negatives", "scope", MiningConfig, "scope"),
     ("multibox_loss", "cap", MiningConfig, "cap"),
     ("multibox_loss", "key", MiningConfig, "key"),
+    ("multibox_loss", "scope", MiningConfig, "scope"),
     ("multibox_loss", "loc_loss", MultiBoxConfig, "loc_loss"),
     ("multibox_loss", "zero_label", MultiBoxConfig, "zero_label"),
     ("multibox_loss", "normalizer", MultiBoxConfig, "normalizer"),
@@ -140,7 +142,7 @@ def test_every_word_of_every_table_is_compared():
     tables = {name: recorded(name)[0]._schema.arguments for name in CALLS}
     texts = {(name, a.name) for name, table in tables.items() for a in table if str(a.type) == "str"}
     compared = {(name, option) for name, option, *_ in WORDS}
-    words = ("cap", "key", "loc_loss", "zero_label")
+    words = ("cap", "key", "loc_loss", "scope", "zero_label")
     shared = {("multibox_loss_backward", option) for option in words}
     shared |= {("multibox_loss_backward_into", option) for option in (*words, "normalizer")}
     shared |= {("focal_loss_backward", o) for o in ("form", "background", "zero_label", "normalizer")}

@@ -52,7 +52,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> top_k_threshold(const Tensor&
 }
 
 // keys: [B, P], positive: bool [B, P], candidates: bool [B, P] or none -> bool [B, P].
-// Run::hard_negatives(rule, keys, positives, candidates, batch, width, mask, where)
+// Run::hard_negatives(rule, keys, positives, candidates, batch, width, mask, where). A batch that is ranked as a whole is one
+// row of all its keys: images come one after the other.
 template <typename Run>
 Tensor select_hard_negatives(const Tensor& keys_in, const Tensor& positive_in,
                              const std::optional<Tensor>& candidates_in,
@@ -60,8 +61,11 @@ Tensor select_hard_negatives(const Tensor& keys_in, const Tensor& positive_in,
   check_hard_negatives(keys_in, positive_in, candidates_in);
   const Tensor keys = dense(keys_in), positives = dense(positive_in);
   const auto candidates = dense_or_none(candidates_in);
-  const int64_t batch = keys.size(0), width = keys.size(1);
-  const Tensor mask = empty_on(keys, {batch, width}, ScalarType::Bool);
+  const bool whole = settings.scope == MiningScope::kBatch;
+  const int64_t batch = whole ? 1 : keys.size(0), width = whole ? keys.numel() : keys.size(1);
+  SSD_CHECK(width < (int64_t{1} << 31),
+            "keys must have fewer than 2^31 in a batch that is ranked as a whole, got ", width);
+  const Tensor mask = empty_on(keys, {keys.size(0), keys.size(1)}, ScalarType::Bool);
   dispatch_floating(keys.scalar_type(), "select_hard_negatives", [&](auto zero) {
     using S = decltype(zero);
     Run::hard_negatives(mining_rule(settings), in<S>(keys), in<bool>(positives),

@@ -31,6 +31,20 @@ SSD_HOST_DEVICE U least_selected(RowCut<U> cut) {
   return cut.threshold > kExcluded<U> ? cut.threshold : kExcluded<U> + 1;
 }
 
+// The part of one image in the cut of a batch whose images of `width` rows lie one after the other.
+template <typename U>
+SSD_HOST_DEVICE RowCut<U> image_cut(RowCut<U> cut, int64_t image, int64_t width) {
+  const int64_t tie = cut.tie - image * width;
+  return {cut.threshold, tie < -1 ? -1 : tie < width ? tie : width - 1};
+}
+
+// Which rows are ranked together.
+enum class MiningScope : int { kImage = 0, kBatch = 1 };
+template <>
+struct Choice<MiningScope> {
+  static constexpr std::array<const char*, 2> kWords{"image", "batch"};
+};
+
 // How k follows from the number of positives: MiningConfig without its tensors.
 struct MiningRule {
   enum Cap : int { kAll = 0, kAllButOne = 1, kNegatives = 2 };
@@ -39,6 +53,7 @@ struct MiningRule {
   int64_t min_negatives;
   Cap cap;
   bool zero_fill;  // key of a positive: 0, else -inf
+  MiningScope scope;
 };
 
 template <>
@@ -51,6 +66,7 @@ struct Choice<MiningRule::Cap> {
   X(bool, round_up)           \
   X(int64_t, min_negatives)   \
   X(MiningRule::Cap, cap)     \
+  X(MiningScope, scope)       \
   X(bool, zero_fill)
 
 SSD_OPTION_STRUCT(MiningSettings, SSD_MINING_OPTIONS);
@@ -62,10 +78,11 @@ inline MiningRule mining_rule(const Settings& settings) {
           .round_up = settings.round_up,
           .min_negatives = settings.min_negatives,
           .cap = settings.cap,
-          .zero_fill = settings.zero_fill};
+          .zero_fill = settings.zero_fill,
+          .scope = settings.scope};
 }
 
-// k of a row of width rows. The product is one float32 multiplication, as torch multiplies an integer tensor
+// k of an image, or a batch, of width rows. The product is one float32 multiplication, as torch multiplies an integer tensor
 // by a Python number.
 SSD_HOST_DEVICE int64_t num_hard_negatives(const MiningRule& rule, int64_t positives,
                                            int64_t candidates, int64_t width) {

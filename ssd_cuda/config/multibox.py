@@ -59,7 +59,7 @@ class MatchConfig(Options):
 
 @dataclass(frozen=True)
 class MiningConfig(Options):
-    """Which negatives count: per image the ``k`` hardest, ``(key descending, index ascending)``.
+    """Which negatives count: of an image or a batch the ``k`` hardest, ``(key descending, index ascending)``.
 
     ``k = max(min_negatives, round(ratio * positives))``, cut at the number of rows that ``cap`` names.
 
@@ -69,6 +69,9 @@ class MiningConfig(Options):
         min_negatives: negatives an image gives even when it has no positive.
         cap: ``"all"`` cuts k at P, ``"all_but_one"`` at P - 1 (seed, amdegroot), ``"negatives"`` at the
             number of candidates.
+        scope: what is ranked together. ``"image"``: each image gives k rows; ``"batch"``: one k follows from
+            the positives of all images (of this process) and is taken wherever the hardest rows are, ties
+            in the order of the images, then the priors; P is then all rows of the batch.
         key: hardness of a negative: its loss ``"ce"``, with class weights and smoothing as it counts, or
             ``"background"`` = -log p_background alone. Without weights and smoothing both are one
             number; with weights alone they differ by the factor of the background, so that a weight of 0
@@ -88,6 +91,7 @@ class MiningConfig(Options):
     min_negatives: int = 0
     cap: Literal["all", "all_but_one", "negatives"] = "negatives"
     key: Literal["ce", "background"] = "ce"
+    scope: Literal["image", "batch"] = "image"
     positive_fill: Literal["zero", "-inf"] = "-inf"
     count_positives_twice: bool = False
 

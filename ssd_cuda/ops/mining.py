@@ -69,11 +69,13 @@ def select_hard_negatives(
     min_negatives: int = 0,
     cap: Literal["all", "all_but_one", "negatives"] = "negatives",
     positive_fill: Literal["zero", "-inf"] = "-inf",
+    scope: Literal["image", "batch"] = "image",
 ) -> Tensor:
-    """The hardest rows of every image: the ``k`` largest keys, ties to the lowest index.
+    """The hardest rows of every image, or of the batch: the ``k`` largest keys, ties to the lowest index.
 
     ``k = max(min_negatives, round(ratio * positives))`` per image, cut at the number of rows that ``cap``
-    names; see :class:`ssd_cuda.MiningConfig` for the options. Nothing is read on the host.
+    names; see :class:`ssd_cuda.MiningConfig` for the options. With ``scope="batch"`` the images are ranked as
+    one of ``B * P`` rows. Nothing is read on the host.
 
     Args:
         keys: ``[B, P]`` hardness, usually the cross entropy; any floating dtype and values, NaN is hardest.
@@ -96,7 +98,12 @@ def select_hard_negatives(
         tensor([[False, False,  True, False,  True, False]])
     """
     rule = MiningConfig(
-        ratio=ratio, rounding=rounding, min_negatives=min_negatives, cap=cap, positive_fill=positive_fill
+        ratio=ratio,
+        rounding=rounding,
+        min_negatives=min_negatives,
+        cap=cap,
+        positive_fill=positive_fill,
+        scope=scope,
     )
     check_tensor("keys", keys, ("B", "P"), FLOATING)
     check_tensor("positive", positive, tuple(keys.shape), (torch.bool,))
@@ -114,6 +121,7 @@ def op_options(config: MiningConfig) -> dict[str, Any]:
         "round_up": config.rounding == "ceil",
         "min_negatives": int(config.min_negatives),
         "cap": config.cap,
+        "scope": config.scope,
         "zero_fill": config.positive_fill == "zero",
     }
 

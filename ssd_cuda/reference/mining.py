@@ -83,14 +83,21 @@ def select_hard_negatives(
     min_negatives: int = 0,
     cap: str = "negatives",
     positive_fill: str = "-inf",
+    scope: str = "image",
 ) -> Tensor:
     """keys: [B, P] float, positive: [B, P] bool -> bool [B, P], the k hardest rows of each image.
 
     candidates: [B, P] bool, the negatives that may be selected; None: all that are not positive. A positive
     takes part in the order with the key 0 or -inf (``positive_fill``), so with a cap above the
     number of candidates it may be selected: the codebases then take the union with the positives, or
-    count it twice. A row that is neither positive nor candidate is never selected.
+    count it twice. A row that is neither positive nor candidate is never selected. scope: ``"batch"`` ranks
+    the rows of all images together, as those of one image.
     """
+    if scope == "batch" and len(keys) != 1:
+        one = [None if t is None else t.reshape(1, -1) for t in (keys, positive, candidates)]
+        rule = dict(ratio=ratio, rounding=rounding, min_negatives=min_negatives, cap=cap)
+        mask = select_hard_negatives(one[0], one[1], candidates=one[2], positive_fill=positive_fill, **rule)
+        return mask.view_as(positive)
     candidates = ~positive if candidates is None else candidates & ~positive
     k = num_hard_negatives(
         positive.sum(1),

@@ -28,9 +28,13 @@ template <typename S>
 Array<bool> hard_negatives(Array<S> keys, Array<bool> positive,
                            std::optional<Array<bool>> candidate, const MiningSettings& settings) {
   Array<bool> mask({keys.shape(0), keys.shape(1)});
-  emulator::check(launch_hard_negatives<S>(mining_rule(settings), keys, positive,
-                                           emulator::pointer(candidate), keys.shape(0),
-                                           keys.shape(1), mask, nullptr));
+  const bool whole = settings.scope == MiningScope::kBatch;  // one row, as the op makes of it
+  const int64_t rows = whole ? 1 : keys.shape(0);
+  const int64_t width = whole ? static_cast<int64_t>(keys.size()) : keys.shape(1);
+  const emulator::Memory memory;
+  const HardNegativePlan<S> plan(mining_rule(settings), keys, positive,
+                                 emulator::pointer(candidate), rows, width, mask, memory);
+  emulator::check(launch_hard_negatives(plan, nullptr));
   return mask;
 }
 
@@ -51,10 +55,12 @@ Array<bool> wide_hard_negatives(Array<float> keys, Array<bool> positive, Array<b
                                 const MiningSettings& settings, int64_t rows) {
   const int64_t width = keys.shape(0);
   Array<bool> mask({rows * width}, "a large output");
-  emulator::check(launch_hard_negatives<float>(
-      mining_rule(settings), emulator::ending_in(keys, rows * width),
-      emulator::ending_in(positive, rows * width), emulator::ending_in(candidate, rows * width),
-      rows, width, mask, nullptr));
+  const Array<float> table = emulator::ending_in(keys, rows * width);
+  const Array<bool> positives = emulator::ending_in(positive, rows * width);
+  const Array<bool> candidates = emulator::ending_in(candidate, rows * width);
+  const HardNegativePlan<float> plan(mining_rule(settings), table, positives, candidates, rows,
+                                     width, mask, emulator::Memory());
+  emulator::check(launch_hard_negatives(plan, nullptr));
   return emulator::end_of(mask, width);
 }
 
@@ -79,6 +85,26 @@ Array<double> reduce_twice(Array<double> numbers) {
   return results;
 }
 
+// The place at which the counts reach `needed`, and the sum of those before it.
+__global__ void __launch_bounds__(kSelectBlock)
+    needed_kernel(const unsigned* counts, int64_t count, unsigned needed, int64_t* to) {
+  after_previous_kernel();
+  __shared__ SelectShared shared;
+  __shared__ double scratch[kSelectWarps];
+  unsigned before;
+  const int64_t found =
+      find_needed(count, needed, before, shared, scratch, [&](int64_t i) { return counts[i]; });
+  if (threadIdx.x == 0) to[0] = found, to[1] = before;
+}
+Array<int64_t> needed(Array<int64_t> counts, int64_t wanted) {
+  Array<unsigned> given({counts.shape(0)}, 0u);
+  for (std::size_t i = 0; i < counts.size(); ++i) given.data()[i] = unsigned(counts.data()[i]);
+  Array<int64_t> to({2});
+  emulator::check(launch(needed_kernel, dim3(1), dim3(kSelectBlock), 0, nullptr, given.data(),
+                         int64_t(counts.size()), unsigned(wanted), to.data()));
+  return to;
+}
+
 template <typename S>
 void define(py::module_& m) {
   m.def("top_k", &top_k<S>);
@@ -93,6 +119,7 @@ EMULATOR_MODULE(m) {
   define<__half>(m);
   define<__nv_bfloat16>(m);
   m.def("reduce_twice", &reduce_twice);
+  m.def("needed", &needed);
   m.def("wide_top_k", &wide_top_k);
   m.def("wide_hard_negatives", &wide_hard_negatives);
 }

@@ -1,4 +1,5 @@
-"""Faults of what the MultiBox loss has as options: class weights, smoothed labels, losses of boxes."""
+"""Faults of what the MultiBox loss has as options: class weights, smoothed labels, losses of boxes, mining of
+a whole batch."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from mutants.mutant import rows_of
 _TERMS = "tests/test_multibox_terms.py"
 _EMULATED = "tests/test_emulated_multibox_terms.py"
 _BOXES = "tests/test_multibox_iou.py"
+_BATCH = "tests/test_mining_batch.py"
+_EMULATED_BATCH = "tests/test_emulated_mining_batch.py"
 _EMULATED_BOXES = "tests/test_emulated_multibox_iou.py"
 
 LOSS_OPTIONS = [
@@ -154,6 +157,91 @@ LOSS_OPTIONS = [
             "gradient = {«factor * d.x», factor * d.y, factor * d.z, factor * d.w};\n    } else",
             "d.x",
             "options",
+        ),
+    ),
+    *rows_of(
+        "loss_options",
+        _BATCH,
+        (
+            "batch: the cut of an image starts at the first row",
+            "tie = «cut.tie - image * width»;",
+            "cut.tie",
+            "reference",
+        ),
+        (
+            "batch: k of the first image",
+            "for (const ImageSums& image : sums) «total.add(image);»",
+            "if (&image == &sums[0]) total.add(image);",
+            "reference",
+        ),
+        (
+            "batch: the op ranks each image",
+            "batch = whole ? 1 : keys.size(0), width = «whole ? keys.numel() : keys.size(1)»;",
+            "keys.size(1)",
+            "hand",
+        ),
+        ("batch: the scope is not passed", '"scope": «config.scope»,', '"image"', "hand"),
+    ),
+    *rows_of(
+        "loss_options",
+        _EMULATED_BATCH,
+        (
+            "batch: no fence before the ticket",
+            "«__threadfence();»  // of every thread: each wrote",
+            "",
+            "dtypes or losses",
+        ),
+        (
+            "batch: no fence after the ticket",
+            "  __syncthreads();\n  «__threadfence();»\n  return shared_last;",
+            "",
+            "dtypes or losses",
+        ),
+        (
+            "batch: digits of other keys count",
+            "if (bucket.shift >= kBits || «(rest >> (bucket.shift % kBits)) == 0») {\n      atomicAdd(&shared.histogram[static_cast<unsigned>(key",
+            "true",
+            "dtypes",
+        ),
+        ("batch: the needed are not lessened", "bucket.needed - «shared.before»};", "0", "dtypes"),
+        (
+            "batch: the search ends a digit early",
+            "return «bucket.shift == 0» || bucket.needed == 0",
+            "bucket.shift <= kSelectBits",
+            "dtypes",
+        ),
+        (
+            "batch: ties of the first block of keys",
+            "const int64_t begin = «block * kTieKeys», left",
+            "0",
+            "beyond",
+        ),
+        (
+            "batch: ties of the blocks before count again",
+            "«bucket.needed - before»,",
+            "bucket.needed",
+            "beyond",
+        ),
+        (
+            "batch: the second piece starts again",
+            "for (int64_t first = 0;; «first += kSelectBins») {",
+            "first += 0",
+            "needed",
+        ),
+        ("batch: excluded rows are selected", "mask[i] = «ordered[i] != kExcluded<U>» &&", "true", "rules"),
+        (
+            "batch: excluded rows count as candidates",
+            "args.width - found - «search->excluded», args.width)",
+            "0",
+            "rules",
+        ),
+        ("batch: counters keep what they had", "search->histograms[digit][i] = «0»;", "1", "dtypes"),
+        ("batch: k of all rows is not cut", "most = «k < total ? k : total»;", "k", "rules"),
+        (
+            "batch: candidates of the first image",
+            "args.images, [&](int64_t image) { return args.sums[«image»].candidates; });",
+            "0",
+            "losses",
         ),
     ),
 ]

@@ -17,6 +17,7 @@ struct Problem {
   std::vector<Vec4<T>> truths = boxes<T>(31, kTruths), priors = centers<T>(32, kWidth);
   std::vector<int64_t> labels;
   std::vector<int32_t> codes;
+  std::vector<T> weights;
   int32_t offsets[kImages + 1] = {0, 5, 5, kTruths};
   bool channels_first;
 
@@ -25,6 +26,7 @@ struct Problem {
         loc(numbers<S>(34, kImages * kWidth * 4, 3)),
         channels_first(first) {
     Random random(35);
+    for (int64_t c = 0; c < classes; ++c) weights.push_back(T(c + 1) / 8);
     for (int64_t i = 0; i < kTruths; ++i) labels.push_back(1 + random.below(classes - 1));
     for (int64_t i = 0; i < kImages * kWidth; ++i) {
       const int64_t image = i / kWidth, own = offsets[image + 1] - offsets[image];
@@ -36,7 +38,8 @@ struct Problem {
     return {data.data(), kWidth * columns, channels_first ? 1 : columns,
             channels_first ? kWidth : 1, columns};
   }
-  Batch<S> batch(int64_t classes) const {
+  // general: with class weights, smoothed labels and a loss of boxes.
+  Batch<S> batch(int64_t classes, bool general) const {
     Batch<S> batch{};
     batch.conf = view(conf, classes);
     batch.loc = view(loc, 4);
@@ -56,23 +59,29 @@ struct Problem {
     batch.rule.loss = {.beta = 1, .loc_factor = 1, .clamp = true};
     batch.images = kImages;
     batch.width = kWidth;
+    if (!general) return batch;
+    batch.targets.terms = {.weights = weights.data(), .kept = T(0.9), .spread = T(0.1 / classes)};
+    batch.class_total = batch.targets.terms.total(classes);
+    batch.rule.loss.loc = LocLoss::kCiou;
+    batch.rule.loss.key = MiningKey::kBackground;
     return batch;
   }
 };
 
 template <typename S>
-void loss(int64_t classes, bool channels_first) {
+void loss(int64_t classes, bool channels_first, bool general = false) {
   using T = acc_t<S>;
   const Problem<S> problem(classes, channels_first);
-  const Batch<S> batch = problem.batch(classes);
+  const Batch<S> batch = problem.batch(classes, general);
   std::vector<Ordered<T>> keys(kImages * kWidth);
   std::vector<int64_t> cuts(2 * kImages);
   T losses[2];
   int64_t positives;
   std::vector<T> scales(kImages);
   run_forward(batch, {&losses[0], &losses[1], &positives, keys.data(), cuts.data(), scales.data()});
-  const std::string name =
-      std::to_string(classes) + (channels_first ? "_channels_first" : "_channels_last");
+  const std::string name = std::to_string(classes) +
+                           (channels_first ? "_channels_first" : "_channels_last") +
+                           (general ? "_general" : "");
   report(("multibox_" + name).c_str(), kTypeName<S>,
          Hash().add(keys).add(cuts).add(losses, 2).add(&positives, 1).add(scales));
   std::vector<S> d_conf(problem.conf.size(), S(0.0f)), d_loc(problem.loc.size(), S(0.0f));
@@ -87,6 +96,7 @@ void losses() {
   for (int64_t classes : {2, 3, 7, 8, 21, 33}) {
     loss<S>(classes, false);
     loss<S>(classes, true);
+    loss<S>(classes, false, true);
   }
 }
 

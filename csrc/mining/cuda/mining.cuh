@@ -1,13 +1,14 @@
 // Per-row selection with a different k in every row, k on the device.
 //
 //   top_k             threshold, tie index, count and sum of the k largest keys, and their mask
-//   hard_negatives    the mask of the k hardest rows, k from the number of positives
+//   hard_negatives    the mask of the k hardest rows, k from the number of positives; of a whole batch by several blocks
 //
 // One block of 1024 threads a row. Bytes: keys are read once (rows beyond shared memory again in each pass), with
 // positives and candidates 1 B a row each; the mask writes 1 B a row. 32 rows of 8732 float keys: 1.1 MB read,
 // 0.3 MB written; bound by the latency of 2 or 3 passes, not by memory.
 #pragma once
 
+#include "batch_select.cuh"
 #include "select.cuh"
 
 namespace ssd_cuda {
@@ -121,6 +122,15 @@ struct HardNegativeArgs {
   bool* mask;  // [B, P]
 };
 
+// The key of one row at its place among all: a positive's, its own, or none.
+template <typename T>
+__device__ __forceinline__ Ordered<T> mined_key(const HardNegativeArgs& args, const bool* candidate,
+                                                const bool* positive, T key, int64_t i) {
+  using U = Ordered<T>;
+  const U own = candidate == nullptr || candidate[i] ? ordered_key(key) : kExcluded<U>;
+  return positive[i] ? positive_key<T>(args.rule) : own;
+}
+
 template <typename T, int kPerThread>
 __global__ void __launch_bounds__(kSelectBlock, 1) hard_negatives_kernel(HardNegativeArgs args) {
   after_previous_kernel();
@@ -130,8 +140,7 @@ __global__ void __launch_bounds__(kSelectBlock, 1) hard_negatives_kernel(HardNeg
   const int64_t row = blockIdx.x, first = row * args.width;
   const bool* candidate = args.candidate != nullptr ? args.candidate + first : nullptr;
   const auto load = stored_keys<T>(args.keys, args.type, first, [&](T key, int64_t i) -> U {
-    const U own = candidate == nullptr || candidate[i] ? ordered_key(key) : kExcluded<U>;
-    return args.positive[first + i] ? positive_key<T>(args.rule) : own;
+    return mined_key(args, candidate, args.positive + first, key, i);
   });
   const RowKeys<kPerThread, decltype(load), U> keys(load, args.width);
   unsigned positives = 0, excluded = 0;
@@ -169,21 +178,102 @@ inline cudaError_t launch_top_k(const S* keys, const int64_t* ks, int64_t batch,
                         [](auto held) { return top_k_kernel<T, decltype(held)::value>; });
 }
 
-// keys, positives, mask: [B, P]; candidates: [B, P] or null.
+// The keys of a batch that is ranked as a whole, its positives and excluded rows counted: k, and where the search starts.
+template <typename T>
+__global__ void __launch_bounds__(kSelectBlock)
+    batch_keys_kernel(HardNegativeArgs args, Ordered<T>* ordered, BatchSearch<Ordered<T>>* search) {
+  after_previous_kernel();
+  using U = Ordered<T>;
+  using Search = BatchSearch<U>;
+  __shared__ SumScratch scratch;
+  __shared__ bool last;
+  const int64_t step = int64_t{gridDim.x} * kSelectBlock;
+  const auto load = stored_keys<T>(args.keys, args.type, 0, [&](T key, int64_t i) {
+    return mined_key(args, args.candidate, args.positive, key, i);
+  });
+  unsigned positives = 0, excluded = 0;
+  load.with([&](const auto& from) {
+    for (int64_t i = int64_t{blockIdx.x} * kSelectBlock + threadIdx.x; i < args.width; i += step) {
+      const U key = from(i);
+      ordered[i] = key;
+      positives += args.positive[i];
+      excluded += key == kExcluded<U>;
+    }
+  });
+  block_sums(positives, excluded, scratch);
+  if (threadIdx.x == 0) {
+    atomicAdd(&search->positives, positives);
+    atomicAdd(&search->excluded, excluded);
+  }
+  if (!arrives_last(&search->arrived[Search::kDigits + 1], last) || threadIdx.x != 0) return;
+  const int64_t found = search->positives;
+  search->start(
+      num_hard_negatives(args.rule, found, args.width - found - search->excluded, args.width),
+      args.width);
+}
+
+template <typename U>
+__global__ void __launch_bounds__(kSelectBlock)
+    batch_mask_kernel(const U* ordered, int64_t total, const BatchSearch<U>* search, bool* mask) {
+  after_previous_kernel();
+  const RowCut<U> cut = search->cut;
+  const int64_t i = int64_t{blockIdx.x} * kSelectBlock + threadIdx.x;
+  if (i < total) mask[i] = ordered[i] != kExcluded<U> && is_selected(ordered[i], i, cut);
+}
+
+// keys, positives, mask: [B, P], in one row of all where the batch is ranked as a whole; candidates: [B, P] or null.
 template <typename S>
-inline cudaError_t launch_hard_negatives(const MiningRule& rule, const S* keys,
-                                         const bool* positives, const bool* candidates,
-                                         int64_t batch, int64_t width, bool* mask,
-                                         cudaStream_t stream) {
+struct HardNegativePlan : HardNegativeArgs {
+  using U = Ordered<acc_t<S>>;
+  U* ordered = nullptr;  // [P], of a whole batch
+  unsigned* ties = nullptr;
+  BatchSearch<U>* search = nullptr;
+
+  // take: see common/cuda/workspace.h
+  template <typename Take>
+  HardNegativePlan(const MiningRule& rule, const S* keys, const bool* positives,
+                   const bool* candidates, int64_t batch, int64_t width, bool* mask,
+                   const Take& take)
+      : HardNegativeArgs{.keys = keys,
+                         .type = key_type<S>(),
+                         .positive = positives,
+                         .candidate = candidates,
+                         .rule = rule,
+                         .batch = batch,
+                         .width = width,
+                         .mask = mask} {
+    if (rule.scope != MiningScope::kBatch) return;
+    ordered = take(width, U{});
+    ties = take(batch_ties(width), unsigned{});
+    search = take(1, BatchSearch<U>{});
+  }
+};
+
+template <typename S>
+inline cudaError_t launch_batch_negatives(const HardNegativePlan<S>& plan, cudaStream_t stream) {
   using T = acc_t<S>;
-  const HardNegativeArgs args{.keys = keys,
-                              .type = key_type<S>(),
-                              .positive = positives,
-                              .candidate = candidates,
-                              .rule = rule,
-                              .batch = batch,
-                              .width = width,
-                              .mask = mask};
+  using U = Ordered<T>;
+  const int64_t parts = ceil_div<int64_t>(plan.width, kSelectBlock), most = 2 * multiprocessors();
+  const dim3 block(kSelectBlock);
+  cudaError_t error = launch(batch_clear_kernel<U>, dim3(1), block, 0, stream, plan.search);
+  if (error == cudaSuccess) {
+    error = launch(batch_keys_kernel<T>, dim3(static_cast<unsigned>(parts < most ? parts : most)),
+                   block, 0, stream, plan, plan.ordered, plan.search);
+  }
+  if (error == cudaSuccess) {
+    error = launch_batch_search<U>(plan.ordered, plan.width, plan.ties, plan.search, stream);
+  }
+  if (error != cudaSuccess) return error;
+  return launch(batch_mask_kernel<U>, dim3(static_cast<unsigned>(parts)), block, 0, stream,
+                plan.ordered, plan.width, plan.search, plan.mask);
+}
+
+template <typename S>
+inline cudaError_t launch_hard_negatives(const HardNegativePlan<S>& args, cudaStream_t stream) {
+  using T = acc_t<S>;
+  if (args.rule.scope == MiningScope::kBatch) {
+    return args.width > 0 ? launch_batch_negatives(args, stream) : cudaSuccess;
+  }
   return launch_rows<T>(args.width, args.batch, args, stream,
                         [](auto held) { return hard_negatives_kernel<T, decltype(held)::value>; });
 }

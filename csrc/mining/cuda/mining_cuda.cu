@@ -1,4 +1,5 @@
 // Bindings of the mining family for CUDA tensors.
+#include "common/torch/planned.h"
 #include "mining.cuh"
 #include "mining/mining_op.h"
 
@@ -17,9 +18,9 @@ struct RunOnCard {
                              const bool* candidates, int64_t batch, int64_t width, bool* mask,
                              const Tensor& where) {
     const CudaScope scope(where);
-    check_cuda(launch_hard_negatives(rule, keys, positives, candidates, batch, width, mask,
-                                     scope.stream()),
-               "select_hard_negatives");
+    const auto [memory, plan] =
+        planned<HardNegativePlan<S>>(where, rule, keys, positives, candidates, batch, width, mask);
+    check_cuda(launch_hard_negatives(plan, scope.stream()), "select_hard_negatives");
   }
 };
 

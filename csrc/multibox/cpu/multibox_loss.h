@@ -182,6 +182,17 @@ void add_selected(const Batch<S>& batch, int64_t image, const Ordered<acc_t<S>>*
   }
 }
 
+// The cut of a batch that is ranked as a whole; sums: of its images.
+template <typename S>
+RowCut<Ordered<acc_t<S>>> select_batch(const Batch<S>& batch, const Ordered<acc_t<S>>* keys,
+                                       const std::vector<ImageSums>& sums) {
+  const int64_t rows = batch.images * batch.width;
+  ImageSums total{};
+  for (const ImageSums& image : sums) total.add(image);
+  const int64_t k = num_hard_negatives(batch.rule.mining, total.positives, total.candidates, rows);
+  return RowSelector<Ordered<acc_t<S>>>().select(keys, rows, k);
+}
+
 // Keys and cuts of every image; sums: [B], zeros at first.
 template <typename S>
 void select_images(const Batch<S>& batch, Ordered<acc_t<S>>* keys, int64_t* cuts,
@@ -204,16 +215,19 @@ void select_images(const Batch<S>& batch, Ordered<acc_t<S>>* keys, int64_t* cuts
       partial[i] = run_tile(batch, image, begin, end, &scratch, row, losses_of(image));
     }
   });
+  for (int64_t i = 0; i < batch.images * tiles; ++i) (*sums)[i / tiles].add(partial[i]);
+  const bool whole = batch.rule.mining.scope == MiningScope::kBatch;
+  const RowCut<U> of_batch = whole ? select_batch(batch, keys, *sums) : empty_cut<U>();
   parallel_ranges(batch.images, [&](int64_t first, int64_t last) {
     RowSelector<U> selector;
     std::vector<int64_t> reached(batch.width);
     for (int64_t image = first; image < last; ++image) {
       ImageSums& total = (*sums)[image];
-      for (int64_t t = 0; t < tiles; ++t) total.add(partial[image * tiles + t]);
+      const U* row = keys + image * batch.width;
       const int64_t k =
           num_hard_negatives(batch.rule.mining, total.positives, total.candidates, batch.width);
-      const U* row = keys + image * batch.width;
-      const RowCut<U> cut = selector.select(row, batch.width, k);
+      const RowCut<U> cut =
+          whole ? image_cut(of_batch, image, batch.width) : selector.select(row, batch.width, k);
       add_selected(batch, image, row, losses_of(image), cut, &reached, &total);
       cuts[2 * image] = static_cast<int64_t>(cut.threshold);
       cuts[2 * image + 1] = cut.tie;

@@ -235,8 +235,15 @@ __device__ __forceinline__ void write_loc(const Args& args, int64_t image, int64
                     static_cast<S>(gradient.z), static_cast<S>(gradient.w)});
 }
 
+// Threads that a multiprocessor should hold: what the registers allow.
+template <typename T, bool kGeneral>
+constexpr int backward_threads() {
+  if (kGeneral) return sizeof(T) == 8 ? 384 : 640;
+  return sizeof(T) == 8 ? 512 : 896;
+}
+
 template <typename S, typename T, bool kGeneral>
-__global__ void __launch_bounds__(kBackwardBlock, (sizeof(T) == 8 ? 512 : 896) / kBackwardBlock)
+__global__ void __launch_bounds__(kBackwardBlock, backward_threads<T, kGeneral>() / kBackwardBlock)
     backward_kernel(BackwardArgs<S, T> args) {
   after_previous_kernel();
   using U = Ordered<T>;
