@@ -127,6 +127,7 @@ def _train(
     dataset = open_data(options, split)
     warn_if_empty(dataset, f"the split {split!r} of {options.data}")
     spec = _spec(options, ModelSpec(name, tuple(dataset.classes), size), dataset, pretrained, tell)
+    config = _weighted(options, config, dataset, tell)
     _check_batch(config, name, len(dataset), size)
     tested = _tested(options, spec)
     validation = _validation(options, tested, config) if tested and options.eval_every else None
@@ -155,6 +156,23 @@ def _train(
             stop=stop,
         )
     _finish(options, trainer, checkpoint, None if options.no_eval else tested, stop())
+
+
+def _weighted(
+    options: argparse.Namespace, config: TrainConfig, dataset: DetectionDataset, tell: Callable[..., Any]
+) -> TrainConfig:
+    """The recipe with the class weights that are asked for."""
+    from ..engine.class_weights import balanced_weights, parse_weights
+
+    if options.class_weights is None:
+        return config
+    if options.class_weights.strip() == "balanced":
+        weights = balanced_weights(dataset)
+        named = zip(dataset.classes, weights[1:], strict=True)
+        tell("class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in named))
+    else:
+        weights = parse_weights(options.class_weights, dataset.classes, "--class-weights")
+    return replace(config, class_weights=weights)
 
 
 def _batches(

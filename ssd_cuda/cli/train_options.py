@@ -56,6 +56,8 @@ def _add_recipe(group: Any) -> None:
     add("--freeze-norms", action="store_true", default=None, help="batch norms stay as they are")
     add("--augment", choices=("none", "flip", "flips", "ssd", "caffe", "ssdlite", "nvidia"))
     add("--seed", type=int)
+    add("--class-weights", metavar="WEIGHTS", help="cat=2,dog=0.5, or balanced: by the counts of the data")
+    add("--label-smoothing", type=float, help="part of each label spread over all classes, below 1")
     add("--min-negatives", type=int, help="priors that an image without objects trains as background")
 
 
@@ -110,7 +112,7 @@ def choose(options: argparse.Namespace) -> Chosen:
 
 def _overridden(train: dict[str, Any], options: argparse.Namespace, names: list[str]) -> dict[str, Any]:
     """The values of a recipe with those given; of another length, its milestones keep their places."""
-    given = {name: getattr(options, name, None) for name in names}
+    given = {name: getattr(options, name, None) for name in names if name != "class_weights"}
     values = {**train, **{name: value for name, value in given.items() if value is not None}}
     before, after = train.get("steps") or train.get("epochs"), options.steps or options.epochs
     if options.milestones:

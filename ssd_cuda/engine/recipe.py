@@ -7,7 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..config import check_choice, check_flag, check_integer, check_range
+from ..config import MultiBoxConfig, check_choice, check_flag, check_integer, check_range
 from ..data.transforms import PRESETS
 
 __all__ = ["TrainConfig", "learning_rate", "total_steps"]
@@ -79,6 +79,9 @@ class TrainConfig:
         workers: data loading processes.
         min_negatives: priors that an image trains as background even when it has no object; 0 leaves images
             without objects without effect, as in the paper.
+        label_smoothing: of the classification loss, as in :class:`ssd_cuda.MultiBoxConfig`.
+        class_weights: of the classification loss, one a class with the background first, as in
+            :func:`ssd_cuda.ops.multibox_loss`; None: 1 each.
 
     Example:
         >>> TrainConfig(epochs=3, lr=1e-3).batch_size
@@ -111,6 +114,8 @@ class TrainConfig:
     seed: int = 0
     workers: int = 1
     min_negatives: int = 0
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, (least, most) in _COUNTS.items():
@@ -125,6 +130,19 @@ class TrainConfig:
         for name in ("decay_all", "freeze_norms", "sync_batchnorm"):
             check_flag(name, getattr(self, name))
         self._check_milestones()
+        MultiBoxConfig(label_smoothing=self.label_smoothing)
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        if self.class_weights is None:
+            return
+        if not isinstance(self.class_weights, (list, tuple)) or len(self.class_weights) < 2:
+            raise TypeError(
+                f"class_weights must be a list of numbers, the background's first, got {self.class_weights!r}"
+            )
+        for weight in self.class_weights:
+            check_range("class_weights", weight, 0)
+        object.__setattr__(self, "class_weights", tuple(map(float, self.class_weights)))
 
     def _check_milestones(self) -> None:
         if not isinstance(self.milestones, (list, tuple)):

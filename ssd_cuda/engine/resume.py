@@ -22,6 +22,7 @@ _FREE = {"workers"}
 _EXTENDED = {
     "epochs", "steps", "lr", "schedule", "milestones", "gamma", "warmup_steps", "warmup_start",
     "weight_decay", "clip_norm", "average_decay", "amp", "accumulate", "augment", "min_negatives",
+    "label_smoothing", "class_weights",
 }  # fmt: skip
 
 

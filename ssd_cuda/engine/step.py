@@ -70,7 +70,8 @@ class TrainStep:
         speed: how the network is run.
 
     Raises:
-        ValueError: a loss that cannot be cut, more frozen stages than there are, SyncBatchNorm on a CPU.
+        ValueError: a loss that cannot be cut, weights of other classes, more frozen stages than there are,
+            SyncBatchNorm on a CPU.
     """
 
     def __init__(
@@ -91,8 +92,19 @@ class TrainStep:
             )
         mining = replace(model.loss_config.mining, min_negatives=config.min_negatives)
         model.loss_config = replace(
-            model.loss_config, mining=mining, normalizer=normalizer, clamp_normalizer=True
+            model.loss_config,
+            mining=mining,
+            normalizer=normalizer,
+            clamp_normalizer=True,
+            label_smoothing=config.label_smoothing or model.loss_config.label_smoothing,
         )
+        if config.class_weights is not None:
+            if len(config.class_weights) != model.num_classes:
+                raise ValueError(
+                    f"class_weights must be of {model.num_classes} classes, the background's first, got "
+                    f"{len(config.class_weights)}"
+                )
+            model.class_weights = torch.tensor(config.class_weights, device=self.device)
         if config.freeze or config.freeze_norms:
             model.freeze(config.freeze, config.freeze_norms)
         if speed.channels_last:

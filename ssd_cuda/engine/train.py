@@ -78,6 +78,7 @@ class Trainer:
         average = copy.deepcopy(model)
         self.trained = TrainStep(model, config, processes, speed)
         average.loss_config = model.loss_config
+        average.class_weights = model.class_weights
         self.average: SSD = average.eval().requires_grad_(False)
         self.optimizer = self.trained.optimizer
         self.epoch = self.step = self.positives = self.pass_steps = 0

@@ -59,6 +59,7 @@ class SSD(nn.Module):
     """
 
     priors: Tensor
+    class_weights: Tensor | None
     mean: Tensor
     std: Tensor
     frozen_stages = 0
@@ -95,7 +96,7 @@ class SSD(nn.Module):
         self.loss_config = MultiBoxConfig.of(loss_config, "loss_config")
         self.detect_config = DetectConfig.of(detect_config, "detect_config")
         self._mean_std = tuple(map(float, mean)), tuple(map(float, std))
-        for name in ("priors", "mean", "std"):
+        for name in ("priors", "mean", "std", "class_weights"):
             self.register_buffer(name, None, persistent=False)
         self._make_constants(torch.empty(0))  # as new parameters are: of the default device and dtype
         self.register_load_state_dict_post_hook(_make_constants_anew)
@@ -222,7 +223,9 @@ class SSD(nn.Module):
         """:meth:`loss` of what :meth:`forward` gave."""
         if self.spec.pixels:
             gt = replace(gt, boxes=gt.boxes * self._pixels(gt.boxes))
-        return ops.multibox_loss(loc, conf, gt, self.priors, self.loss_config)
+        return ops.multibox_loss(
+            loc, conf, gt, self.priors, self.loss_config, class_weights=self.class_weights
+        )
 
     @torch.no_grad()
     def detect(self, images: Tensor, config: DetectConfig | None = None) -> Detections:

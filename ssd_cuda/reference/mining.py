@@ -94,9 +94,16 @@ def select_hard_negatives(
     the rows of all images together, as those of one image.
     """
     if scope == "batch" and len(keys) != 1:
-        one = [None if t is None else t.reshape(1, -1) for t in (keys, positive, candidates)]
-        rule = dict(ratio=ratio, rounding=rounding, min_negatives=min_negatives, cap=cap)
-        mask = select_hard_negatives(one[0], one[1], candidates=one[2], positive_fill=positive_fill, **rule)
+        mask = select_hard_negatives(
+            keys.reshape(1, -1),
+            positive.reshape(1, -1),
+            candidates=None if candidates is None else candidates.reshape(1, -1),
+            ratio=ratio,
+            rounding=rounding,
+            min_negatives=min_negatives,
+            cap=cap,
+            positive_fill=positive_fill,
+        )
         return mask.view_as(positive)
     candidates = ~positive if candidates is None else candidates & ~positive
     k = num_hard_negatives(
