@@ -103,7 +103,12 @@ BAD = [
     (MultiBoxConfig, {"loc_weight": -1}, ValueError, "loc_weight must lie in"),
     (MultiBoxConfig, {"label_offset": 1.0}, TypeError, "label_offset must be an integer, got 1.0"),
     (MultiBoxConfig, {"ignore_label": "no"}, TypeError, "ignore_label must be an integer, got 'no'"),
-    (MultiBoxConfig, {"loc_loss": "l2"}, ValueError, "loc_loss must be one of 'smooth_l1', 'l1', got 'l2'"),
+    (
+        MultiBoxConfig,
+        {"loc_loss": "l2"},
+        ValueError,
+        "loc_loss must be one of 'smooth_l1', 'l1', 'giou', 'diou', 'ciou', got 'l2'",
+    ),
     (MultiBoxConfig, {"normalizer": "mean"}, ValueError, "normalizer must be one of 'batch', .*, got 'mean'"),
     (MultiBoxConfig, {"zero_label": 0}, ValueError, "zero_label must be one of"),
     (MultiBoxConfig, {"layout": "nchw"}, ValueError, "layout must be one of 'bpc', 'bcp', got 'nchw'"),

@@ -199,7 +199,8 @@ LOSS_OPTIONS = [
         ),
         (
             "batch: digits of other keys count",
-            "if (bucket.shift >= kBits || «(rest >> (bucket.shift % kBits)) == 0») {\n      atomicAdd(&shared.histogram[static_cast<unsigned>(key",
+            "if (bucket.shift >= kBits || «(rest >> (bucket.shift % kBits)) == 0») {\n"
+            "      atomicAdd(&shared.histogram[static_cast<unsigned>(key",
             "true",
             "dtypes",
         ),
