@@ -105,9 +105,10 @@ format: build/lint-env
 	$(BIN)ruff format .
 	$(BIN)clang-format -i $(CPP_FILES)
 
-# 10,000 cases a family; the suite itself runs a few dozen.
+# So many cases a family; the suite itself runs a few dozen.
+CASES ?= 10000
 fuzz: build
-	SSD_FUZZ_EXAMPLES=10000 $(PYTHON) -m pytest tests -k fuzz
+	SSD_FUZZ_EXAMPLES=$(CASES) OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests -k fuzz -n $(JOBS)
 
 # Needs a card and the torch that finds it; STAGE=needs|build|contract|tests|bench|results|sanitizer runs one stage
 # alone, STUB=1 rehearses without a card, BUDGET= is its seconds, OUT= a folder for copies of the results.
@@ -123,9 +124,10 @@ emulator-coverage: build
 mutants: build/env
 	$(PYTHON) tests/mutants/run.py $(FAMILY)
 
-# The emulated suite once more, with AddressSanitizer and UndefinedBehaviorSanitizer in the kernels.
+# The emulated suite once more, with AddressSanitizer and UndefinedBehaviorSanitizer in the kernels; SHARE=1: its tests
+# of sizes alone.
 emulator-asan: build
-	$(PYTHON) tests/emulator/asan.py
+	OMP_NUM_THREADS=1 $(PYTHON) tests/emulator/asan.py $(if $(SHARE),--share)
 
 # Every CPU kernel, without torch: the same bits from g++ 11, g++ 12, clang, and for Arm under qemu. Compilers that are not
 # there are passed over with a word, unless CI is set.

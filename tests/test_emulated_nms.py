@@ -57,7 +57,10 @@ def run(
     """(keep [rows], count [])"""
     options = suppression(threshold, inclusive, iou_eps, pixel_offset)
     options["max_output"] = len(boxes) if rows is None else rows
-    keep, count = emulated.nms(boxes, scores, idxs, options, tuning(**(panels or {})))
+    chosen = tuning(**(panels or {}))
+    if len(kernels("nms").module.panels(len(boxes), chosen)) > 1:
+        assert {0, 2} <= set(emulated.seeds), "what panels hand on to each other depends on the schedule"
+    keep, count = emulated.nms(boxes, scores, idxs, options, chosen)
     return keep, int(count)
 
 
@@ -152,7 +155,7 @@ def test_several_panels(emulated, threshold, panels):
 @pytest.mark.slow
 def test_panels_as_shipped(emulated):
     boxes, scores = scene(4097, extent=600.0), torch.rand(4097)
-    assert same(emulated.with_seeds(2), boxes, scores, 0.5) > 1000
+    assert same(emulated.with_seeds(0, 2), boxes, scores, 0.5) > 1000
 
 
 @pytest.mark.parametrize("order", ["along", "back", "mixed"])
@@ -260,7 +263,7 @@ def test_order_is_that_of_torch(emulated, dtype):
 def test_merges(emulated, n, merge):
     """One tile, several in one pass, several passes, a last tile of one box; ties by index."""
     boxes = torch.arange(n).float()[:, None] * 2 + torch.tensor([0.0, 0.0, 1.0, 1.0])
-    panels = {"merge_once": merge[0], "merge_most": merge[1], "first_panel": 64}
+    panels = {"merge_once": merge[0], "merge_most": merge[1], "first_panel": 4096}
     for scores in ((torch.rand(n) * 500).round(), torch.zeros(n)):
         assert same(emulated.with_seeds(2), boxes, scores, 0.5, panels=panels) == n
 
@@ -269,7 +272,7 @@ def test_merges(emulated, n, merge):
 def test_scores_of_another_dtype(emulated, box, score):
     boxes, scores = scene(300).to(box), torch.rand(300, dtype=score)
     assert len(scores.unique()) > len(scores.to(box).unique()) - 1
-    same(emulated.with_seeds(0), boxes, scores, 0.5, panels=SMALL)
+    same(emulated.with_seeds(0, 2), boxes, scores, 0.5, panels=SMALL)
 
 
 @pytest.mark.parametrize("n", [0, 1, 511, 1025, 8193, 150_000])
@@ -298,5 +301,5 @@ def test_fuzz(n, seed, threshold, classes, inclusive):
     boxes, scores = torch.cat([corner, corner + size], 1), (torch.rand(n) * 9).round()
     idxs = torch.randint(0, classes, (n,)) if classes else None
     panels = {"first_panel": 16 + seed % 40, "growth": 1 + seed % 3, "attempts": seed % 4}
-    emulated = kernels("nms").with_seeds(0, seed % 5 + 1)
+    emulated = kernels("nms").with_seeds(*sorted({0, 2, seed % 5 + 1}))
     same(emulated, boxes, scores, threshold, idxs, inclusive=inclusive, panels=panels)

@@ -11,9 +11,11 @@ import math
 import pytest
 import torch
 from conftest import random_boxes
+from focal_cases import assert_close, reference_of
 from multibox_cases import assert_same_loss, batch_of, gradients, reference_loss
+from test_focal import run as run_focal
 
-from ssd_cuda import DetectConfig, MatchConfig, MultiBoxConfig, PriorSpec, ops, reference
+from ssd_cuda import DetectConfig, FocalConfig, MatchConfig, MultiBoxConfig, PriorSpec, ops, reference
 
 BATCH, PRIORS = 3, 8732
 
@@ -116,3 +118,25 @@ def test_nms(device, priors):
     assert torch.equal(ops.nms(boxes, scores, 0.45), reference.nms.nms(boxes, scores, 0.45))
     mine = ops.batched_nms(boxes, scores, idxs, 0.45)
     assert torch.equal(mine, reference.nms.batched_nms(boxes, scores, idxs, 0.45))
+
+
+def test_the_other_rules_of_nms(device, priors):
+    boxes, scores = reference.boxes.to_xyxy(priors).to(device), torch.rand(PRIORS, device=device)
+    idxs = torch.randint(0, 20, (PRIORS,), device=device)
+    mine = ops.diou_nms(boxes, scores, 0.0, idxs=idxs)
+    assert torch.equal(mine, reference.diou_nms.diou_nms(boxes, scores, 0.0, idxs))
+    soft = ops.batched_soft_nms(boxes, scores, idxs, score_threshold=0.8)
+    expected = reference.soft_nms.batched_soft_nms(boxes, scores, idxs, 0.8, 0.5)
+    assert torch.equal(soft[0], expected[0]) and torch.equal(soft[1], expected[1]) and len(soft[0]) > 100
+    boxes, scores, idxs = boxes[::8], scores[::8], idxs[::8]  # the reference looks at every pair
+    matrix = ops.matrix_nms(boxes, scores, idxs=idxs, score_threshold=0.8)
+    expected = reference.matrix_nms.matrix_nms(boxes, scores, idxs, score_threshold=0.8)
+    assert torch.equal(matrix[0], expected[0]) and torch.equal(matrix[1], expected[1]) and len(matrix[0]) > 9
+
+
+@pytest.mark.parametrize("form", ["sigmoid", "softmax"])
+def test_focal_loss(device, priors, form):
+    config = FocalConfig(form=form)
+    loc, conf, gt, _ = batch_of(config, (9, 0, 30), width=PRIORS, classes=20)
+    case = (loc, conf, gt, priors)
+    assert_close(run_focal(*case, config, device), reference_of(*case, config), torch.float32)

@@ -5,7 +5,7 @@ The contract tests run each on both devices, under a graph, under the sanitizer 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,12 +54,15 @@ def _truth(x: Tensors) -> ops.GroundTruth:
     return ops.GroundTruth.from_padded(x["boxes"], x["labels"], x["counts"])
 
 
+def _laid_out(rows: Sequence[Tensor], layout: str) -> list[Tensor]:
+    """[B, P, K] as a network gives them: with channels first in memory too."""
+    return [t.transpose(1, 2).contiguous() if layout == "bcp" else t for t in rows]
+
+
 def _loss(config: MultiBoxConfig, dtype: torch.dtype = torch.float32) -> Callable[[Tensors], list[Tensor]]:
     def call(x: Tensors) -> list[Tensor]:
         loc, conf = (x[name].detach().to(dtype).requires_grad_() for name in ("loc", "conf"))
-        first = config.layout == "bcp"
-        rows = [t.transpose(1, 2).contiguous() if first else t for t in (loc, conf)]  # [B, K, P]
-        losses = ops.multibox_loss(*rows, _truth(x), x["priors"], config)
+        losses = ops.multibox_loss(*_laid_out((loc, conf), config.layout), _truth(x), x["priors"], config)
         grads = torch.autograd.grad(losses.localization + losses.classification, (loc, conf))
         return [losses.localization, losses.classification, losses.num_positives, *grads]
 
@@ -69,8 +72,7 @@ def _loss(config: MultiBoxConfig, dtype: torch.dtype = torch.float32) -> Callabl
 def _focal(config: FocalConfig) -> Callable[[Tensors], list[Tensor]]:
     def call(x: Tensors) -> list[Tensor]:
         loc, conf = (x[name].detach().requires_grad_() for name in ("loc", "conf"))
-        rows = [t.transpose(1, 2) if config.layout == "bcp" else t for t in (loc, conf)]
-        losses = ops.focal_loss(*rows, _truth(x), x["priors"], config)
+        losses = ops.focal_loss(*_laid_out((loc, conf), config.layout), _truth(x), x["priors"], config)
         return [*losses, *torch.autograd.grad(losses.localization + losses.classification, (loc, conf))]
 
     return call

@@ -1,11 +1,13 @@
 """Runs the emulated suite with kernels built by AddressSanitizer and UndefinedBehaviorSanitizer.
 
     python tests/emulator/asan.py [pytest arguments]
+    python tests/emulator/asan.py --share           # minutes: what goes to the ends of tensors and of blocks
 
 Python itself is not built so: the runtime is preloaded. A defect ends the process with its report.
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from emulator.build import ROOT, TESTS, compiler
+
+# Tests by name: sizes about a block's, tensors that begin and end anywhere, memory that just fits.
+SHARE = "sizes or edges or anywhere or ends_before or just_fit or long_rows or launch_takes or repeat or "
+SHARE += "test_is_the_reference or compact or tiles_of or stay_where or rows_of_no_image or max_output "
+SHARE += "or test_iou or encode_decode"
 
 
 def library(name: str) -> str:
@@ -23,7 +30,9 @@ def library(name: str) -> str:
 
 
 def main() -> int:
-    tests = sys.argv[1:] or [str(path) for path in sorted(TESTS.glob("test_emulated_*.py"))]
+    tests = ["-k", SHARE] if sys.argv[1:] == ["--share"] else sys.argv[1:]
+    if not any(re.search(r"\.py\b", argument) for argument in tests):
+        tests = [*map(str, sorted(TESTS.glob("test_emulated_*.py"))), *tests]
     environment = {
         **os.environ,
         "SSD_EMULATOR_VARIANT": "asan",

@@ -110,14 +110,24 @@ PYTHON = [
             ("cuts lie the other way", "conf.new_empty(«(batch, 2)», dtype", "(2, batch)"),
             ("no zeros", "«_empty_rows(conf) if with_zeros else conf.new_empty(0)»", "conf.new_empty(0)"),
             (
-                "a gradient is contiguous",
+                "d_loc is contiguous",
                 "return «_empty_rows(loc)», _empty_rows(conf)",
                 "loc.new_empty(loc.shape)",
             ),
             (
-                "the other gradient is contiguous",
+                "d_conf is contiguous",
                 "return _empty_rows(loc), «_empty_rows(conf)»",
                 "conf.new_empty(conf.shape)",
+            ),
+            (
+                "focal_loss: gradients are contiguous",
+                "tuple(«_empty_rows(rows)» for rows",
+                "rows.new_empty(rows.shape)",
+            ),
+            (
+                "focal_loss: no statistics",
+                'conf.new_empty(«(3, batch, width) if form == "softmax" else (0,)», dtype',
+                "(0,)",
             ),
             (
                 "half sums",
