@@ -168,3 +168,21 @@ def test_the_command_says_it_in_one_line(tmp_path, capsys, monkeypatch, form, se
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1 + (sentence is not None)
     assert sentence is None or said[1].startswith(sentence)
+
+
+def test_the_ending_of_a_package_is_its_form(tmp_path, capsys, monkeypatch):
+    """``-o model.pt2`` alone: the model of the checkpoint, its classes and its rule go to to_pt2."""
+    spec, given = ModelSpec("ssd_small", cases.CLASSES, (64, 64)), {}
+    save_model(tmp_path / "model.pt", spec, spec.build().state_dict())
+
+    def write(model, out, **options):
+        given.update(options, size=model.image_size)
+        out.write_bytes(b"")
+
+    monkeypatch.setattr(export, "to_pt2", write)
+    line = ["export", str(tmp_path / "model.pt"), "-o", str(tmp_path / "model.pt2"), "--threshold", "0.7"]
+    assert cli.main([*line, "--input", "uint8"]) == 0
+    assert given["size"] == (64, 64) and given["classes"] == cases.CLASSES and given["input"] == "uint8"
+    assert given["config"].score_threshold == 0.7
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"wrote {tmp_path / 'model.pt2'}: pt2, ") and "any batch of 64x64" in said
