@@ -178,6 +178,25 @@ def selections(tests: list[str]) -> list[str]:
     ]
 
 
+def files_of(tests: str) -> str:
+    return tests.split(" -k ")[0]
+
+
+def planted(faults, tests: str, variant: str) -> set[int]:
+    """The numbers of the faults that their tests notice: none where these fail without a fault."""
+    if not passes(0, tests, variant):
+        print(f"FAILS without a fault ({variant}, see {WITHOUT}): {tests}", flush=True)
+        return set()
+    caught = set()
+    for number, mutant in faults:
+        began = time.monotonic()
+        if not passes(number, mutant.tests, variant):
+            caught.add(number)
+        verdict = "caught" if number in caught else f"not seen ({variant})"
+        print(f"{time.monotonic() - began:6.1f} s  {mutant.family}: {mutant.what}: {verdict}", flush=True)
+    return caught
+
+
 def inside(families: list[str]) -> int:
     """In the copy of the tree: runs the tests of each fault; prints and counts."""
     import pytest  # noqa: F401 (what all children need is imported once)
@@ -190,17 +209,10 @@ def inside(families: list[str]) -> int:
     caught: set[int] = set()
     for variant in ("plain", "checked"):
         left = [(n, m) for n, m in chosen if n not in caught and (variant == "plain" or emulated(m.family))]
-        broken = {tests for tests in selections([m.tests for _, m in left]) if not passes(0, tests, variant)}
-        for tests in sorted(broken):
-            print(f"FAILS without a fault ({variant}, see {WITHOUT}): {tests}", flush=True)
-        for number, mutant in left:
-            if any(tests.split(" -k ")[0] == mutant.tests.split(" -k ")[0] for tests in broken):
-                continue  # tells nothing
-            began = time.monotonic()
-            if not passes(number, mutant.tests, variant):
-                caught.add(number)
-            verdict = "caught" if number in caught else f"not seen ({variant})"
-            print(f"{time.monotonic() - began:6.1f} s  {mutant.family}: {mutant.what}: {verdict}", flush=True)
+        for tests in selections([m.tests for _, m in left]):
+            caught |= planted(
+                [one for one in left if files_of(one[1].tests) == files_of(tests)], tests, variant
+            )
     score: dict[str, list[bool]] = defaultdict(list)
     for number, mutant in chosen:
         score[mutant.family].append(number in caught)
