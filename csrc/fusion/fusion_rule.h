@@ -41,20 +41,22 @@ struct FusedCluster {
     return {scaled(own, score), own, score, weight, score, 1, index};
   }
   SSD_HOST_DEVICE void add(Vec4<T> own, T own_score, T own_weight) {
-    const Vec4<T> term = scaled(own, own_score);
-    sum = {add_rn(sum.x, term.x), add_rn(sum.y, term.y), add_rn(sum.z, term.z),
-           add_rn(sum.w, term.w)};
     score = add_rn(score, own_score);
+    add_side(sum.x, box.x, own.x, own_score);
+    add_side(sum.y, box.y, own.y, own_score);
+    add_side(sum.z, box.z, own.z, own_score);
+    add_side(sum.w, box.w, own.w, own_score);
     weight = add_rn(weight, own_weight);
     best = own_score > best ? own_score : best;
     ++boxes;
-    if (score > T(0)) {  // scores of 0 leave the box as it is
-      box = {div_rn(sum.x, score), div_rn(sum.y, score), div_rn(sum.z, score),
-             div_rn(sum.w, score)};
-    }
   }
 
  private:
+  // One side at a time: all four at once take local memory on sm_100. score: with that of the box.
+  SSD_HOST_DEVICE void add_side(T& total, T& fused, T own, T own_score) const {
+    total = add_rn(total, mul_rn(own, own_score));
+    if (score > T(0)) fused = div_rn(total, score);  // scores of 0 leave the box as it is
+  }
   static SSD_HOST_DEVICE Vec4<T> scaled(Vec4<T> b, T by) {
     return {mul_rn(b.x, by), mul_rn(b.y, by), mul_rn(b.z, by), mul_rn(b.w, by)};
   }

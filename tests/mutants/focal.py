@@ -11,12 +11,6 @@ FOCAL = [
         "focal",
         "tests/test_emulated_focal.py",
         (
-            "sigmoid: what rounding took is lost",
-            "Ops::add(log_normal_by<Ops>(sum), «Ops::mul(lost, share)»)",
-            "V{}",
-            "fuzz",
-        ),
-        (
             "sigmoid: a hopeless logit has an easy one's loss",
             "below ? «Ops::add(log_sum, -z)» : log_sum;",
             "log_sum",
@@ -77,9 +71,15 @@ FOCAL = [
         Mutant("focal", f"cpu: {what}", old, new, f"{_OPS} -k '{only}'")
         for what, old, new, only in (
             (
+                "what rounding took from 1 + e is lost",
+                "Ops::add(log_normal_by<Ops>(sum), «Ops::mul(lost, share)»)",
+                "V{}",
+                "easy",
+            ),
+            (
                 "the label of a row that a chunk cuts",
-                "if (own >= 0 && «place >= run.first» && place",
-                "true",
+                "place = run.first + («own - run.column»);",
+                "own",
                 "references or sizes",
             ),
             (

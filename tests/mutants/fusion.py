@@ -8,7 +8,7 @@ FUSION = [
     *rows_of(
         "fusion",
         "tests/test_emulated_fusion.py",
-        ("a box is not weighted in its cluster", "Vec4<T> term = «scaled(own, own_score)»;", "own", "rules"),
+        ("a box is not weighted in its cluster", "add_rn(total, «mul_rn(own, own_score)»);", "own", "rules"),
         ("the best score is the last", "best = «own_score > best» ? own_score", "true", "rules"),
         ("corners stay the wrong way round", "if («box.z < box.x») swap", "false", "rules or padding"),
         ("what is below the threshold takes part", "if («!(score >= skip)») return", "false", "rules"),

@@ -214,17 +214,15 @@ __global__ void __launch_bounds__(kFuseBlock) fusion_fuse_kernel(FusionArgs<T> a
         clusters[count] = FusedCluster<T>::of(box, score, weight, i);
         leader[i] = i;
       } else {
-        FusedCluster<T> cluster = clusters[k];
-        cluster.add(box, score, weight);
-        clusters[k] = cluster;
-        leader[i] = cluster.first;
+        clusters[k].add(box, score, weight);
+        leader[i] = clusters[k].first;
       }
     }
     count += k < 0;
     __syncthreads();  // the cluster is seen by all
   }
   for (int k = threadIdx.x; k < count; k += kFuseBlock) {
-    const FusedCluster<T> cluster = clusters[k];
+    const FusedCluster<T>& cluster = clusters[k];
     const T present =
         args.rule.asks_models() ? present_models(args, members, leader, size, cluster.first) : T(0);
     args.result[base + cluster.first] = ordered_key(args.rule.score_of(cluster, present));
