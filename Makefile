@@ -13,7 +13,7 @@ OPTIONS = torch $(shell $(PYTHON) -c 'from importlib.metadata import version; pr
   $(CXX) $(CXXFLAGS), CUDA $(CUDA_HOME) $(TORCH_CUDA_ARCH_LIST), only $(SSD_CUDA_CPU_ONLY), forced $(FORCE_CUDA)
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help env build wheel test demo demo-faces lint format fuzz bench measure results docs pictures emulator-coverage \
+.PHONY: FORCE help env build wheel test demo demo-faces lint format fuzz bench measure model results docs pictures emulator-coverage \
   emulator-asan mutants gpu-check selftest selftest-asan compilers clean
 
 help:
@@ -109,6 +109,10 @@ format: build/lint-env
 CASES ?= 10000
 fuzz: build
 	SSD_FUZZ_EXAMPLES=$(CASES) OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests -k fuzz -n $(JOBS)
+
+# What each kernel should take on a card that is not there: make model CARD=T4 BATCH=8
+model: build/env
+	$(PYTHON) -m benchmarks.model $(CARD) $(if $(BATCH),--batch $(BATCH))
 
 # Needs a card and the torch that finds it; STAGE=needs|build|contract|tests|bench|results|sanitizer runs one stage
 # alone, STUB=1 rehearses without a card, BUDGET= is its seconds, OUT= a folder for copies of the results.

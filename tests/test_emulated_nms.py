@@ -90,7 +90,7 @@ def test_panels_cover_the_ranks():
     assert panels(0, **small) == [] and panels(128, **small) == [(0, 128)]
     assert panels(700, **small) == [(0, 64), (64, 192), (192, 448), (448, 700)]
     sizes = [end - begin for begin, end in panels(200_000)]
-    assert sizes == [2048, 8192, *[32768] * 5, 200_000 - 10_240 - 5 * 32768]
+    assert sizes == [1024, 9216, *[32768] * 5, 200_000 - 10_240 - 5 * 32768]
 
 
 def test_merges_reach_one_tile():

@@ -79,15 +79,19 @@ inline int64_t multiprocessors() {
   return count;
 }
 
+// When the blocks of a kernel take their places: while the last ones of the kernel before it on the stream still run (from
+// sm_90 on), or after its end.
+enum class Start { kEarly, kAfter };
+
 // The first thing that every thread of a kernel does, before it touches global memory; tests/test_kernel_instructions.py
-// reads that in each kernel's PTX, the emulator sees it at each access. From sm_90 on launch() lets a kernel begin while
-// the last blocks of the one before it on the stream still run: its blocks take their places, and wait here until all of
-// that kernel's writes can be seen. Every block waits, so that what comes after this kernel comes after that one too.
+// reads that in each kernel's PTX, the emulator sees it at each access. A kernel that was launched early waits here until
+// all that the one before it wrote can be seen. Every block waits, so that what comes after this kernel comes after that
+// one too.
 __device__ __forceinline__ void after_previous_kernel() {
 #if defined(SSD_CUDA_EMULATE)
   ::emulator::after_previous_kernel();
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  cudaTriggerProgrammaticLaunchCompletion();  // the next kernel may take what places are left
+  cudaTriggerProgrammaticLaunchCompletion();  // an early kernel may take what places are left
   cudaGridDependencySynchronize();
 #endif
 }
@@ -110,7 +114,7 @@ inline bool may_overlap(const void* kernel) {
 }
 #endif
 
-template <typename... Params>
+template <Start kStart = Start::kEarly, typename... Params>
 inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
                           std::size_t shared_bytes, cudaStream_t stream,
                           std::type_identity_t<Params>... args) {
@@ -131,7 +135,8 @@ inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &overlap;
-  config.numAttrs = may_overlap(reinterpret_cast<const void*>(kernel)) ? 1 : 0;
+  config.numAttrs =
+      kStart == Start::kEarly && may_overlap(reinterpret_cast<const void*>(kernel)) ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, args...);
 #endif
 }

@@ -138,8 +138,9 @@ __global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<T>)
 template <typename T>
 inline cudaError_t launch_nms_clear(const NmsArgs<T>& args, const NmsPanel& panel,
                                     cudaStream_t stream) {
-  return launch(nms_clear_kernel<T>, nms_blocks(panel.end - panel.begin, kNmsClearBoxes),
-                dim3(kNmsClearBlock), 0, stream, args, panel);
+  return launch<Start::kAfter>(nms_clear_kernel<T>,
+                               nms_blocks(panel.end - panel.begin, kNmsClearBoxes),
+                               dim3(kNmsClearBlock), 0, stream, args, panel);
 }
 
 }  // namespace ssd_cuda

@@ -26,8 +26,8 @@ inline int nms_finer_cells(T threshold) {
 
 // What a test may choose.
 struct NmsTuning {
-  int64_t first_panel = 2048;  // boxes
-  int64_t growth = 4;          // of each later panel
+  int64_t first_panel = 1024;  // boxes
+  int64_t growth = 9;          // of each later panel
   int attempts = 64;           // looks at its suppressors before a box is left to be resolved
   int64_t merge_once = 32;     // up to so many sorted tiles are merged in one pass
   int64_t merge_most = 32;     // tiles of a group where passes are several
@@ -138,7 +138,9 @@ struct NmsArgs {
         lists(take(kNmsList * plan.largest_panel, int32_t{})),
         found(take(plan.largest_panel, int32_t{})) {}
 
-  int64_t zeroed_bins() const { return kNmsCounterBins + plan.bins; }
+  std::size_t zeroed_bytes() const {
+    return sizeof(NmsBin) * static_cast<std::size_t>(kNmsCounterBins + plan.bins);
+  }
   __device__ NmsCounters& counters() const { return *reinterpret_cast<NmsCounters*>(zeroed); }
   // [bins] where kept boxes are filed; size counts the boxes of a bin until the slots are dealt.
   __device__ NmsBin* kept() const { return zeroed + kNmsCounterBins; }
