@@ -299,6 +299,7 @@ BLOCKS = {
     "card": card_pages.some_steps,
     "steps": card_pages.steps,
     "kernels": card_pages.kernels,
+    "h100": card_pages.early_starts,
     "growth": readme_growth,
     "share": readme_share,
     "compat": readme_compat,
@@ -306,7 +307,7 @@ BLOCKS = {
 }
 PAGES = {
     "README.md": ("headline", "short", "card"),
-    "docs/numbers.md": ("table", "steps", "kernels", "compat", "growth", "share", "host"),
+    "docs/numbers.md": ("table", "steps", "kernels", "h100", "compat", "growth", "share", "host"),
 }
 
 
