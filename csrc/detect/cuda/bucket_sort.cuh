@@ -122,28 +122,13 @@ __device__ __forceinline__ bool bucket_sort(Key* keys, unsigned count,
     if (threadIdx.x + u * kThreads < count) keys[scratch->start[bucket[u]] + place[u]] = key[u];
   }
   __syncthreads();
-  // Of a thread's buckets some side by side: one after the other they are a chain as long as their sum.
-  constexpr int kAtOnce = sizeof(Key) == 8 ? kSortKeys : 1;
 #pragma unroll
-  for (int begin = 0; begin < kSortKeys; begin += kAtOnce) {
-    unsigned next[kAtOnce], last[kAtOnce];  // the same where there is no key
-#pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      const int u = begin + k;
-      const bool on = threadIdx.x + u * kThreads < count;
-      place[u] = next[k] = on ? scratch->start[bucket[u]] : 0;
-      last[k] = on ? scratch->start[bucket[u] + 1] : 0;
-    }
+  for (int u = 0; u < kSortKeys; ++u) {
+    if (threadIdx.x + u * kThreads >= count) continue;
+    const unsigned first = scratch->start[bucket[u]], last = scratch->start[bucket[u] + 1];
+    place[u] = first;
 #pragma unroll 1
-    for (bool more = true; more;) {
-      more = false;
-#pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        if (next[k] == last[k]) continue;
-        place[begin + k] += keys[next[k]] < key[begin + k];
-        more = ++next[k] < last[k] || more;
-      }
-    }
+    for (unsigned i = first; i < last; ++i) place[u] += keys[i] < key[u];
   }
   __syncthreads();
 #pragma unroll
