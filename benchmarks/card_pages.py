@@ -79,7 +79,7 @@ def kernels() -> str:
 
 
 def early_starts() -> str:
-    """Every op as a CUDA graph on an H100, with kernels that begin before the one before has ended and without.
+    """Every op as a CUDA graph on an H100, where kernels begin before the one before has ended and where not.
 
     No kernels' times: from its launch on a kernel that came early is counted, waiting as well.
     """
