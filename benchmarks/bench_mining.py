@@ -43,6 +43,23 @@ def _contest(device: torch.device, *, b: int, p: int, trained: bool = True, k: i
     )
 
 
+def _whole(device: torch.device, *, b: int, p: int) -> Contest:
+    """The batch ranked as one row: the sorts of a view of it."""
+    keys = torch.rand(b, p, device=device) ** 12
+    positive = torch.rand(b, p, device=device) < 0.008
+
+    def ours() -> Tensor:
+        return ops.select_hard_negatives(keys, positive, scope="batch")
+
+    def sorts() -> Tensor:
+        return selection.two_sorts(keys.view(1, -1), positive.view(1, -1)).view_as(keys)
+
+    def check() -> None:
+        assert torch.equal(ours(), sorts())
+
+    return Contest(ours, {"sort": sorts}, check, 6 * b * p, graphs=("ours", "sort"))
+
+
 def cases() -> list[Case]:
     """Trained and untrained keys at B = 32, on a card at every B; B, P and k over three decades."""
     found = []
@@ -56,6 +73,9 @@ def cases() -> list[Case]:
         devices = ("cpu", "cuda") if b == 32 else ("cuda",)
         for kind in ("trained", "untrained"):
             add(f"B={b} P=8732, {kind} keys", devices=devices, b=b, p=8732, trained=kind == "trained")
+    whole = functools.partial(_whole, b=32, p=8732)
+    params = {"B": 32, "P": 8732}
+    found.append(Case("mining", "B=32 P=8732, the whole batch", params, whole, "", ("sort",)))
     for b in (1, 4, 16, 64, 256, 1024):
         add(f"P=1000 B={b}", "B", b=b, p=1000)
     for p in (128, 512, 2048, 8192, 32_768, 131_072):

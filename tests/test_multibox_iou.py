@@ -180,15 +180,6 @@ def test_boxes_far_apart_and_empty_ones_are_finite(device, kind):
         assert torch.autograd.grad(mine, loc)[0].isfinite().all()
 
 
-def test_compiles_and_opcheck(device):
-    config = MultiBoxConfig(loc_loss="ciou")
-    loc, conf, gt, priors = batch_of(config, (2, 1), width=30, device=device)
-    loc.requires_grad_(), conf.requires_grad_()
-    targets = (ops.match(gt, priors), gt.boxes, gt.labels, gt.offsets, priors, None, None)
-    options = {**ops.multibox.op_options(config), "with_zeros": False}
-    torch.library.opcheck(torch.ops.ssd_cuda.multibox_loss.default, (loc, conf, *targets), options)
-
-
 def test_the_classification_is_not_touched(device):
     config = MultiBoxConfig()
     case = batch_of(config, (4, 2), device=device)

@@ -101,8 +101,10 @@ def test_options_are_the_reference(device, smoothing, key, dtype):
             assert_same_loss(*case, config, class_weights=weights_of(classes, device))
 
 
-def test_smoothing_alone_is_the_reference(device):
-    config = MultiBoxConfig(label_smoothing=0.2)
+@pytest.mark.parametrize("key", ["ce", "background"])
+def test_smoothing_alone_is_the_reference(device, key):
+    """More priors than a tile has."""
+    config = MultiBoxConfig(label_smoothing=0.2, mining=MiningConfig(key=key))
     assert_same_loss(*batch_of(config, (4, 0, 2), width=700, classes=21, device=device), config)
 
 
@@ -136,7 +138,8 @@ def test_gradcheck(device, layout):
 
 
 def test_opcheck_and_compile(device):
-    config = MultiBoxConfig(label_smoothing=0.1)
+    """With every option of the loss that takes another way through the kernels."""
+    config = MultiBoxConfig(label_smoothing=0.1, loc_loss="ciou", mining=MiningConfig(scope="batch"))
     loc, conf, gt, priors = batch_of(config, (2, 1), width=30, device=device)
     loc.requires_grad_(), conf.requires_grad_()
     weights = weights_of(6, device)

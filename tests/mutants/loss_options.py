@@ -144,8 +144,8 @@ LOSS_OPTIONS = [
     *rows_of(
         "loss_options",
         _EMULATED_BOXES,
-        ("atan: middle arguments keep their turn", "turn_rest = «mul_rn(part, T(kRest))»;", "T(0)", "atan"),
-        ("atan: one term less", "kTerms = sizeof(T) == 8 ? «20» : 9", "16", "atan"),
+        ("atan: all turn by a quarter", "part = «large ? T(1) : T(0.5)»;", "T(1)", "atan"),
+        ("atan: four terms less", "for (int k = «kTerms»; k > 0", "kTerms - 4", "atan"),
         (
             "card: the gradient stays by the corners",
             "loss.gradient = «decode_box_backward<Ops>(loss.gradient, loc, center, divisors, none)»;",

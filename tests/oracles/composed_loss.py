@@ -36,8 +36,10 @@ def composed_loss(
     weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     loc_loss: str = "smooth_l1",
+    whole: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(localization, classification), both over the positives. priors: [P, 4] corners; 0: background."""
+    """(localization, classification), both over the positives. priors: [P, 4] corners; 0: background.
+    whole: the batch is mined as one row."""
     model = bare_ssd()
     matched = match(model, boxes, priors)
     positive = torch.stack(matched) >= 0
@@ -48,8 +50,11 @@ def composed_loss(
         conf.flatten(0, 1), target.flatten(), weight, label_smoothing=label_smoothing, reduction="none"
     ).view_as(target)
     keys = losses.detach().masked_fill(positive, -math.inf)
+    if whole:
+        keys = keys.view(1, -1)
     rank = keys.sort(1, descending=True).indices.sort(1).indices
-    negative = rank < model.neg_to_pos_ratio * positive.sum(1, keepdim=True)
+    count = positive.view(len(keys), -1).sum(1, keepdim=True)
+    negative = (rank < model.neg_to_pos_ratio * count).view_as(positive)
     truth = torch.cat([b[codes[codes >= 0]] for b, codes in zip(boxes, matched, strict=True)])
     own = priors.expand(len(loc), -1, -1)[positive]
     total = positive.sum().clamp(min=1)
