@@ -180,6 +180,16 @@ def test_boxes_far_apart_and_empty_ones_are_finite(device, kind):
         assert torch.autograd.grad(mine, loc)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_hulls_are_divided_with_eps(device, kind):
+    """Boxes whose areas are below eps: it decides the quotients, as in torchvision."""
+    loc, truth, priors = scene(20, device)
+    truth, priors = 1e-4 * truth, 1e-4 * priors
+    mine = localization(kind, loc, truth, priors)
+    theirs = by_torchvision(kind, reference.boxes.decode(loc, priors), truth).sum()
+    torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
 def test_the_classification_is_not_touched(device):
     config = MultiBoxConfig()
     case = batch_of(config, (4, 2), device=device)
