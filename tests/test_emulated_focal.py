@@ -30,9 +30,9 @@ def check(loc, conf, gt, priors, config, seeds=(0, 3), architecture=90):
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_options(change):
-    for layout in ("bpc", "bcp"):
+    for layout, seeds in (("bpc", (0, 3)), ("bcp", (0,))):
         config = FocalConfig(layout=layout, **change)
-        check(*batch_of(config, width=90), config)
+        check(*batch_of(config, width=60), config, seeds=seeds)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -40,7 +40,7 @@ def test_options(change):
 @pytest.mark.parametrize("layout", ["bpc", "bcp"])
 def test_dtypes(dtype, form, layout):
     config = FocalConfig(form=form, layout=layout)
-    check(*batch_of(config, width=140, classes=9, dtype=dtype), config)
+    check(*batch_of(config, width=70, classes=9, dtype=dtype), config, seeds=(0,))
 
 
 @pytest.mark.parametrize("form", ["sigmoid", "softmax"])
@@ -63,13 +63,13 @@ def test_batches(form, counts, width):
         check(*batch_of(config, counts, width), config, seeds=(0,))
 
 
-@settings(max_examples=fuzz_examples(10), deadline=None)
+@settings(max_examples=fuzz_examples(6), deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     form=st.sampled_from(["sigmoid", "softmax"]),
     layout=st.sampled_from(["bpc", "bcp"]),
-    width=st.integers(1, 200),
-    classes=st.integers(2, 40),
+    width=st.integers(1, 120),
+    classes=st.integers(2, 30),
     gamma=st.sampled_from([0.0, 1.0, 2.0, 0.5, 3.3]),
     scale=st.sampled_from([0.01, 1.0, 30.0]),
 )

@@ -36,19 +36,19 @@ def check(boxes, scores, labels, rule, real=None, max_output=None, seeds=(0, 3))
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_rules(rule):
-    check(*scene(), rule)
-    check(*scene(dtype=torch.float64), rule, seeds=(0,))
+    check(*scene(each=20), rule)
+    check(*scene(each=12, dtype=torch.float64), rule, seeds=(0,))
 
 
 @pytest.mark.parametrize(
-    "images, models, each, labels", [(0, 2, 3, 1), (2, 2, 0, 1), (1, 1, 1, 1), (2, 3, 70, 40)]
+    "images, models, each, labels", [(0, 2, 3, 1), (2, 2, 0, 1), (1, 1, 1, 1), (2, 3, 45, 40)]
 )
 def test_sizes(images, models, each, labels):
     check(*scene(images, models, each, labels), {}, seeds=(0,))
 
 
 def test_more_clusters_than_a_block_has_threads():
-    check(*scene(1, 2, 150, 1, things=150), {"iou_thr": 0.9}, seeds=(0,))
+    check(*scene(1, 2, 66, 1, things=132), {"iou_thr": 0.9}, seeds=(0,))
 
 
 def test_more_weights_than_travel_with_one_launch():
@@ -62,6 +62,17 @@ def test_equal_scores():
     check(boxes.clamp(0.2, 0.3), torch.zeros(1, 2, 40), labels, {})
 
 
+def test_equal_overlaps():
+    """A box between two clusters, of which the later is on a lower lane too."""
+    side = [[0.05 * k, 0.0, 0.05 * k + 0.4, 0.4] for k in (0, 8, 4)]
+    for apart in (0, 127):  # more clusters before them
+        far = [[0.9, 0.5 + k * 1e-3, 0.95, 0.5 + k * 1e-3 + 5e-4] for k in range(apart)]
+        boxes = torch.tensor([*side[:1], *far, *side[1:]])[None, None]
+        check(
+            boxes, torch.full((1, 1, apart + 3), 0.5), torch.zeros(1, 1, apart + 3).long(), {"iou_thr": 0.2}
+        )
+
+
 def test_padding_and_few_rows():
     boxes, scores, labels = scene()
     real = torch.rand(scores.shape) < 0.6
@@ -71,11 +82,11 @@ def test_padding_and_few_rows():
         check(boxes, scores, labels, {}, real, max_output=rows)
 
 
-@settings(max_examples=fuzz_examples(10), deadline=None)
+@settings(max_examples=fuzz_examples(6), deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     models=st.integers(1, 4),
-    each=st.integers(1, 50),
+    each=st.integers(1, 30),
     labels=st.integers(1, 6),
     rule=st.sampled_from([rule for rule in RULES if "weights" not in rule]),
     ties=st.booleans(),

@@ -51,16 +51,24 @@ def test_the_references_fusion(device, rule, dtype):
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if "clip_size" not in rule], ids=str)
 def test_is_the_packages_fusion(rule):
+    boxes, scores, labels = scene(images=4, each=60, dtype=torch.float64)
+    assert_is_theirs(boxes, scores, labels, rule)
+
+
+def test_is_the_packages_fusion_of_five_models_of_300_boxes():
+    assert_is_theirs(*scene(images=1, models=5, each=300, labels=80, things=150, dtype=torch.float64), {})
+
+
+def assert_is_theirs(boxes, scores, labels, rule):
     module = ensemble_boxes("ensemble_boxes_wbf")
     if module is None:
         pytest.skip("the package ensemble-boxes is not installed")
     wbf = module.weighted_boxes_fusion
-    boxes, scores, labels = scene(images=4, each=60, dtype=torch.float64)
     boxes = boxes.clamp(0.001, 0.999)
     if 0.0 in rule.get("weights", ()):  # there a cluster of such boxes is nan
         rule = {**rule, "weights": (1.0, 0.2, 3.0)}
     found = ops.weighted_boxes_fusion(boxes, scores, labels, **rule)
-    for b in range(4):
+    for b in range(len(boxes)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it exchanges and leaves out
             theirs = wbf(*(t[b].numpy() for t in (boxes, scores, labels)), **rule)
