@@ -232,6 +232,17 @@ def test_equal_logits():
         check(loc, conf[..., : 33 if soft is None else 3], priors, config)
 
 
+@pytest.mark.parametrize("rows", [1, 2, None])
+def test_a_decayed_score_ties_with_a_later_candidate(rows):
+    """.8 (1 - 1/2) is .4, the score of a box of a lower label that ranks behind: it comes first."""
+    priors = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.25, 0.5, 0.5, 1.0], [2.5, 0.5, 1.0, 1.0]])
+    conf = torch.tensor([[[0.0, 0.9, 0.0], [0.0, 0.0, 0.8], [0.0, 0.4, 0.0]]])
+    config = DetectConfig(scores="given", soft_nms="linear", class_agnostic=True, detections_per_image=rows)
+    found = check(torch.zeros(1, 3, 4), conf, priors, config)
+    if rows is None:
+        assert found[3][0, :3].tolist() == [0, 2, 1] and found[2][0, :3].tolist() == [1, 1, 2]
+
+
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid", "given"])
 def test_non_finite_numbers(scores):
     loc, conf, priors = head(1, 80, 6)

@@ -115,6 +115,7 @@ def detect(
                 iou_eps=iou_eps,
                 pixel_offset=pixel_offset,
             )
+            keep, score = keep[:detections_per_image], score[:detections_per_image]  # in the order of choice
             found.append((score, label[keep], prior[keep]))
         images.append(_best(found, detections_per_image, probability))
     rows = detections_per_image
@@ -141,13 +142,15 @@ def _best(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Join the groups of an image and keep the first ``limit`` by (score desc, label asc, prior asc).
 
-    The groups come in the order of the labels and each is in that order already: a stable sort is enough.
+    A decayed score can tie with that of a candidate chosen later, of a lower label: three stable sorts.
     """
     if not found:
         none = torch.zeros(0, dtype=torch.int64, device=like.device)
         return like.new_zeros(0), none, none
     score, label, prior = (torch.cat(parts) for parts in zip(*found, strict=True))
-    order = order_by_score(score)[:limit]
+    order = prior.argsort(stable=True)
+    order = order[label[order].argsort(stable=True)]
+    order = order[order_by_score(score[order])][:limit]
     return score[order], label[order], prior[order]
 
 
