@@ -59,6 +59,15 @@ def test_ties_beyond_one_block(mining):
         assert_same_rows(mining.with_seeds(0), keys, positive, None, ratio=ratio)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_keys_that_differ_in_their_last_bits(mining, dtype):
+    """No digit but the last one tells them apart."""
+    keys = 1 + torch.finfo(dtype).eps * torch.randint(0, 900, (3, 400)).to(dtype)
+    _, positive, candidates = scene(3, 400)
+    for ratio in (0.5, 3.0):
+        assert_same_rows(mining.with_seeds(0), keys, positive, candidates, ratio=ratio)
+
+
 def test_odd_keys(mining):
     keys, positive, candidates = scene(3, 300)
     keys[0, ::5], keys[1, ::7], keys[2, ::3] = torch.nan, torch.inf, -torch.inf

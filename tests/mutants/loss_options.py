@@ -209,7 +209,7 @@ LOSS_OPTIONS = [
             "batch: the search ends a digit early",
             "return «bucket.shift == 0» || bucket.needed == 0",
             "bucket.shift <= kSelectBits",
-            "dtypes",
+            "last_bits",
         ),
         (
             "batch: ties of the first block of keys",
