@@ -237,7 +237,6 @@ LOSS_OPTIONS = [
             "rules",
         ),
         ("batch: counters keep what they had", "search->histograms[digit][i] = «0»;", "1", "dtypes"),
-        ("batch: k of all rows is not cut", "most = «k < total ? k : total»;", "k", "rules"),
         (
             "batch: candidates of the first image",
             "args.images, [&](int64_t image) { return args.sums[«image»].candidates; });",
