@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from conftest import random_boxes
+from emulator.harness import fuzz_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,9 +66,9 @@ def test_from_dicts_is_torchvisions_target(device):
     assert torch.equal(gt.boxes, expected.boxes) and torch.equal(gt.offsets, expected.offsets)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=fuzz_examples(40), deadline=None)
 @given(counts=st.lists(st.integers(-2, 6), max_size=5), width=st.integers(0, 5))
-def test_from_padded(counts, width):
+def test_fuzz_from_padded(counts, width):
     boxes = torch.arange(len(counts) * width * 4.0).reshape(len(counts), width, 4)
     labels = torch.arange(len(counts) * width).reshape(len(counts), width)
     gt = GroundTruth.from_padded(boxes, labels, torch.tensor(counts, dtype=torch.int64))

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from conftest import random_boxes, random_priors
+from emulator.harness import fuzz_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simd_levels import at_every_level
@@ -144,7 +145,7 @@ def test_bad_priors_are_the_reference(device, bad, degenerate, forced):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=fuzz_examples(60), deadline=None)
 @given(
     counts=st.lists(st.integers(0, 9), max_size=4),
     num_priors=st.integers(0, 70),
@@ -163,7 +164,7 @@ def test_bad_priors_are_the_reference(device, bad, degenerate, forced):
     ),
     seed=st.integers(0, 2**31),
 )
-def test_lattice_boxes_full_of_ties(counts, num_priors, threshold, options, seed):
+def test_fuzz_lattice_boxes_full_of_ties(counts, num_priors, threshold, options, seed):
     generator = torch.Generator().manual_seed(seed)
 
     def lattice(n):  # few distinct boxes, some of them empty or inverted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from emulator.harness import kernels
+from emulator.harness import fuzz_examples, kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simd_levels import at_every_level
@@ -123,7 +123,7 @@ def test_every_instruction_set_gives_the_same():
         assert all(torch.equal(results[0], other) for other in results)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=fuzz_examples(30))
 @given(
     n=st.integers(0, 40),
     seed=st.integers(0, 2**31),

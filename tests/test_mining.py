@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from emulator.harness import fuzz_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import selection
@@ -99,9 +100,9 @@ def test_top_k_by_hand(device):
     assert result.sum[:3].tolist() == [10.0, 16.0, 16.0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=fuzz_examples(60), deadline=None)
 @given(st.integers(1, 5), st.integers(0, 70), st.integers(0, 2**31), st.integers(1, 6))
-def test_top_k_of_random_ties(batch, width, seed, values):
+def test_fuzz_top_k_of_ties(batch, width, seed, values):
     generator = torch.Generator().manual_seed(seed)
     keys = torch.randint(-values, values, (batch, width), generator=generator).float()
     k = torch.randint(-1, width + 2, (batch,), generator=generator)

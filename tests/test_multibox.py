@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from emulator.harness import fuzz_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from multibox_cases import (
@@ -316,7 +317,7 @@ def test_a_bad_logit_shows(device, value):
     assert not ops.multibox_loss(loc, clean, gt, priors).localization.isfinite()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=fuzz_examples(40), deadline=None)
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=4),
     st.integers(1, 60),
@@ -325,7 +326,7 @@ def test_a_bad_logit_shows(device, value):
     st.booleans(),
     st.integers(0, 2**31),
 )
-def test_random_batches(counts, width, classes, preset, ties, seed):
+def test_fuzz_batches(counts, width, classes, preset, ties, seed):
     torch.manual_seed(seed)
     config = MultiBoxConfig.preset(preset)
     assert_same_loss(*batch_of(config, counts, width=width, classes=classes, ties=ties), config)

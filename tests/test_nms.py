@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from emulator.harness import fuzz_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simd_levels import at_every_level
@@ -244,7 +245,7 @@ def test_pairs_as_far_apart_as_they_can_remove(threshold):
         assert 0.3 * n < 2 * n - len(keep) < 0.7 * n
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=fuzz_examples(150))
 @given(
     rows=st.lists(st.tuples(coordinate, coordinate, coordinate, coordinate), max_size=24),
     values=st.lists(st.sampled_from([0.0, -0.0, 0.5, 1.0, NAN, INF, -INF]), min_size=24, max_size=24),
@@ -261,7 +262,7 @@ def test_fuzz(rows, values, threshold, classes, inclusive, offset, dtype):
     _same(boxes, scores, threshold, idxs, inclusive=inclusive, pixel_offset=offset)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=fuzz_examples(20))
 @given(
     seed=st.integers(0, 2**31),
     kind=st.sampled_from(SCENES),

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from emulator.harness import fuzz_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.packages import ensemble_boxes
@@ -144,7 +145,7 @@ def test_every_instruction_set_gives_the_same():
             assert all(torch.equal(results[0], other) for other in results)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=fuzz_examples(60))
 @given(
     n=st.integers(0, 40),
     seed=st.integers(0, 2**31),

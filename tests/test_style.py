@@ -35,6 +35,19 @@ def test_functions_stay_small(path):
             assert lines <= 60, f"{node.name} has {lines} lines"
 
 
+@pytest.mark.parametrize("path", [p for p in PYTHON if p.name.startswith("test_")], ids=name)
+def test_random_cases_are_those_of_make_fuzz(path):
+    """``make fuzz`` runs what has fuzz in its name, as often as it is told."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        for decorator in node.decorator_list:
+            if ast.unparse(decorator).startswith("settings("):
+                assert "fuzz" in node.name and "max_examples=fuzz_examples(" in ast.unparse(decorator), (
+                    node.name
+                )
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_has_the_same_name_everywhere(family):
     for place in (
