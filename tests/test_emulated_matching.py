@@ -83,6 +83,19 @@ def test_options(matching, dtype, tie, forced, options):
     expect(matching, snapped(9, dtype=dtype), counts, priors, tie=tie, forced=forced, **options)
 
 
+@pytest.mark.parametrize(
+    "forced, least, found", [("argmax", 0.5, 0), ("argmax", 0.51, -1), ("bipartite", 0.5, -1)]
+)
+def test_a_best_overlap_that_is_the_least(matching, forced, least, found):
+    """Half a box of one, IoU exactly .5: enough for argmax, not for bipartite, which wants more."""
+    box, priors = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.0, 0.5, 1.0]])
+    options = {"forced": forced, "forced_min_iou": least, "iou_threshold": 0.75}
+    expect(matching, box, [1], priors, **options)
+    config = MatchConfig(prior_format="xyxy", **options)
+    gt = ops.GroundTruth.from_list([box], [torch.tensor([1])])
+    assert ops.match(gt, priors, config=config).item() == found
+
+
 @pytest.mark.parametrize("num_priors", [1, 31, 33, 255, 256, 257])
 @pytest.mark.parametrize("counts", [[0], [1], [2, 0, 5]], ids=str)
 @pytest.mark.parametrize("forced", ["argmax", "bipartite"])

@@ -147,7 +147,7 @@ _MATCHING = _of(
         "forced only above the least overlap",
         "|| «best >= forced_min»;",
         "best > forced_min",
-        "test_options or forced",
+        "is_the_least",
     ),
     ("the bound is below the overlap", "eps) * «kSlack» + kTiny", "(T(1) - T(1) / T(64))"),
     ("search: lanes leave a vote early", "i = lane; «i - lane < count»; i", "i < count", "block_edges"),
