@@ -134,6 +134,15 @@ def test_more_groups_than_a_search_orders_at_once(matching):
             expect(quick, boxes, [1, 2], random_boxes(priors, dtype=dtype), forced=forced)
 
 
+@pytest.mark.parametrize("tie", ["first", "last"])
+@pytest.mark.parametrize("forced", ["argmax", "bipartite"])
+def test_a_truth_that_overlaps_no_prior(matching, forced, tie):
+    """All its overlaps are 0 and equal: the nearest of all priors in the order of ties is its best."""
+    for dtype in (torch.float32, torch.float64):
+        boxes = torch.tensor([[5.0, 5.0, 6.0, 7.0]], dtype=dtype)
+        expect(matching, boxes, [1], random_boxes(70, dtype=dtype), forced=forced, tie=tie)
+
+
 def test_more_images_than_lanes(matching):
     counts = [1, 0, 2, *[1] * 40]
     expect(matching, snapped(sum(counts)), counts, snapped(40))

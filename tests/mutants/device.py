@@ -155,7 +155,7 @@ _MATCHING = _of(
         "search: the last of equal zeros",
         "p = args_.rule.tie_last ? «last» : begin;",
         "begin",
-        "block_edges or test_options",
+        "overlaps_no_prior",
     ),
     (
         "pairs: proposals are read while they are made",
