@@ -210,6 +210,16 @@ def launch_bounds(ptx: str) -> dict[str, int]:
     return found
 
 
+def compilation(family: str, arch: str, cubin: Path) -> list[str]:
+    """The command that compiles a family's kernels for an architecture."""
+    source = ROOT / "csrc" / family / "cuda" / f"{family}_cuda.cu"
+    command = [find_nvcc() or "nvcc", "-cubin", "-std=c++20", "-O3", f"-arch={arch}"]
+    command += [f"-DTORCH_TARGET_VERSION={STABLE_ABI}", "-I", str(ROOT / "csrc")]
+    for path in _torch_includes():
+        command += ["-isystem", path]
+    return [*command, str(source), "-o", str(cubin)]
+
+
 def measure(family: str, arch: str) -> list[Kernel]:
     """Every kernel of a family on an architecture; compiled once per content of the sources."""
     folder = CACHE / f"{family}.{arch}"
@@ -231,23 +241,8 @@ def _measure(family: str, arch: str, folder: Path) -> list[Kernel]:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     depends = folder / "depends"
-    command = [
-        nvcc,
-        "-cubin",
-        "-std=c++20",
-        "-O3",
-        f"-arch={arch}",
-        "-Xptxas",
-        "-v",
-        "-MMD",
-        "-MF",
-        str(depends),
-    ]
-    command += [f"-DTORCH_TARGET_VERSION={STABLE_ABI}", "--keep", "--keep-dir", str(folder)]
-    command += ["-I", str(ROOT / "csrc")]
-    for path in _torch_includes():
-        command += ["-isystem", path]
-    command += [str(source), "-o", str(folder / "kernels.cubin")]
+    command = compilation(family, arch, folder / "kernels.cubin")
+    command += ["-Xptxas", "-v", "-MMD", "-MF", str(depends), "--keep", "--keep-dir", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"nvcc cannot compile {source.name} for {arch}:\n{done.stderr}")
