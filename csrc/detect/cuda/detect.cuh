@@ -230,15 +230,15 @@ __global__ void __launch_bounds__(kImageThreads, 1)
   auto* chunk = reinterpret_cast<ChunkState<T>*>(keys + kImageCapacity);
   KeptList<T> kept{workspace.kept.boxes + image * rows, workspace.kept.areas + image * rows,
                    workspace.kept.lists + image * rows};
-  if (workspace.kept_in_shared) {
-    kept.boxes = reinterpret_cast<Vec4<T>*>(chunk + 1);
-    kept.areas = reinterpret_cast<T*>(kept.boxes + rows);
-    kept.lists = reinterpret_cast<unsigned*>(kept.areas + rows);
-  }
+  // Of their own, so that what is known of their memory is not lost where `kept` may lie in either.
+  auto* const shared_boxes = reinterpret_cast<Vec4<T>*>(chunk + 1);
+  auto* const shared_areas = reinterpret_cast<T*>(shared_boxes + rows);
+  auto* const shared_lists = reinterpret_cast<unsigned*>(shared_areas + rows);
+  if (workspace.kept_in_shared) kept = {shared_boxes, shared_areas, shared_lists};
   ListTable table{static_cast<int>(workspace.table_lists), nullptr, nullptr};
   unsigned* seen = workspace.seen ? workspace.seen + image * lists : nullptr;
   if (table.lists > 0) {
-    table.chunk = kept.lists + rows;
+    table.chunk = shared_lists + rows;
     table.kept = table.chunk + kChunkWords * table.lists;
     const int words = table_words(rows) * table.lists;
     for (int i = threadIdx.x; i < words; i += kImageThreads) table.chunk[i] = 0;
