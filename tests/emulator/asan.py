@@ -41,7 +41,9 @@ def main() -> int:
         "ASAN_OPTIONS": "detect_leaks=0",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
-    return subprocess.run([sys.executable, "-m", "pytest", *tests], cwd=ROOT, env=environment).returncode
+    cores = ["-n", str(min(8, os.cpu_count() or 1))]
+    command = [sys.executable, "-m", "pytest", *cores, *tests]
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 if __name__ == "__main__":
