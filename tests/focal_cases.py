@@ -66,4 +66,6 @@ def assert_close(found, expected, dtype):
         ours = ours.cpu().to(theirs.dtype)
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance / 100)
         if dtype not in (torch.float16, torch.bfloat16):
-            assert torch.equal((ours == 0).all(-1), (theirs == 0).all(-1))  # rows that count nowhere
+            # Rows that count nowhere are 0. So may be one of two gradients of a probability that rounds to 1.
+            tiny = torch.maximum(ours.abs(), theirs.abs()).amax(-1) < 2.0**-23
+            assert torch.equal((ours == 0).all(-1) | tiny, (theirs == 0).all(-1) | tiny)

@@ -110,7 +110,7 @@ class MultiBoxConfig(HasPresets, presets="MULTIBOX"):
         variances: the two (centre, size) or four (x, y, w, h) divisors of the box code.
         loc_loss: of the code of a matched prior ``"smooth_l1"`` or ``"l1"``, summed over its numbers; or of
             the box that it decodes to ``"giou"``, ``"diou"`` or ``"ciou"``, one number a prior, as
-            torchvision.ops' generalized_, distance_ and complete_box_iou_loss. The box is not clipped
+            torchvision.ops' losses of the same names have it. The box is not clipped
             and its size not clamped; where the code is of no finite box, the loss is nan.
         beta: where smooth L1 turns from quadratic to linear.
         label_smoothing: e of torch's cross_entropy, at least 0 and below 1: the target of a row is 1 - e

@@ -24,7 +24,7 @@ def iou_loss(boxes: Tensor, truth: Tensor, kind: str) -> Tensor:
     """boxes, truth: [N, 4] x1, y1, x2, y2 -> [N].
 
     kind: ``"giou"`` (Rezatofighi et al. 2019), ``"diou"`` or ``"ciou"`` (Zheng et al. 2020), as
-    torchvision.ops.generalized_, distance_ and complete_box_iou_loss.
+    torchvision.ops' losses of the same names.
     """
     shared = torch.minimum(boxes[:, 2:], truth[:, 2:]) - torch.maximum(boxes[:, :2], truth[:, :2])
     common = torch.where((shared > 0).all(1), shared.prod(1), 0)
