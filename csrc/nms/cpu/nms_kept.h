@@ -41,7 +41,7 @@ struct KeptList {
     n += kPad;
     numbers.reset(new T[5 * n]);
     classes.reset(new LaneInt<T>[n]);
-    ranks.reset(new LaneInt<T>[n]);
+    ranks.reset(new LaneInt<T>[n]());  // a free slot's is subtracted from as well
     x1 = numbers.get(), y1 = x1 + n, x2 = y1 + n, y2 = x2 + n, area = y2 + n;
     for (int64_t i = 0; i < n; ++i) area[i] = std::numeric_limits<T>::quiet_NaN();
   }
