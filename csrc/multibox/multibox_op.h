@@ -15,6 +15,13 @@ inline Tensor readable(const Tensor& t) {
 // Whether the memory of [B, P, K] is [B, K, P]: the gradient is laid out the same way.
 inline bool is_channels_first(const Tensor& t) { return t.stride(2) != 1 && t.stride(1) == 1; }
 
+// What the kernels of the losses count in 32 bits. conf: [B, P, C].
+inline void check_fits_card(const Tensor& conf) {
+  SSD_CHECK(conf.size(0) * conf.size(1) < (int64_t{1} << 31) && conf.size(2) < (1 << 24),
+            "conf must have fewer than 2^31 priors in the batch and 2^24 classes, got ",
+            size_text(conf.sizes()));
+}
+
 // Keys are stored as the signed integer of their width.
 inline ScalarType key_dtype(ScalarType logits) {
   return logits == ScalarType::Double ? ScalarType::Long : ScalarType::Int;

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from .._extension import register_autograd, register_fake, require
 from ..config import FocalConfig
-from ._checks import FLOATING, check_no_grad, check_tensor, config_or, four_variances
-from ._target_checks import check_classes, check_codes, check_labels, should_check
+from ._checks import config_or, four_variances
+from ._loss_inputs import Targets, check_targets, matched_targets, predictions_of, ready_targets
+from ._target_checks import check_classes, check_labels, should_check
 from .ground_truth import GroundTruth
-from .matching import match
-from .multibox import _INTEGERS, MultiBoxLosses, _over_processes, _predictions, check_targets
+from .multibox import MultiBoxLosses, losses_of
 from .multibox_backward import _empty_rows
 
 _DEFAULT = FocalConfig()
@@ -92,24 +92,12 @@ def focal_loss(
         0.9531
     """
     config = config_or(_DEFAULT, config)
-    loc, conf = _predictions(loc, conf, config.layout)
+    loc, conf = predictions_of(loc, conf, config.layout)
     check_targets(conf, gt, priors, variances, codes)
     require("focal_loss", loc, conf, gt.boxes, priors, variances, codes)
     if should_check(check, gt.labels):
         check_labels(gt, config, conf.shape[2], "focal_loss")
-    if codes is None:
-        codes = match(gt, priors, config=config.match)
-    elif should_check(check, codes):
-        check_codes(codes, gt)
-    wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
-    targets = (
-        codes,
-        gt.boxes.detach().to(wide),
-        gt.labels.long(),
-        gt.offsets,
-        priors.to(wide),
-        variances if variances is None else variances.to(wide),
-    )
+    targets = matched_targets(conf, gt, priors, variances, codes, config, check)
     return _call(loc, conf, targets, config, process_group)
 
 
@@ -150,36 +138,22 @@ def focal_loss_on_targets(
         3.219
     """
     config = config_or(_DEFAULT, config)
-    loc, conf = _predictions(loc, conf, config.layout)
-    batch, width, num_classes = conf.shape
-    if config.layout == "bcp":
-        check_tensor("loc_target", loc_target, (batch, 4, width), FLOATING)
-        loc_target = loc_target.transpose(1, 2)
-    else:
-        check_tensor("loc_target", loc_target, (batch, width, 4), FLOATING)
-    check_tensor("conf_target", conf_target, (batch, width), _INTEGERS)
-    conf_target = conf_target.long()
-    check_no_grad("loc_target", loc_target, "only the predictions are differentiated")
-    require("focal_loss_on_targets", loc, conf, loc_target, conf_target)
-    if should_check(check, conf_target):
-        check_classes(conf_target, config, num_classes)
-    wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
-    targets = (conf_target, loc_target.contiguous().to(wide), None, None, None, None)
+    loc, conf = predictions_of(loc, conf, config.layout)
+    targets = ready_targets("focal_loss_on_targets", loc, conf, loc_target, conf_target, config.layout)
+    if should_check(check, targets[0]):
+        check_classes(targets[0], config, conf.shape[2])
     return _call(loc, conf, targets, config, process_group)
 
 
 def _call(
     loc: Tensor,
     conf: Tensor,
-    targets: tuple[Tensor | None, ...],
+    targets: Targets,
     config: FocalConfig,
     process_group: torch.distributed.ProcessGroup | None,
 ) -> MultiBoxLosses:
     found = torch.ops.ssd_cuda.focal_loss(loc, conf, *targets, **op_options(config))
-    losses = MultiBoxLosses(*found[:3])
-    if config.normalizer != "global":
-        return losses
-    return _over_processes(losses, config.clamp_normalizer or conf.shape[0] == 0, process_group)
+    return losses_of(found, config, conf.shape[0], process_group)
 
 
 @register_fake("focal_loss")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,23 +10,22 @@ import torch
 from torch import Tensor
 
 from .._extension import require
-from ..config import MultiBoxConfig, check_range
+from ..config import FocalConfig, MultiBoxConfig, check_range
 from . import multibox_backward  # noqa: F401  # registers the derivative
-from ._checks import (
-    FLOATING,
-    check_no_grad,
-    check_no_tangent,
-    check_tensor,
-    config_or,
-    four_variances,
+from ._checks import FLOATING, check_no_grad, check_tensor, config_or, four_variances
+from ._loss_inputs import (
+    Targets,
+    arithmetic_of,
+    check_targets,
+    matched_targets,
+    predictions_of,
+    ready_targets,
 )
 from ._pytrees import register_named_tuple
-from ._target_checks import check_class_weights, check_classes, check_codes, check_labels, should_check
+from ._target_checks import check_class_weights, check_classes, check_labels, should_check
 from .ground_truth import GroundTruth
-from .matching import match
 from .mining import op_options as mining_options
 
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _TORCH_IGNORE = -100  # the ignore_index of torch's cross_entropy
 _DEFAULT = MultiBoxConfig()
 
@@ -70,25 +70,6 @@ def op_options(config: MultiBoxConfig) -> dict[str, Any]:
     }
 
 
-def _predictions(loc: Tensor, conf: Tensor, layout: str) -> tuple[Tensor, Tensor]:
-    """loc, conf in one dtype as [B, P, 4] and [B, P, C], whatever lies in memory."""
-    shape = ("B", "P", "C") if layout == "bpc" else ("B", "C", "P")
-    check_tensor("conf", conf, shape, FLOATING)
-    if layout == "bcp":
-        check_tensor("loc", loc, (conf.shape[0], 4, conf.shape[2]), FLOATING)
-        loc, conf = loc.transpose(1, 2), conf.transpose(1, 2)
-    else:
-        check_tensor("loc", loc, (conf.shape[0], conf.shape[1], 4), FLOATING)
-    if conf.shape[2] < 1:
-        raise ValueError(f"conf must have at least one class, got {conf.shape[2]}")
-    for name, value in (("loc", loc), ("conf", conf)):
-        check_no_tangent(name, value)
-    if loc.dtype != conf.dtype:
-        dtype = torch.promote_types(loc.dtype, conf.dtype)
-        loc, conf = loc.to(dtype), conf.to(dtype)
-    return loc, conf
-
-
 def _class_weights(weights: Tensor | None, conf: Tensor, check: bool) -> Tensor | None:
     """The weights of the classes in the dtype of the arithmetic. conf: ``[B, P, C]``."""
     if weights is None:
@@ -98,26 +79,7 @@ def _class_weights(weights: Tensor | None, conf: Tensor, check: bool) -> Tensor 
     require("multibox_loss", conf, weights)
     if should_check(check, weights):
         check_class_weights(weights)
-    return weights.to(torch.float64 if conf.dtype == torch.float64 else torch.float32)
-
-
-def check_targets(
-    conf: Tensor, gt: GroundTruth, priors: Tensor, variances: Tensor | None, codes: Tensor | None
-) -> None:
-    """Raise unless ground truth and priors are those of conf, ``[B, P, C]``."""
-    if not isinstance(gt, GroundTruth):
-        raise TypeError(f"gt must be a GroundTruth (see GroundTruth.from_list), got {type(gt).__name__}")
-    batch, width, _ = conf.shape
-    if gt.batch_size != batch:
-        raise ValueError(f"gt must hold {batch} images like conf, got {gt.batch_size}")
-    own = isinstance(priors, Tensor) and priors.dim() == 3
-    check_tensor("priors", priors, (batch, width, 4) if own else (width, 4), FLOATING)
-    check_no_grad("priors", priors, "only loc and conf are differentiated")
-    if variances is not None:
-        check_tensor("variances", variances, tuple(priors.shape), FLOATING)
-        check_no_grad("variances", variances, "only loc and conf are differentiated")
-    if codes is not None:
-        check_tensor("codes", codes, (batch, width), (torch.int32,))
+    return weights.to(arithmetic_of(conf))
 
 
 def _wants_zeros(conf: Tensor) -> bool:
@@ -188,37 +150,43 @@ def multibox_loss(
         12.178
     """
     config = config_or(_DEFAULT, config)
-    loc, conf = _predictions(loc, conf, config.layout)
+    loc, conf = predictions_of(loc, conf, config.layout)
     check_targets(conf, gt, priors, variances, codes)
-    batch, _, num_classes = conf.shape
+    num_classes = conf.shape[2]
     if config.single_class and num_classes < 2:
         raise ValueError(f"conf must have at least 2 classes with single_class, got {num_classes}")
     require("multibox_loss", loc, conf, gt.boxes, priors, variances, codes)
     weights = _class_weights(class_weights, conf, check)
     if should_check(check, gt.labels):
         check_labels(gt, config, num_classes)
-    if codes is None:
-        codes = match(gt, priors, config=config.match)
-    elif should_check(check, codes):
-        check_codes(codes, gt)
-    wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
-    localization, classification, num_positives, *_ = torch.ops.ssd_cuda.multibox_loss(
-        loc,
-        conf,
-        codes,
-        gt.boxes.detach().to(wide),
-        gt.labels.long(),
-        gt.offsets,
-        priors.to(wide),
-        None if variances is None else variances.to(wide),
-        weights,
-        **op_options(config),
-        with_zeros=_wants_zeros(conf),
-    )
-    losses = MultiBoxLosses(localization, classification, num_positives)
+    targets = matched_targets(conf, gt, priors, variances, codes, config, check)
+    return _call(loc, conf, targets, weights, config, process_group)
+
+
+def _call(
+    loc: Tensor,
+    conf: Tensor,
+    targets: Targets,
+    weights: Tensor | None,
+    config: MultiBoxConfig,
+    process_group: torch.distributed.ProcessGroup | None,
+) -> MultiBoxLosses:
+    options = {**op_options(config), "with_zeros": _wants_zeros(conf)}
+    found = torch.ops.ssd_cuda.multibox_loss(loc, conf, *targets, weights, **options)
+    return losses_of(found, config, conf.shape[0], process_group)
+
+
+def losses_of(
+    found: Sequence[Tensor],
+    config: MultiBoxConfig | FocalConfig,
+    images: int,
+    process_group: torch.distributed.ProcessGroup | None,
+) -> MultiBoxLosses:
+    """The first three results of an op of a loss, divided by the positives of all processes where asked."""
+    losses = MultiBoxLosses(*found[:3])
     if config.normalizer != "global":
         return losses
-    return _over_processes(losses, config.clamp_normalizer or batch == 0, process_group)
+    return _over_processes(losses, config.clamp_normalizer or images == 0, process_group)
 
 
 def _over_processes(
@@ -340,31 +308,9 @@ def multibox_loss_on_targets(
             f"config.loc_loss must be 'smooth_l1' or 'l1' on ready targets, which are codes, no boxes, got "
             f"{config.loc_loss!r}"
         )
-    loc, conf = _predictions(loc, conf, config.layout)
-    batch, width, num_classes = conf.shape
-    if config.layout == "bcp":
-        check_tensor("loc_target", loc_target, (batch, 4, width), FLOATING)
-        loc_target = loc_target.transpose(1, 2)
-    else:
-        check_tensor("loc_target", loc_target, (batch, width, 4), FLOATING)
-    check_tensor("conf_target", conf_target, (batch, width), _INTEGERS)
-    conf_target = conf_target.long()  # a uint8 could not be told from an ignore_label below 0
-    check_no_grad("loc_target", loc_target, "only the predictions are differentiated")
-    require("multibox_loss_on_targets", loc, conf, loc_target, conf_target)
+    loc, conf = predictions_of(loc, conf, config.layout)
+    targets = ready_targets("multibox_loss_on_targets", loc, conf, loc_target, conf_target, config.layout)
     weights = _class_weights(class_weights, conf, check)
-    if should_check(check, conf_target) and not config.single_class:
-        check_classes(conf_target, config, num_classes)
-    localization, classification, num_positives, *_ = torch.ops.ssd_cuda.multibox_loss(
-        loc,
-        conf,
-        conf_target,
-        loc_target.contiguous().to(torch.float64 if conf.dtype == torch.float64 else torch.float32),
-        *(None, None, None, None),
-        weights,
-        **op_options(config),
-        with_zeros=_wants_zeros(conf),
-    )
-    losses = MultiBoxLosses(localization, classification, num_positives)
-    if config.normalizer != "global":
-        return losses
-    return _over_processes(losses, config.clamp_normalizer or batch == 0, process_group)
+    if should_check(check, targets[0]) and not config.single_class:
+        check_classes(targets[0], config, conf.shape[2])
+    return _call(loc, conf, targets, weights, config, process_group)

@@ -41,7 +41,7 @@ LOSS_OPTIONS = [
         ("terms: losses of the first tile only", "count, «losses + begin»);", "losses", "reference"),
         (
             "terms: weights of another dtype",
-            "return weights.to(«torch.float64 if conf.dtype == torch.float64 else torch.float32»)",
+            "return weights.to(«arithmetic_of(conf)»)",
             "weights.dtype",
             "options",
         ),

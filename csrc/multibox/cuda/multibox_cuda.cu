@@ -16,11 +16,7 @@ RowsView<S> rows_to(const Tensor& t) {
 }
 
 struct RunOnCard {
-  static void check(const Tensor& conf) {
-    SSD_CHECK(conf.size(0) * conf.size(1) < (int64_t{1} << 31) && conf.size(2) < (1 << 24),
-              "conf must have fewer than 2^31 priors in the batch and 2^24 classes, got ",
-              size_text(conf.sizes()));
-  }
+  static void check(const Tensor& conf) { check_fits_card(conf); }
 
   template <typename S>
   static void forward(const Tensor& loc, const Tensor& conf, const Targets<acc_t<S>>& targets,
