@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import pytest
 import torch
 from conftest import random_boxes, random_priors
 
@@ -29,6 +30,13 @@ CHANGES = [
     {"normalizer": "batch_min_one", "loc_reduction": "mean4", "beta": 0.11},
 ]
 WEIGHTS = (1.5, 0.7)
+
+
+def without_gradients(call):
+    """call() whose forward leaves no gradients: the backward makes them, as on a card."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops.focal, "_wants_gradients", lambda conf: False)
+        return call()
 
 
 def batch_of(config, counts=(4, 0, 7), width=150, classes=6, dtype=torch.float32):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from fake_kernels import FakesCompared
+from focal_cases import without_gradients
 from multibox_cases import with_zeros
 from workloads import WORKLOADS, make
 
@@ -54,16 +55,18 @@ def test_a_fake_kernel_tells_what_the_op_gives(device, workload, change):
 
 def more_calls(device):
     """Of ops that no workload has: in place, of a size that depends on the data, with the zeros of a
-    gradient; a gradient that is one number everywhere."""
+    gradient, without the gradients of a forward; a gradient that is one number everywhere."""
     boxes = torch.rand(40, 4, device=device)
     boxes[:, 2:] += boxes[:, :2]
     loc = torch.rand(40, 4, device=device, requires_grad=True)
     loss = next(workload for workload in WORKLOADS if workload.name == "loss")
+    focal = next(workload for workload in WORKLOADS if workload.name == "focal loss")
     return [
         lambda: ops.nms(boxes, boxes[:, 0], 0.3),
         lambda: torch.ops.ssd_cuda.fill_priors(torch.empty(8732, 4, device=device), **prior_options(PAPER)),
         lambda: ops.decode(loc, boxes).sum().backward(),
         lambda: with_zeros(lambda: loss.call(make(loss, device))),
+        lambda: without_gradients(lambda: focal.call(make(focal, device))),
     ]
 
 

@@ -155,7 +155,9 @@ def test_a_class_that_is_none_is_nan(device):
     target = torch.tensor([[1, 0, 7, 0, 0]], device=device)
     for form in ("sigmoid", "softmax"):
         options = op_options(FocalConfig(form=form))
-        found = torch.ops.ssd_cuda.focal_loss(loc, conf, target, loc, *(None,) * 4, **options)
+        found = torch.ops.ssd_cuda.focal_loss(
+            loc, conf, target, loc, *(None,) * 4, **options, with_gradients=False
+        )
         assert found[1].isnan() and found[0].item() == 0
 
 
@@ -212,7 +214,9 @@ def test_opcheck_and_compile(form):
     loc, conf = loc.requires_grad_(), conf.requires_grad_()
     codes = ops.match(gt, priors)
     tensors = (loc, conf, codes, gt.boxes, gt.labels, gt.offsets, priors, None)
-    torch.library.opcheck(torch.ops.ssd_cuda.focal_loss.default, tensors, op_options(config))
+    for wants in (False, True):
+        options = {**op_options(config), "with_gradients": wants}
+        torch.library.opcheck(torch.ops.ssd_cuda.focal_loss.default, tensors, options)
     with pytest.raises(NotImplementedError, match="focal_loss has a first derivative only"):
         (grad,) = torch.autograd.grad(
             ops.focal_loss(loc, conf, gt, priors, config).classification, conf, create_graph=True

@@ -23,7 +23,8 @@ SPEC = PriorSpec(feature_maps=(1,), sizes=(30,), larger_sizes=(60,), ratios=((2,
 def differentiate(fn, *inputs):
     inputs = [t.clone().requires_grad_() for t in inputs]
     result = fn(*inputs)
-    torch.autograd.backward([t.sum() for t in (result if isinstance(result, tuple) else (result,))][:2])
+    # Twice: a factor of 1 may find its gradients made by the forward.
+    torch.autograd.backward([2 * t.sum() for t in (result if isinstance(result, tuple) else (result,))][:2])
 
 
 CALLS = {

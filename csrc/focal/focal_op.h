@@ -6,21 +6,26 @@
 
 namespace ssd_cuda {
 
-inline void check_focal(const FocalSettings& settings) {
+template <typename Settings>
+void check_focal(const Settings& settings) {
   SSD_CHECK(settings.gamma >= 0, "gamma must be at least 0, got ", settings.gamma);
   SSD_CHECK(settings.form != FocalForm::kSoftmax || settings.background != FocalBackground::kNone,
             "background must be first or last in the softmax form, got none");
 }
 
+struct Gradients {
+  Tensor loc, conf;
+};
+
 // As multibox_loss, without a selection -> localization [], classification [], num_positives [], columns [B, P],
-// stats [3, B, P] ([0] in the sigmoid form), scales [B].
-// Run::forward<S>(loc, conf, targets, rule, outputs)
+// stats [3, B, P] ([0] in the sigmoid form), scales [B], d_loc, d_conf: where asked for laid out as loc and conf, else [0].
+// Run::forward<S>(loc, conf, targets, rule, outputs, gradients); Run::kWithGradients<S>: whether it can give them
 template <typename Run>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> focal_loss(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> focal_loss(
     const Tensor& loc_in, const Tensor& conf_in, const Tensor& codes, const Tensor& boxes,
     const std::optional<Tensor>& labels, const std::optional<Tensor>& offsets,
     const std::optional<Tensor>& priors, const std::optional<Tensor>& variances,
-    const FocalSettings& settings) {
+    const FocalForwardSettings& settings) {
   check_batch(loc_in, conf_in, codes, boxes, labels, offsets, priors, variances);
   check_focal(settings);
   Run::check(conf_in);
@@ -35,9 +40,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> focal_loss(
   const Tensor stats =
       softmax ? empty_on(conf, {3, images, width}, wide) : empty_on(conf, {0}, wide);
   const Tensor scales = empty_on(conf, {images}, wide);
+  Gradients gradients{empty_on(conf, {0}, conf.scalar_type()),
+                      empty_on(conf, {0}, conf.scalar_type())};
   dispatch_floating(conf.scalar_type(), "focal_loss", [&](auto zero) {
     using S = decltype(zero);
     using T = acc_t<S>;
+    if (settings.with_gradients) {
+      SSD_CHECK(Run::template kWithGradients<S>,
+                "with_gradients must be False but for float32 on the CPU, got True");
+      gradients = {rows_like(loc, &Run::template loc_gradient<S>),
+                   rows_like(conf, &Run::template gradient<S>)};
+    }
     const FocalOutputs<T> outputs{.localization = out<T>(localization),
                                   .classification = out<T>(classification),
                                   .num_positives = out<int64_t>(num_positives),
@@ -45,9 +58,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> focal_loss(
                                   .stats = out<T>(stats),
                                   .scales = out<T>(scales)};
     Run::template forward<S>(loc, conf, targets.get<T>(settings, conf.size(2)),
-                             focal_rule<T>(settings, conf.size(2)), outputs);
+                             focal_rule<T>(settings, conf.size(2)), outputs,
+                             settings.with_gradients ? &gradients : nullptr);
   });
-  return {localization, classification, num_positives, columns, stats, scales};
+  return {localization, classification, num_positives, columns,
+          stats,        scales,         gradients.loc, gradients.conf};
 }
 
 inline void check_focal_saved(const Tensor& conf, const Tensor& grad_loc, const Tensor& grad_conf,

@@ -39,6 +39,13 @@ struct Choice<FocalBackground> {
 
 SSD_OPTION_STRUCT(FocalSettings, SSD_FOCAL_OPTIONS);
 
+// Of the forward, which may also give the gradients that a backward with factors of 1 asks for.
+#define SSD_FOCAL_FORWARD_OPTIONS(X) \
+  SSD_FOCAL_OPTIONS(X)               \
+  X(bool, with_gradients)
+
+SSD_OPTION_STRUCT(FocalForwardSettings, SSD_FOCAL_FORWARD_OPTIONS);
+
 template <typename T>
 struct FocalRule {
   bool softmax;
@@ -47,8 +54,9 @@ struct FocalRule {
   LossRule loss;
 };
 
-template <typename T>
-inline FocalRule<T> focal_rule(const FocalSettings& settings, int64_t num_classes) {
+// Of either's settings.
+template <typename T, typename Settings>
+inline FocalRule<T> focal_rule(const Settings& settings, int64_t num_classes) {
   FocalRule<T> rule{.softmax = settings.form == FocalForm::kSoftmax,
                     .term = {.gamma = static_cast<T>(settings.gamma),
                              .alpha_positive = static_cast<T>(settings.alpha_positive),
@@ -116,7 +124,7 @@ struct FocalOutputs {
   T* classification;       // []
   int64_t* num_positives;  // []
   int32_t* columns;        // [B, P]
-  T* stats;  // [3, B, P] of the softmax form: largest logit, log sum exp(x - largest), factor of the gradient
+  T* stats;  // [3, B, P] of the softmax form: largest logit, 1 / sum exp(x - largest), factor of the gradient
   T* scales;  // [B]
 };
 

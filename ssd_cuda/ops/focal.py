@@ -12,7 +12,7 @@ from ..config import FocalConfig
 from ._checks import config_or, four_variances
 from ._loss_inputs import Targets, check_targets, matched_targets, predictions_of, ready_targets
 from ._target_checks import check_classes, check_labels, should_check
-from .ground_truth import GroundTruth
+from .ground_truth import GroundTruth, readable
 from .multibox import MultiBoxLosses, losses_of
 from .multibox_backward import _empty_rows
 
@@ -20,7 +20,8 @@ _DEFAULT = FocalConfig()
 
 
 def op_options(config: FocalConfig) -> dict[str, Any]:
-    """The options of the ops of the loss: the table of csrc/focal/focal_rule.h."""
+    """The options of the ops of the loss: the table of csrc/focal/focal_rule.h. The forward has
+    ``with_gradients`` beside them."""
     return {
         "variance": four_variances(config.variances),
         "xyxy": config.match.prior_format == "xyxy",
@@ -55,8 +56,9 @@ def focal_loss(
     """The loss of RetinaNet on the priors and ground truth of :func:`multibox_loss`: focal instead of mined.
 
     Every prior that the matching does not ignore counts, with all its columns. The forward reads the logits
-    once; the backward reads them once more and writes their gradient, each number rounded once: a gradient
-    that the forward stored would be rounded before the factor of the loss (a GradScaler's 2^16) is known.
+    once; the backward reads them once more and writes their gradient, each number rounded once. On the CPU
+    in float32 the forward writes the gradient already, which a backward of the plain sum of both losses
+    takes; one with other factors makes it anew.
 
     Args:
         loc: as in :func:`multibox_loss`. Differentiable.
@@ -152,12 +154,20 @@ def _call(
     config: FocalConfig,
     process_group: torch.distributed.ProcessGroup | None,
 ) -> MultiBoxLosses:
-    found = torch.ops.ssd_cuda.focal_loss(loc, conf, *targets, **op_options(config))
+    options = {**op_options(config), "with_gradients": _wants_gradients(conf)}
+    found = torch.ops.ssd_cuda.focal_loss(loc, conf, *targets, **options)
     return losses_of(found, config, conf.shape[0], process_group)
 
 
+def _wants_gradients(conf: Tensor) -> bool:
+    """Whether the forward shall leave the gradients for a backward with factors of 1, which it makes at half
+    their price: in eager mode on the CPU, where a backward can look at its factors."""
+    wants = conf.requires_grad and torch.is_grad_enabled()
+    return wants and readable(conf) and conf.dtype == torch.float32
+
+
 @register_fake("focal_loss")
-def _(loc, conf, *_, form, **__):
+def _(loc, conf, *_, form, with_gradients, **__):
     batch, width, _classes = conf.shape
     wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
     return (
@@ -167,6 +177,7 @@ def _(loc, conf, *_, form, **__):
         conf.new_empty((batch, width), dtype=torch.int32),
         conf.new_empty((3, batch, width) if form == "softmax" else (0,), dtype=wide),
         conf.new_empty((batch,), dtype=wide),
+        *(_empty_rows(rows) if with_gradients else rows.new_empty(0) for rows in (loc, conf)),
     )
 
 
@@ -176,21 +187,29 @@ def _(grad_loc, grad_conf, loc, conf, *_, **__):
 
 
 def _save(ctx, inputs, keyword_only_inputs, output):
-    _, _, num_positives, columns, stats, scales = output
-    ctx.mark_non_differentiable(num_positives, columns, stats, scales)
+    _, _, num_positives, columns, stats, scales, *gradients = output
+    ctx.mark_non_differentiable(num_positives, columns, stats, scales, *gradients)
     ctx.save_for_backward(*inputs, columns, stats, scales)
     ctx.options = dict(keyword_only_inputs)
+    # Not saved: nobody else has them, and the first backward gives them away.
+    ctx.gradients = gradients if ctx.options.pop("with_gradients") else []
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx, grad_loc, grad_conf, *_):
     *inputs, columns, stats, scales = ctx.saved_tensors
-    grad_loc, grad_conf = (scales.new_zeros(()) if g is None else g for g in (grad_loc, grad_conf))
-    d_loc, d_conf = torch.ops.ssd_cuda.focal_loss_backward(
-        grad_loc, grad_conf, *inputs, columns, stats, scales, **ctx.options
-    )
+    (d_loc, d_conf), ctx.gradients = ctx.gradients or (None, None), []
+    if d_conf is None or torch.is_grad_enabled() or not (_is_one(grad_loc) and _is_one(grad_conf)):
+        grad_loc, grad_conf = (scales.new_zeros(()) if g is None else g for g in (grad_loc, grad_conf))
+        d_loc, d_conf = torch.ops.ssd_cuda.focal_loss_backward(
+            grad_loc, grad_conf, *inputs, columns, stats, scales, **ctx.options
+        )
     # codes, boxes, labels, offsets, priors, variances
     return d_loc, d_conf, None, None, None, None, None, None
+
+
+def _is_one(factor: Tensor | None) -> bool:
+    return factor is not None and readable(factor) and factor.item() == 1
 
 
 register_autograd("focal_loss", _backward, _save)

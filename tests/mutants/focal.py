@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutants.mutant import Mutant, rows_of
 
 _OPS = "tests/test_focal.py"
+_FORWARD = "tests/test_focal_gradients.py"
 
 FOCAL = [
     *rows_of(
@@ -66,6 +67,39 @@ FOCAL = [
             "",
             "batches",
         ),
+    ),
+    *(
+        Mutant("focal", f"gradients of the forward: {what}", old, new, f"{_FORWARD} -k '{only}'")
+        for what, old, new, only in (
+            ("without the scale", "load_pack<V>(factors + i) * «(V{} + scale)»", "one", "bits"),
+            ("a row of a nan", "return «own == V{}» ? V{} : (plain", "own != own", "bits or scale"),
+            ("only the background is a label", "«!plain» && r < there", "false", "bits"),
+            ("other labels are the background", "«plain» && c == background", "true", "bits"),
+            ("a tile's last rows are alike", "return «i + N <= count» &&", "true", "sizes"),
+            ("the last square is the first", "first = «std::min(c, classes - N)»", "0", "sizes"),
+            ("rows side by side: the next image's", "«gradients + begin + i»", "gradients + i", "sizes"),
+            ("sigmoid: labels without the scale", "x, begin, end, «scale», slopes)", "T(1)", "bits"),
+            (
+                "an image without a scale has some",
+                "keeps = gradients != nullptr && «scale != T(0)»;\n      const T* x",
+                "true",
+                "scale",
+            ),
+            (
+                "softmax: an image without a scale has some",
+                "keeps = gradients != nullptr && «scale != T(0)»;\n    if (keeps)",
+                "true",
+                "scale",
+            ),
+            ("twice the same", "ctx.gradients or (None, None), «[]»", "ctx.gradients", "second"),
+            ("for any factor", "readable(factor) and «factor.item() == 1»", "True", "factors"),
+            (
+                "without a graph too",
+                "wants = «conf.requires_grad and torch.is_grad_enabled()»",
+                "True",
+                "who",
+            ),
+        )
     ),
     *(
         Mutant("focal", f"cpu: {what}", old, new, f"{_OPS} -k '{only}'")

@@ -1,5 +1,5 @@
 // The focal family, forward and backward.
-#include "focal/cpu/focal_backward.h"
+#include "focal/cpu/focal_loss.h"
 #include "selftest.h"
 
 namespace selftest {
@@ -47,8 +47,9 @@ void loss(int64_t classes, bool channels_first, bool softmax, double gamma) {
   int64_t positives;
   std::vector<int32_t> columns(kImages * kWidth);
   std::vector<T> stats(softmax ? 3 * kImages * kWidth : 0), scales(kImages);
-  run_focal(batch,
-            {&losses[0], &losses[1], &positives, columns.data(), stats.data(), scales.data()});
+  const FocalOutputs<T> outputs{&losses[0],     &losses[1],   &positives,
+                                columns.data(), stats.data(), scales.data()};
+  run_focal(batch, outputs, {});
   const std::string name = std::string(softmax ? "softmax_" : "sigmoid_") +
                            std::to_string(classes) +
                            (channels_first ? "_channels_first" : "_channels_last");
@@ -59,6 +60,13 @@ void loss(int64_t classes, bool channels_first, bool softmax, double gamma) {
   run_focal_backward(batch, {columns.data(), stats.data(), scales.data(), &grad_loc, &grad_conf},
                      view(d_loc, 4), d_conf.data());
   report(("focal_backward_" + name).c_str(), kTypeName<S>, Hash().add(d_conf).add(d_loc));
+  if constexpr (std::is_same_v<S, float>) {
+    std::fill(d_conf.begin(), d_conf.end(), 0.0f);
+    std::fill(d_loc.begin(), d_loc.end(), 0.0f);
+    run_focal(batch, outputs, {view(d_loc, 4), d_conf.data()});
+    report(("focal_gradients_" + name).c_str(), kTypeName<S>,
+           Hash().add(losses, 2).add(stats).add(d_conf).add(d_loc));
+  }
 }
 
 template <typename S>

@@ -1,7 +1,7 @@
 // The backward of the focal loss on the CPU: chunks of the logits, number by number.
 #pragma once
 
-#include "focal_loss.h"
+#include "focal_batch.h"
 
 namespace ssd_cuda {
 
@@ -15,26 +15,20 @@ SSD_SIMD_BODY inline void sigmoid_gradient(const FocalBatch<S>& batch, const int
     const SigmoidFocal<PackOps, T, V> focal(term, -load_pack<V>(x + j));
     store_pack(to + j, focal.slope(term, term.alpha_negative) * (V{} + factor));
   }
-  batch.conf.each_special(columns, begin, end, [&](int64_t j, int32_t column) SSD_SIMD_BODY {
-    if (column < 0) {
-      to[j] = column == kIgnoredColumn ? T(0) : T(NAN);
-    } else {
-      to[j] = -SigmoidFocal<Ops, T, T>(term, x[j]).slope(term, term.alpha_positive) * factor;
-    }
-  });
+  special_slopes<Ops>(batch, columns, x, begin, end, factor, to);
 }
 
-// The numbers of one row, whose softmax is exp(x - largest - log_sum); label: its true column's place, or beyond. Whole
+// The numbers of one row, whose softmax is exp(x - largest) inverse; label: its true column's place, or beyond. Whole
 // vectors are written: what is beyond is the next row's.
 template <typename V, typename Ops, typename T>
-SSD_SIMD_BODY inline void softmax_row_gradient(const T* x, int64_t count, T largest, T log_sum,
+SSD_SIMD_BODY inline void softmax_row_gradient(const T* x, int64_t count, T largest, T inverse,
                                                T factor, int64_t label, T* to) {
   for (int64_t j = 0; j < count; j += kLanesOf<V>) {
-    const V share = exp_negative_pack((load_pack<V>(x + j) - largest) - log_sum);
+    const V share = exp_negative_pack(load_pack<V>(x + j) - largest) * (V{} + inverse);
     store_pack(to + j, share * (V{} + factor));
   }
   if (label >= 0 && label < count) {
-    const T share = exp_negative_by<Ops>((x[label] - largest) - log_sum);
+    const T share = exp_negative_by<Ops>(x[label] - largest) * inverse;
     to[label] = cross_entropy_gradient(share, true) * factor;
   }
   if (factor == T(0)) std::fill(to, to + count, T(0));  // of a row that does not count
@@ -56,7 +50,7 @@ SSD_SIMD_BODY inline void softmax_gradient(const FocalBatch<S>& batch, const Foc
     for (int64_t k = 0; k < count; ++k) {  // a class of neighbouring rows
       const T own = from.stats[2 * rows + place + k] * factor;
       const T share =
-          exp_negative_by<Ops>((x[j + k] - from.stats[place + k]) - from.stats[rows + place + k]);
+          exp_negative_by<Ops>(x[j + k] - from.stats[place + k]) * from.stats[rows + place + k];
       const bool label = from.columns[place + k] == run.column;
       to[j + k] = own == T(0) ? T(0) : cross_entropy_gradient(share, label) * own;
     }
@@ -95,38 +89,13 @@ void chunk_gradients(const FocalBatch<S>& batch, const FocalSaved<acc_t<S>>& fro
   });
 }
 
-// d_loc of the localized rows; the others are zeros before.
-template <typename S>
-void loc_gradients(const FocalBatch<S>& batch, const FocalSaved<acc_t<S>>& from,
-                   const Logits<S>& d_loc) {
-  using T = acc_t<S>;
-  const T beta = static_cast<T>(batch.rule.loss.beta);
-  parallel_grains(batch.images * batch.width, kTileRows, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t image = i / batch.width, p = i % batch.width;
-      const T scale = from.scales[image];
-      if (scale == T(0) || !is_localized(batch.targets.row(image, p, batch.rule.label).kind)) {
-        continue;
-      }
-      const T factor = static_cast<T>(*from.grad_loc * batch.rule.loss.loc_factor * scale);
-      const Vec4<T> d = batch.difference(image, p);
-      S* to = const_cast<S*>(d_loc.row(image, p));
-      const T differences[4] = {d.x, d.y, d.z, d.w};
-      for (int c = 0; c < 4; ++c) {
-        to[c * d_loc.class_stride] =
-            static_cast<S>(factor * smooth_l1_gradient(differences[c], beta));
-      }
-    }
-  });
-}
-
 template <typename S>
 void run_focal_backward(const FocalBatch<S>& batch, const FocalSaved<acc_t<S>>& from,
                         const Logits<S>& d_loc, S* d_conf) {
   parallel_ranges(batch.images * batch.conf.chunks(), [&](int64_t first, int64_t last) {
     chunk_gradients(batch, from, first, last, d_conf);
   });
-  loc_gradients(batch, from, d_loc);
+  loc_gradients(batch, from.scales, *from.grad_loc, d_loc);
 }
 
 }  // namespace ssd_cuda

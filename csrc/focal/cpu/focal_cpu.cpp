@@ -1,6 +1,6 @@
 // The focal loss on the CPU; the schemas of the family.
 #include "focal/focal_op.h"
-#include "focal_backward.h"
+#include "focal_loss.h"
 
 namespace ssd_cuda {
 namespace {
@@ -12,11 +12,17 @@ Logits<S> logits_of(const Tensor& t) {
 
 struct RunOnCpu {
   static void check(const Tensor&) {}
+  // A half gradient would be rounded before the factor of the loss is known, a GradScaler's 2^16.
+  template <typename S>
+  static constexpr bool kWithGradients = std::is_same_v<S, float>;
 
   template <typename S>
   static void forward(const Tensor& loc, const Tensor& conf, const Targets<acc_t<S>>& targets,
-                      const FocalRule<acc_t<S>>& rule, const FocalOutputs<acc_t<S>>& outputs) {
-    run_focal(batch<S>(loc, conf, targets, rule), outputs);
+                      const FocalRule<acc_t<S>>& rule, const FocalOutputs<acc_t<S>>& outputs,
+                      const Gradients* gradients) {
+    FocalGradients<S> to{};
+    if (gradients != nullptr) to = {logits_of<S>(gradients->loc), out<S>(gradients->conf)};
+    run_focal(batch<S>(loc, conf, targets, rule), outputs, to);
   }
   // All of it is written; what the system gives comes in large pages.
   template <typename S>
@@ -55,9 +61,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ssd_cuda, m) {
       "Tensor loc, Tensor conf, Tensor codes, Tensor boxes, Tensor? labels, Tensor? offsets, "
       "Tensor? priors, Tensor? variances";
   const std::string saved = "Tensor columns, Tensor stats, Tensor scales";
-  define_op<FocalSettings>(
+  define_op<FocalForwardSettings>(
       m, "focal_loss", batch,
-      "(Tensor localization, Tensor classification, Tensor num_positives, " + saved + ")");
+      "(Tensor localization, Tensor classification, Tensor num_positives, " + saved +
+          ", Tensor d_loc, Tensor d_conf)");
   define_op<FocalSettings>(m, "focal_loss_backward",
                            "Tensor grad_loc, Tensor grad_conf, " + batch + ", " + saved,
                            "(Tensor, Tensor)");

@@ -1,38 +1,26 @@
 // The focal loss on the CPU, of a batch.
 //
-// Forward: what each row is, then one read of the logits. Sigmoid form: chunks of memory, every number as a negative's, the few
+// What each row is, then one read of the logits. Sigmoid form: chunks of memory, every number as a negative's, the few
 // others put right afterwards. Softmax form: the cross entropies of the MultiBox loss, then the focal factor of each row,
-// which the backward needs again with the row's largest logit and log-sum.
-// Backward: one read and one write of whole chunks, number by number: no row is summed twice.
+// which the backward needs again with the row's largest logit and its sum.
+// Where they are asked for, the gradients of factors 1 are made from the same exps and written then: two passes over
+// memory instead of three. What divides the loss is known after the rows are read, before the logits are.
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
-#include "chunks.h"
-#include "common/cpu/parallel.h"
+#include "focal_backward.h"
+#include "softmax_tile.h"
 
 namespace ssd_cuda {
 
+// Where the gradients of a loss with factors of 1 go: zeros, laid out as loc and conf. None where conf is null.
 template <typename S>
-struct FocalBatch {
-  using T = acc_t<S>;
-  Logits<S> loc;  // 4 "classes"
-  ChunkedLogits<S> conf;
-  Targets<T> targets;
-  FocalRule<T> rule;
-  int64_t images, width;
-
-  Vec4<T> difference(int64_t image, int64_t p) const {
-    const S* row = loc.row(image, p);
-    const int64_t s = loc.class_stride;
-    Vec4<T> t;
-    with_simd([&](auto bytes) SSD_SIMD_BODY {
-      t = targets.template loc_target<NumberOps<decltype(bytes)::value>>(image, p);
-    });
-    return {static_cast<T>(row[0]) - t.x, static_cast<T>(row[s]) - t.y,
-            static_cast<T>(row[2 * s]) - t.z, static_cast<T>(row[3 * s]) - t.w};
-  }
+struct FocalGradients {
+  Logits<S> loc;
+  S* conf;
 };
 
 // What the rows of an image are: their columns, their number, and its localisation loss.
@@ -57,97 +45,108 @@ ImageSums read_rows(const FocalBatch<S>& batch, int64_t image, int32_t* columns,
   return sums;
 }
 
-// parts[chunk] of chunks [first, last), counted over the batch.
+// parts[chunk] of chunks [first, last), counted over the batch, and their gradients if there is a place for them.
 template <typename S>
-void sigmoid_chunks(const FocalBatch<S>& batch, const int32_t* columns, int64_t first, int64_t last,
-                    double* parts) {
+void sigmoid_chunks(const FocalBatch<S>& batch, const FocalOutputs<acc_t<S>>& to, int64_t first,
+                    int64_t last, double* parts, S* gradients) {
   using T = acc_t<S>;
   const int64_t chunks = batch.conf.chunks(), size = batch.conf.size();
   const FocalTerm<T> term = batch.rule.term;
-  T buffer[kChunkRoom], losses[kChunkRoom];
+  T buffer[kChunkRoom], losses[kChunkRoom], slopes[kChunkRoom];
   with_simd([&](auto bytes) SSD_SIMD_BODY {
     using V = Pack<T, decltype(bytes)::value / static_cast<int>(sizeof(T))>;
     using Ops = NumberOps<decltype(bytes)::value>;
     for (int64_t i = first; i < last; ++i) {
       const int64_t image = i / chunks, begin = i % chunks * kFocalChunk;
       const int64_t end = std::min(begin + kFocalChunk, size);
+      const int32_t* columns = to.columns + image * batch.width;
+      const T scale = to.scales[image];
+      const bool keeps = gradients != nullptr && scale != T(0);
       const T* x = batch.conf.template load<V>(image, begin, end, buffer);
       for (int64_t j = 0; j < end - begin; j += kLanesOf<V>) {
         const SigmoidFocal<PackOps, T, V> focal(term, -load_pack<V>(x + j));
         store_pack(losses + j, focal.value(term.alpha_negative));
+        if (keeps) store_pack(slopes + j, focal.slope(term, term.alpha_negative) * (V{} + scale));
       }
-      batch.conf.each_special(
-          columns + image * batch.width, begin, end, [&](int64_t j, int32_t column) SSD_SIMD_BODY {
-            if (column < 0) {
-              losses[j] = column == kIgnoredColumn ? T(0) : T(NAN);
-            } else {
-              losses[j] = SigmoidFocal<Ops, T, T>(term, x[j]).value(term.alpha_positive);
-            }
-          });
+      batch.conf.each_special(columns, begin, end, [&](int64_t j, int32_t column) SSD_SIMD_BODY {
+        if (column < 0) {
+          losses[j] = column == kIgnoredColumn ? T(0) : T(NAN);
+        } else {
+          losses[j] = SigmoidFocal<Ops, T, T>(term, x[j]).value(term.alpha_positive);
+        }
+      });
       parts[i] = sum_of_chunk<V>(losses, end - begin);
+      if (!keeps) continue;
+      special_slopes<Ops>(batch, columns, x, begin, end, scale, slopes);
+      S* own = gradients + image * size + begin;
+      for (int64_t j = 0; j < end - begin; ++j) own[j] = static_cast<S>(slopes[j]);
     }
   });
 }
 
-// parts[row] and stats of rows [begin, begin + count) of an image, at most kTileRows. stats: [3, B P], row: the first one's
-// place.
+// parts[row] and stats of rows [begin, begin + count) of an image, at most kTileRows, and their gradients likewise. stats:
+// [3, B P], scratch: [2].
 template <typename S>
-void softmax_tile(const FocalBatch<S>& batch, const FocalOutputs<acc_t<S>>& to, int64_t image,
-                  int64_t begin, int64_t count, std::vector<acc_t<S>>* scratch, double* parts) {
+void softmax_rows(const FocalBatch<S>& batch, const FocalOutputs<acc_t<S>>& to, int64_t image,
+                  int64_t begin, int64_t count, std::vector<acc_t<S>>* scratch, double* parts,
+                  S* gradients) {
   using T = acc_t<S>;
   const int64_t place = image * batch.width + begin, rows = batch.images * batch.width;
-  const auto background = static_cast<int32_t>(batch.rule.label.background);
-  const int32_t* columns = to.columns + place;
-  const FocalTerm<T> term = batch.rule.term;
-  RowTile<T> tile;
-  cross_entropy_rows(batch.conf.logits, image, begin, count, background, ClassTerms<T>{}, scratch,
-                     &tile);
-  T alphas[RowTile<T>::kRoom], factors[RowTile<T>::kRoom];
-  for (int64_t i = 0; i < count; ++i) {
-    const int32_t column = columns[i];
-    alphas[i] = term.alpha(column != background);
-    if (column == background || column == kIgnoredColumn) continue;
-    tile.losses[i] = cross_entropy_at(batch.conf.logits, image, begin, i, column, tile);
+  T* own = nullptr;
+  if constexpr (std::is_same_v<S, T>) {
+    if (gradients != nullptr) own = gradients + image * batch.conf.size();
   }
-  with_simd([&](auto bytes) SSD_SIMD_BODY {
-    using V = Pack<T, decltype(bytes)::value / static_cast<int>(sizeof(T))>;
-    for (int64_t i = 0; i < count; i += kLanesOf<V>) {
-      const SoftmaxFocal<PackOps, V> focal(term, load_pack<V>(alphas + i),
-                                           load_pack<V>(tile.losses + i));
-      store_pack(tile.losses + i, focal.value);
-      store_pack(factors + i, focal.factor);
-    }
-  });
+  SoftmaxTile<S> tile{.conf = batch.conf,
+                      .term = batch.rule.term,
+                      .background = batch.rule.label.background,
+                      .image = image,
+                      .begin = begin,
+                      .count = count,
+                      .columns = to.columns + place,
+                      .scale = to.scales[image],
+                      .gradients = own,
+                      .block = &scratch[1]};
+  tile.run(&scratch[0]);
   for (int64_t i = 0; i < count; ++i) {
-    const bool ignored = columns[i] == kIgnoredColumn;
-    parts[place + i] = ignored ? 0.0 : static_cast<double>(tile.losses[i]);
-    to.stats[place + i] = tile.largest[i];
-    to.stats[rows + place + i] = tile.log_sum[i];
-    to.stats[2 * rows + place + i] = ignored ? T(0) : factors[i];
+    parts[place + i] = static_cast<double>(tile.rows.losses[i]);
+    to.stats[place + i] = tile.rows.largest[i];
+    to.stats[rows + place + i] = T(1) / tile.sums[i];
+    to.stats[2 * rows + place + i] = tile.factors[i];
   }
 }
 
-// The two losses of the batch, its number of positives and the scales [B] of its images.
+// The number of positives, and what divides the sums of each image.
 template <typename T>
-void sum_focal(const LossRule& rule, const std::vector<ImageSums>& sums,
-               const FocalOutputs<T>& to) {
-  const auto images = static_cast<int64_t>(sums.size());
+std::vector<double> scales_of(const LossRule& rule, const std::vector<ImageSums>& sums,
+                              const FocalOutputs<T>& to) {
   Denominator denominator{};
   for (const ImageSums& image : sums) denominator.add(image);
+  *to.num_positives = denominator.localized;
+  std::vector<double> scales;
+  for (const ImageSums& image : sums) {
+    scales.push_back(
+        image_scale(rule, denominator, image.localized, static_cast<int64_t>(sums.size())));
+    to.scales[scales.size() - 1] = static_cast<T>(scales.back());
+  }
+  return scales;
+}
+
+// The two losses of the batch.
+template <typename T>
+void sum_focal(const LossRule& rule, const std::vector<ImageSums>& sums,
+               const std::vector<double>& scales, const FocalOutputs<T>& to) {
   double loc[32] = {}, conf[32] = {};
-  for (int64_t b = 0; b < images; ++b) {
-    const double scale = image_scale(rule, denominator, sums[b].localized, images);
-    loc[b % 32] += image_share(sums[b].loc, scale);
-    conf[b % 32] += image_share(sums[b].conf, scale);
-    to.scales[b] = static_cast<T>(scale);
+  for (std::size_t b = 0; b < sums.size(); ++b) {
+    loc[b % 32] += image_share(sums[b].loc, scales[b]);
+    conf[b % 32] += image_share(sums[b].conf, scales[b]);
   }
   *to.localization = static_cast<T>(join_lanes(loc) * rule.loc_factor);
   *to.classification = static_cast<T>(join_lanes(conf));
-  *to.num_positives = denominator.localized;
 }
 
 template <typename S>
-void run_focal(const FocalBatch<S>& batch, const FocalOutputs<acc_t<S>>& to) {
+void run_focal(const FocalBatch<S>& batch, const FocalOutputs<acc_t<S>>& to,
+               const FocalGradients<S>& gradients) {
   using T = acc_t<S>;
   const int64_t classes = batch.conf.logits.num_classes, width = batch.width;
   const int64_t count = focal_parts(batch.rule.softmax, width, classes);
@@ -158,27 +157,32 @@ void run_focal(const FocalBatch<S>& batch, const FocalOutputs<acc_t<S>>& to) {
       sums[b] = read_rows(batch, b, to.columns + b * width, &terms);
     }
   });
-  std::vector<double> parts(batch.images * count);
+  const std::vector<double> scales = scales_of(batch.rule.loss, sums, to);
+  // All of it is written, by the threads: a vector would be cleared by this one first.
+  const auto parts = std::make_unique_for_overwrite<double[]>(batch.images * count);
   if (batch.rule.softmax) {
     const int64_t tiles = (width + kTileRows - 1) / kTileRows;
     parallel_ranges(batch.images * tiles, [&](int64_t first, int64_t last) {
-      std::vector<T> scratch;
+      std::vector<T> scratch[2];
       for (int64_t i = first; i < last; ++i) {
         const int64_t begin = i % tiles * kTileRows;
-        softmax_tile(batch, to, i / tiles, begin, std::min(kTileRows, width - begin), &scratch,
-                     parts.data());
+        softmax_rows(batch, to, i / tiles, begin, std::min(kTileRows, width - begin), scratch,
+                     parts.get(), gradients.conf);
       }
     });
   } else {
     parallel_ranges(batch.images * count, [&](int64_t first, int64_t last) {
-      sigmoid_chunks(batch, to.columns, first, last, parts.data());
+      sigmoid_chunks(batch, to, first, last, parts.get(), gradients.conf);
     });
   }
-  for (int64_t b = 0; b < batch.images; ++b) {
-    const double* own = parts.data() + b * count;
-    sums[b].conf = sum_of_image(count, [&](int64_t i) { return own[i]; });
-  }
-  sum_focal(batch.rule.loss, sums, to);
+  if (gradients.conf != nullptr) loc_gradients(batch, to.scales, T(1), gradients.loc);
+  parallel_ranges(batch.images, [&](int64_t first, int64_t last) {
+    for (int64_t b = first; b < last; ++b) {
+      const double* own = parts.get() + b * count;
+      sums[b].conf = sum_of_image(count, [&](int64_t i) { return own[i]; });
+    }
+  });
+  sum_focal(batch.rule.loss, sums, scales, to);
 }
 
 }  // namespace ssd_cuda

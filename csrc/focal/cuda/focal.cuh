@@ -8,9 +8,8 @@
 //   4 backward  (focal_backward.cuh)
 //
 // Traffic for [B, P, C] of S: forward reads B P C |S| and writes 17 B a row (softmax: 29 B); the backward reads B P C |S|
-// once more and writes B P C |S|. Storing the gradient in the forward would save one of these three passes, and was not done: it
-// must be rounded before the factor of the loss is known, which in half under a GradScaler (2^16) loses what is small, it would
-// be written where nobody asks for a gradient, and a factor other than 1 costs two passes then.
+// once more and writes B P C |S|. Leaving the gradient in the forward would save one of these three passes where the factor of
+// the loss is 1, which only a wait can tell here; the CPU does it.
 // Sums have the order that focal_rule.h states: the CPU's bits. Arrivals are counted in a number that 1 sets to 0.
 #pragma once
 
@@ -115,7 +114,7 @@ __global__ void __launch_bounds__(kTileBlock)
   const bool ignored = column == kIgnoredColumn;
   args.parts[place] = ignored ? 0.0 : static_cast<double>(focal.value);
   args.stats[place] = sum.largest;
-  args.stats[all + place] = log_sum;
+  args.stats[all + place] = div_rn(T(1), sum.sum);
   args.stats[2 * all + place] = ignored ? T(0) : focal.factor;
 }
 

@@ -39,9 +39,9 @@ __global__ void __launch_bounds__(kFocalBlock) focal_slope_kernel(FocalBackwardA
     if (scale == T(0)) {
     } else if (args.rule.softmax) {
       const T row_factor = mul_rn(args.stats[2 * rows + place], factor);
-      const T shifted = sub_rn(sub_rn(x, args.stats[place]), args.stats[rows + place]);
+      const T share = mul_rn(exp_negative(sub_rn(x, args.stats[place])), args.stats[rows + place]);
       if (row_factor != T(0)) {
-        value = mul_rn(cross_entropy_gradient(exp_negative(shifted), own == column), row_factor);
+        value = mul_rn(cross_entropy_gradient(share, own == column), row_factor);
       }
     } else {
       value = sigmoid_slope(args.rule.term, x, column, own, factor);

@@ -13,10 +13,13 @@ RowsView<const S> rows_of(const Tensor& t) {
 
 struct RunOnCard {
   static void check(const Tensor& conf) { check_fits_card(conf); }
+  template <typename S>
+  static constexpr bool kWithGradients = false;
 
   template <typename S>
   static void forward(const Tensor& loc, const Tensor& conf, const Targets<acc_t<S>>& targets,
-                      const FocalRule<acc_t<S>>& rule, const FocalOutputs<acc_t<S>>& outputs) {
+                      const FocalRule<acc_t<S>>& rule, const FocalOutputs<acc_t<S>>& outputs,
+                      const Gradients*) {
     const CudaScope scope(conf);
     const auto [memory, plan] =
         planned<FocalPlan<S, acc_t<S>>>(conf, inputs<S>(loc, conf, targets, rule), outputs);

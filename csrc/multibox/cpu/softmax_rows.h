@@ -92,7 +92,7 @@ SSD_SIMD_BODY inline void load_columns(const Logits<S>& logits, int64_t image, i
 
 // What a tile of rows has: its largest logits, the logs of sum exp(x - largest), the cross entropies at one class; where
 // labels are smooth, the sums of w_c (x_c - largest) of ClassTerms.
-constexpr int64_t kTileRows = 256;
+constexpr int64_t kTileRows = 256, kMostLanes = 16;
 template <typename T>
 struct RowTile {
   static constexpr int64_t kRoom = kTileRows + 16;  // whole vectors are stored
@@ -101,11 +101,20 @@ struct RowTile {
 
 constexpr int64_t kAheadBytes = 4096;  // how far rows are fetched ahead, at least
 
-template <int N, bool kSmooth, typename S>
+// Nobody asks for more than the tile.
+struct NoMore {
+  static constexpr bool keeps_exps() { return false; }
+  template <typename T>
+  void row(int64_t, T) const {}
+  template <int N>
+  SSD_SIMD_BODY void packs(int64_t, Pack<float, N>, const Pack<float, N>*) const {}
+};
+
+template <int N, bool kSmooth, typename S, typename More>
 SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t image, int64_t begin,
                                               int64_t count, int64_t label,
                                               const ClassTerms<float>& terms, float* scratch,
-                                              RowTile<float>* tile) {
+                                              RowTile<float>* tile, const More& more) {
   using V = Pack<float, N>;
   V* columns = reinterpret_cast<V*>(scratch);
   const int64_t classes = logits.num_classes;
@@ -127,37 +136,42 @@ SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t i
     second = columns[classes - 1] > second ? columns[classes - 1] : second;
     largest = second > largest ? second : largest;
     const char* ahead = reinterpret_cast<const char*>(logits.row(image, begin + i)) + distance;
+    const V at_label = columns[label];
     for (int64_t c = 0; c < classes; ++c) {
       if (streams && c % kClassesALine == 0) __builtin_prefetch(ahead + c * kClassBytes);
-      const V x = columns[c] - largest;
-      sum = sum + exp_negative_pack(x);
+      const V x = columns[c] - largest, share = exp_negative_pack(x);
+      sum = sum + share;
+      if (more.keeps_exps()) columns[c] = share;
       if constexpr (kSmooth) shifted = shifted + x * (V{} + terms.weight(c));
     }
     if constexpr (kSmooth) store_pack(tile->shifted + i, shifted);
     const V log_sum = log_normal_pack(sum);
     store_pack(tile->largest + i, largest);
     store_pack(tile->log_sum + i, log_sum);
-    store_pack(tile->losses + i, log_sum - (columns[label] - largest));
+    store_pack(tile->losses + i, log_sum - (at_label - largest));
+    more.template packs<N>(i, sum, columns);
   }
 }
 
-// Fills the tile for rows [begin, begin + count) of an image, count <= kTileRows.
-template <typename S, typename T>
+// Fills the tile for rows [begin, begin + count) of an image, count <= kTileRows. more.packs(i, sum, columns): the sums of
+// exp(x - largest) of rows i and after, once the tile has these rows; columns: these exps where more.keeps_exps().
+// more.row(i, sum): of one row, where T is double.
+template <typename S, typename T, typename More = NoMore>
 void cross_entropy_rows(const Logits<S>& logits, int64_t image, int64_t begin, int64_t count,
                         int64_t label, const ClassTerms<T>& terms, std::vector<T>* scratch,
-                        RowTile<T>* tile) {
+                        RowTile<T>* tile, const More& more = {}) {
   if constexpr (std::is_same_v<T, float>) {
-    constexpr int kMostLanes = 16;
     scratch->resize((logits.num_classes + 1) * kMostLanes);
     float* aligned = scratch->data();
     while (reinterpret_cast<std::uintptr_t>(aligned) % 64 != 0) ++aligned;
     with_simd([&](auto bytes) SSD_SIMD_BODY {
       constexpr int kLanes = decltype(bytes)::value / 4;
       if (terms.smooth()) {
-        cross_entropy_packs<kLanes, true>(logits, image, begin, count, label, terms, aligned, tile);
+        cross_entropy_packs<kLanes, true>(logits, image, begin, count, label, terms, aligned, tile,
+                                          more);
       } else {
-        cross_entropy_packs<kLanes, false>(logits, image, begin, count, label, terms, aligned,
-                                           tile);
+        cross_entropy_packs<kLanes, false>(logits, image, begin, count, label, terms, aligned, tile,
+                                           more);
       }
     });
   } else {
@@ -166,6 +180,7 @@ void cross_entropy_rows(const Logits<S>& logits, int64_t image, int64_t begin, i
       const auto [largest, sum] = row_sum<T>(row, logits.class_stride, logits.num_classes);
       tile->largest[i] = largest;
       tile->log_sum[i] = log_normal(sum);
+      more.row(i, sum);
       tile->losses[i] = cross_entropy(tile->log_sum[i], row[label * logits.class_stride], largest);
       T shifted = 0;
       for (int64_t c = 0; terms.smooth() && c < logits.num_classes; ++c) {
