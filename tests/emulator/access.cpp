@@ -13,6 +13,8 @@ namespace emulator {
 namespace {
 
 constexpr std::size_t kHostStack = 8u << 20;
+constexpr std::size_t kHostFrames =
+    8u << 10;  // where the launch's own frames lie, with the kernel's arguments
 
 // In order of address. Never destroyed: buffers may outlive other objects at exit.
 auto& g_regions = *new std::vector<std::unique_ptr<Region>>;
@@ -51,14 +53,23 @@ Region* find(std::vector<std::unique_ptr<Region>>& regions, const unsigned char*
   return after == regions.begin() ? nullptr : (--after)->get();
 }
 
+// From the launch's frame up to so many bytes of the host's stack.
+bool on_host_stack(const unsigned char* address, std::size_t bytes) {
+  const auto* host = static_cast<const unsigned char*>(g_host_frame);
+  return address >= host && address < host + bytes;
+}
+
+// What a meeting gave to the threads of the block.
+bool is_gathered(const unsigned char* address) {
+  const auto* at = reinterpret_cast<const Thread*>(address);
+  return at >= g_block->threads.data() && at < g_block->threads.data() + g_block->count;
+}
+
 // Memory that belongs to threads, or is constant: stacks, the kernel's arguments, the module's tables.
 bool is_private(const unsigned char* address, Kind kind) {
   if (g_fibers.owns(address)) return true;
-  const bool read = is_read(kind);
-  const auto* host = static_cast<const unsigned char*>(g_host_frame);
-  const auto* at = reinterpret_cast<const Thread*>(address);  // what a meeting gave
-  if (at >= g_block->threads.data() && at < g_block->threads.data() + g_block->count) return read;
-  return read && ((address >= host && address < host + kHostStack) || in_module(address));
+  return is_read(kind) &&
+         (is_gathered(address) || on_host_stack(address, kHostStack) || in_module(address));
 }
 
 [[noreturn]] void report_out_of_bounds(const unsigned char* address, std::size_t bytes, Kind kind,
@@ -83,6 +94,9 @@ bool is_private(const unsigned char* address, Kind kind) {
 Region* locate(const unsigned char* address, std::size_t bytes, Kind kind, const void* code) {
   const Fiber& fiber = fiber_of(g_block->current);
   if (address >= fiber.stack && address < fiber.stack + fiber.stack_bytes) return nullptr;
+  if (is_read(kind) && (on_host_stack(address, kHostFrames) || is_gathered(address))) {
+    return nullptr;
+  }
   // Kernels alternate between a few arrays: remember the last ones.
   for (Region*& recent : g_recent) {
     if (!recent || !recent->covers(address, bytes)) continue;
@@ -240,8 +254,7 @@ void check_copy_begins(const volatile void* address, std::size_t bytes, const vo
   check_access(address, bytes, Kind::kCopyBegins, code);
 }
 
-void check_alignment(const volatile void* address, std::size_t bytes, const void* code) {
-  if (!g_in_kernel || reinterpret_cast<uintptr_t>(address) % bytes == 0) return;
+void report_misaligned(std::size_t bytes, const void* code) {
   fail("an access of " + std::to_string(bytes) + " bytes is not aligned (" + source_line(code) +
        ")");
 }

@@ -80,27 +80,35 @@ const uint64_t* meet_warp(Meeting meeting, unsigned mask, uint64_t value, Site s
              std::to_string(number % 32) + ", which the mask does not name",
          site);
   }
-  check_lanes_exist(first, mask, meeting, site);
+  Warp& warp = g_block->warps[number / 32];
+  if ((mask & ~warp.running) != 0) check_lanes_exist(first, mask, meeting, site);
   self.meeting = meeting;
   self.mask = mask;
   self.value = value;
   self.site = site;
-  check_agreement(first, self);
+  if (warp.waiting == 0) {
+    warp.alike = true;
+    warp.mask = mask;
+    warp.meeting = meeting;
+  } else if (!warp.alike || warp.mask != mask || warp.meeting != meeting) {
+    warp.alike = false;
+    check_agreement(first, self);
+  }
   self.status = Status::kAtWarp;
+  warp.waiting |= 1u << number % 32;
+  if ((mask & ~warp.waiting) != 0) {
+    suspend();
+    return self.gathered;
+  }
+  warp.waiting &= ~mask;
 
   uint32_t clock = 0;
-  for (unsigned rest = mask; rest; rest &= rest - 1) {
-    const Thread& other = g_block->threads[first + static_cast<unsigned>(__builtin_ctz(rest))];
-    if (other.status != Status::kAtWarp) {
-      suspend();
-      return self.gathered;
-    }
-    clock = std::max(clock, other.warp_clock + 1);
-  }
   uint64_t values[32] = {};
   for (unsigned rest = mask; rest; rest &= rest - 1) {
     const int i = __builtin_ctz(rest);
-    values[i] = g_block->threads[first + static_cast<unsigned>(i)].value;
+    const Thread& other = g_block->threads[first + static_cast<unsigned>(i)];
+    clock = std::max(clock, other.warp_clock + 1);
+    values[i] = other.value;
   }
   std::vector<unsigned> met;
   for (unsigned rest = mask; rest; rest &= rest - 1) {

@@ -56,6 +56,7 @@ void thread_main() {
         "before");
   }
   current().status = Status::kDone;
+  g_block->warps[g_block->current / 32].running &= ~(1u << g_block->current % 32);
   ++g_block->done;
   leave();
 }
@@ -112,8 +113,10 @@ void begin_block(Block& slot, uint3 index, uint32_t log, std::size_t shared_byte
   if (slot.threads.size() < slot.count) slot.threads.resize(slot.count);
   go_on_with(slot);
   std::vector<unsigned> all(slot.count);
+  slot.warps.assign((slot.count + 31) / 32, Warp{});
   for (unsigned i = 0; i < slot.count; ++i) {
     all[i] = i;
+    slot.warps[i / 32].running |= 1u << i % 32;
     Thread& thread = slot.threads[i];
     thread.status = Status::kReady;
     thread.started = thread.after_previous = false;

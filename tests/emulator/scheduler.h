@@ -35,6 +35,16 @@ struct Thread {
   unsigned copy_groups = 0;       // that have ended
 };
 
+// The lanes of a warp at a glance: most of them wait for the same thing, and are asked at each of their meetings.
+struct Warp {
+  unsigned running = 0;  // launched and not finished
+  unsigned waiting = 0;  // Status::kAtWarp
+  // What all that wait are waiting for, where they are alike.
+  bool alike = true;
+  unsigned mask = 0;
+  Meeting meeting{};
+};
+
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 0x1234567) {}
@@ -61,6 +71,7 @@ enum class Order { kAscending, kDescending, kWarpAtATime, kAnyThread };
 
 struct Block {
   std::vector<Thread> threads;
+  std::vector<Warp> warps;
   std::vector<unsigned>
       ready;              // thread numbers; taken from the back, or from anywhere (kAnyThread)
   std::size_t count = 0;  // threads of the block
@@ -120,7 +131,12 @@ std::size_t checker_static_bytes();
 void checker_register(void* address, std::size_t bytes, const std::string& what, bool shared);
 void checker_forget(void* address);
 void check_copy_begins(const volatile void* address, std::size_t bytes, const void* code);
-void check_alignment(const volatile void* address, std::size_t bytes, const void* code);
+void report_misaligned(std::size_t bytes, const void* code);
+// bytes is a power of two: a division would be a tenth of the checker's time.
+inline void check_alignment(const volatile void* address, std::size_t bytes, const void* code) {
+  if ((reinterpret_cast<uintptr_t>(address) & (bytes - 1)) == 0 || !g_in_kernel) return;
+  report_misaligned(bytes, code);
+}
 
 }  // namespace emulator
 
