@@ -157,6 +157,20 @@ def test_what_a_cut_left_out_is_looked_at(device, candidates):
     assert check(loc, conf.to(device), priors.to(device), config).counts.item() == 200
 
 
+def test_a_window_begins_behind_the_last_candidate_of_the_one_before(device):
+    """The best 1,024 suppress each other, and top_k has room for one more: that is the 1,025th."""
+    num_priors = 2200
+    conf = torch.zeros(1, num_priors, 2)
+    conf[0, :, 1] = torch.linspace(1.0, 0.3, num_priors)
+    x = torch.arange(num_priors) * 2.0
+    x[:1024] = 0
+    priors = torch.stack([x, 0 * x, 0 * x + 1, 0 * x + 1], 1)
+    loc = torch.zeros(1, num_priors, 4, device=device)
+    config = DetectConfig(scores="given", top_k=1025, score_threshold=0.25, detections_per_image=200)
+    found = check(loc, conf.to(device), priors.to(device), config)
+    assert found.prior_indices[0, : found.counts[0]].tolist() == [0, 1024]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
 def test_scores_one_unit_above_the_threshold(device, dtype, scores):

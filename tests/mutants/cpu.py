@@ -58,9 +58,9 @@ CPU = [
     ),
     Mutant(
         "cpu",
-        "detect: background counts where rows are passed over",
-        "largest = max_of(capped<V>(x, «foreground_cap_», c), largest);",
-        "columns_cap_",
+        "detect: rows of the last label alone are passed over",
+        "foreground_cap_.begin() + «options.last_label», kInf);",
+        "options.last_label - 1",
         "tests/test_detect.py",
     ),
     Mutant(
@@ -124,7 +124,7 @@ CPU = [
         "multibox: ignored rows count",
         "if (row.kind == RowKind::kIgnored) «continue;»",
         "",
-        "tests/test_multibox.py",
+        "tests/test_multibox.py tests/test_multibox_terms.py",
     ),
     Mutant(
         "cpu",
