@@ -315,18 +315,19 @@ def test_the_demo_trains_about_as_many_steps_on_any_data(images, epochs):
     assert demo.epochs_for(images) == epochs
 
 
-def test_demo_writes_what_it_promises(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("amp", ["none", "bf16"])
+def test_demo_writes_what_it_promises(tmp_path, capsys, monkeypatch, amp):
     monkeypatch.setattr(demo, "IMAGE_SIZE", SIZE)
     monkeypatch.setattr(demo, "BATCH", 2)
     monkeypatch.setattr(demo, "measure_op_costs", functools.partial(op_costs.measure_op_costs, repeats=1))
     real = data.open_dataset
     monkeypatch.setattr(demo, "open_dataset", lambda *a, **k: real(*a, length=6, size=SIZE, **k))
-    results = demo.run_demo("shapes", tmp_path / "out", epochs=1)
+    results = demo.run_demo("shapes", tmp_path / "out", epochs=1, amp=amp)
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"checkpoint.pt", "detections.png", "loss.png", "op_costs.md", "results.json"}
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {"ap50", "map", "train_seconds", "op_costs"} <= set(stored)
-    assert stored["ap50"] == pytest.approx(results["ap50"], nan_ok=True)
+    assert stored["ap50"] == pytest.approx(results["ap50"], nan_ok=True) and stored["amp"] == amp
     assert "AP50 (VOC)" in capsys.readouterr().out
 
 

@@ -45,6 +45,7 @@ def run_demo(
     *,
     epochs: int | None = None,
     seed: int = 0,
+    amp: str = "none",
     **options: Any,
 ) -> dict[str, Any]:
     """Train, evaluate, draw and time; returns what ``results.json`` holds.
@@ -54,6 +55,7 @@ def run_demo(
         out: the folder to write to.
         epochs: None: as many as make about 430 steps.
         seed: of weights, order and augmentation.
+        amp: precision of the convolutions, ``"none"``, ``"bf16"`` or ``"fp16"`` (fp16: on a card).
         options: passed on to :func:`ssd_cuda.data.open_dataset`.
     """
     out = Path(out)
@@ -69,7 +71,7 @@ def run_demo(
     say(f"data: {data}, {len(train_set)} images of {train_split!r} to train on, "
           f"{len(test_set)} of {test_split!r} to test on; {name_list(train_set.classes)}")  # fmt: skip
 
-    trainer, seconds = _train(train_set, out, epochs or epochs_for(len(train_set)), seed)
+    trainer, seconds = _train(train_set, out, epochs or epochs_for(len(train_set)), seed, amp)
     start = time.perf_counter()
     scores = evaluate(trainer.average, test_set)
     predictions = scores.pop("predictions")
@@ -88,6 +90,7 @@ def run_demo(
         "steps": trainer.step,
         "epochs": trainer.epoch,
         "seed": seed,
+        "amp": amp,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -99,10 +102,12 @@ def run_demo(
     return results
 
 
-def _train(dataset: DetectionDataset, out: Path, epochs: int, seed: int) -> tuple[Trainer, float]:
+def _train(
+    dataset: DetectionDataset, out: Path, epochs: int, seed: int, amp: str
+) -> tuple[Trainer, float]:
     # The built-in shapes stand upright in the test split too; photographs of the demo may not.
     augment = "flip" if isinstance(dataset, ShapesDataset) else "flips"
-    config = TrainConfig(epochs=epochs, batch_size=BATCH, seed=seed, augment=augment)
+    config = TrainConfig(epochs=epochs, batch_size=BATCH, seed=seed, augment=augment, amp=amp)
     spec = ModelSpec("ssd_small", tuple(dataset.classes), IMAGE_SIZE)
     start = time.perf_counter()
     batches = BatchLoader(
@@ -162,8 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", default="runs/demo", help="folder to write to (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="default: about 430 steps")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--amp", default="none", choices=("none", "bf16", "fp16"), help="default: %(default)s")
     given = parser.parse_args(arguments)
-    run_demo(given.data, given.out, epochs=given.epochs, seed=given.seed)
+    run_demo(given.data, given.out, epochs=given.epochs, seed=given.seed, amp=given.amp)
 
 
 if __name__ == "__main__":
