@@ -26,7 +26,7 @@ Results<T> run(const DetectInputs<T, S>& inputs, const DetectSettings& settings)
                                  .prior_indices = prior_indices,
                                  .counts = counts};
   const auto bytes = detect_workspace_bytes(options, images, inputs.num_priors);
-  Array<Vec4<double>> workspace({static_cast<py::ssize_t>((bytes + 31) / 32)}, "the workspace");
+  Array<unsigned char> workspace({static_cast<py::ssize_t>(bytes)}, "the workspace");
   emulator::check(launch_detect(options, inputs, outputs, workspace.data(), nullptr));
   return {boxes, kept_scores, labels, prior_indices, counts};
 }

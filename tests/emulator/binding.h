@@ -108,7 +108,7 @@ inline void check(cudaError_t error) {
 inline void define_common(py::module_& m) {
   m.def("set_seed", &set_seed, "Chooses the order of threads, warps and blocks, and the poison.");
   m.def("set_architecture", &set_architecture,
-        "Chooses the card: 75, 80, 86, 87, 89, 90, 100, 120.");
+        "Chooses the card: 75, 80, 86, 87, 89, 90, 100, 110, 120.");
   m.def("set_last_blocks", &set_last_blocks, "Runs only the last blocks of each grid; 0: all.");
 }
 

@@ -18,6 +18,7 @@ constexpr Device kDevices[] = {
     {89, 128, 1536, 24, 99 * kKilo, 100 * kKilo},    // RTX 4090
     {90, 132, 2048, 32, 227 * kKilo, 228 * kKilo},   // H100
     {100, 148, 2048, 32, 227 * kKilo, 228 * kKilo},  // B200
+    {110, 20, 1536, 24, 227 * kKilo, 228 * kKilo},   // Thor
     {120, 170, 1536, 24, 99 * kKilo, 100 * kKilo},   // RTX 5090
 };
 int g_device = 5;

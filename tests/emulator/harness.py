@@ -35,7 +35,7 @@ class Kernels:
         return self._changed(seeds=seeds)
 
     def on(self, architecture: int) -> Kernels:
-        """The same on a card of this compute capability: 75, 80, 86, 87, 89, 90, 100 or 120."""
+        """The same on a card of this compute capability: 75, 80, 86, 87, 89, 90, 100, 110 or 120."""
         return self._changed(architecture=architecture)
 
     def with_last_blocks(self, count: int) -> Kernels:

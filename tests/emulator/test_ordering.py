@@ -15,7 +15,7 @@ INPUT = np.arange(1, 321, dtype=np.int32)
 INVALID_VALUE = 1  # cudaErrorInvalidValue
 KILO = 1024
 # What a block may have, of the CUDA C++ Programming Guide.
-LIMITS = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 120: 99}
+LIMITS = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 110: 227, 120: 99}
 
 
 @pytest.fixture(scope="module", params=["plain", "checked"])
