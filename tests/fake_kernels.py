@@ -9,9 +9,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 
+def _number(size, like: int) -> int:
+    """A size; a symbol of the sizes of the inputs is the number it stands for here, and what depends on the
+    data, which a fake kernel cannot know, is ``like``."""
+    if isinstance(size, int):
+        return size
+    return size.node.hint if size.node.has_hint() else like
+
+
 def _numbers(sizes, like):
-    """Sizes as a tuple; what depends on the data, which a fake kernel cannot know, is that of ``like``."""
-    return tuple(size if isinstance(size, int) else other for size, other in zip(sizes, like, strict=True))
+    return tuple(map(_number, sizes, like))
 
 
 def _assert_same_layout(name: str, fake, real) -> None:

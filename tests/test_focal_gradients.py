@@ -82,6 +82,24 @@ def test_an_image_without_a_scale_has_zeros(form):
 
 
 @pytest.mark.parametrize("form", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("layout", ["bpc", "bcp"])
+def test_an_ignored_row_has_zeros_whatever_it_holds(form, layout):
+    config = FocalConfig(form=form, layout=layout, ignore_label=-1)
+    conf, target = torch.randn(1, 40, 20), torch.randint(0, 20, (1, 40))
+    conf[0, 7, 3], conf[0, 9], target[0, [7, 9, 39]] = torch.nan, torch.inf, -1
+    if layout == "bcp":
+        conf = conf.transpose(1, 2).contiguous()
+    loc = torch.zeros(1, 40, 4) if layout == "bpc" else torch.zeros(1, 4, 40)
+    loc, conf = loc.requires_grad_(), conf.requires_grad_()
+    with Backwards() as backwards:
+        losses = ops.focal_loss_on_targets(loc, conf, torch.zeros_like(loc), target, config)
+        d_conf = torch.autograd.grad(losses.localization + losses.classification, (loc, conf))[1]
+    rows = d_conf if layout == "bpc" else d_conf.transpose(1, 2)
+    assert backwards.count == 0 and rows.isfinite().all()
+    assert (rows[0, [7, 9, 39]] == 0).all() and rows[0, 8].all()
+
+
+@pytest.mark.parametrize("form", ["sigmoid", "softmax"])
 def test_other_factors_are_the_backwards(form):
     case = case_of(FocalConfig(form=form))
     for factors in ((2.0, 1.0), (1.0, 0.5)):

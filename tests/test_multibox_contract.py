@@ -314,6 +314,11 @@ BAD = ops.GroundTruth.from_list([torch.tensor([[0.0, 0, 1, 1]])], [torch.tensor(
             "codes must be int32, got float32",
         ),
         (
+            lambda: ops.multibox_loss(LOC, CONF, GT, PRIORS, codes=torch.zeros(2, 3, dtype=torch.int32)),
+            ValueError,
+            r"codes must have shape \[1, 3\], got \[2, 3\]",
+        ),
+        (
             lambda: ops.multibox_loss(LOC, CONF, GT, PRIORS.clone().requires_grad_()),
             ValueError,
             "priors must not require a gradient",

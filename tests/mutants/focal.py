@@ -72,10 +72,9 @@ FOCAL = [
         Mutant("focal", f"gradients of the forward: {what}", old, new, f"{_FORWARD} -k '{only}'")
         for what, old, new, only in (
             ("without the scale", "load_pack<V>(factors + i) * «(V{} + scale)»", "one", "bits"),
-            ("a row of a nan", "return «own == V{}» ? V{} : (plain", "own != own", "bits or scale"),
+            ("a row of a nan", "return «own == V{}» ? V{} : (plain", "own != own", "ignored"),
             ("only the background is a label", "«!plain» && r < there", "false", "bits"),
             ("other labels are the background", "«plain» && c == background", "true", "bits"),
-            ("a tile's last rows are alike", "return «i + N <= count» &&", "true", "sizes"),
             ("the last square is the first", "first = «std::min(c, classes - N)»", "0", "sizes"),
             ("rows side by side: the next image's", "«gradients + begin + i»", "gradients + i", "sizes"),
             ("sigmoid: labels without the scale", "x, begin, end, «scale», slopes)", "T(1)", "bits"),
