@@ -149,6 +149,20 @@ def test_slices_that_overflow_stay_exact():
         assert found[4].item() == 40
 
 
+@pytest.mark.parametrize("others", [40, 4000])
+def test_a_slice_that_overflows_among_others(others):
+    """The best candidates are all of one slice, which drops most of them: others wait for what it dropped."""
+    scores = torch.zeros(180, 40)
+    scores[:60] = 0.2 + 0.8 * torch.rand(60, 40)
+    scores.view(-1)[2400 + torch.randperm(4800)[:others]] = 0.1 + 0.7 * torch.rand(others)
+    conf = torch.cat([torch.zeros(180, 1), scores], 1)[None]
+    x = 2.0 * torch.arange(180)
+    apart = torch.stack([x, 0 * x, 0 * x + 1, 0 * x + 1], 1)
+    for rows in (1500, 2400):
+        config = DetectConfig(scores="given", score_threshold=0.05, detections_per_image=rows, top_k=None)
+        check(torch.zeros(1, 180, 4), conf, apart, config, seeds=(0,))
+
+
 @pytest.mark.parametrize("num_priors, dtype", [(1090, torch.float16), (2100, torch.float32)])
 def test_tiles_of_many_rows(num_priors, dtype):
     """A small card divides six images into eight slices each: tiles of 18 and of 33 rows, a lane a row."""

@@ -193,6 +193,38 @@ def test_adversarial_scenes(emulated, boxes):
         same(emulated.with_seeds(0, 2), boxes, scores, threshold, panels=SMALL)
 
 
+def test_boxes_out_of_range_remove_those_in_it(emulated):
+    """Areas on both sides of what the grid takes, in a later panel: the box in range has no other remover."""
+    others = scene(200)
+    large = torch.finfo(torch.float32).max / 16
+    small = torch.finfo(torch.float32).tiny * 2**20
+    pairs = []
+    for y in range(8):
+        for area in (1.02, 0.98):
+            pairs.append([0.0, 4.0 * y, large * area, 4.0 * y + 1])
+    side = small**0.5
+    pairs += [[0.0, 0.0, side * 0.98, side * 0.98], [0.0, 0.0, side * 1.04, side * 1.04]]
+    boxes, scores = torch.cat([others, torch.tensor(pairs)]), torch.arange(218.0, 0.0, -1.0)
+    kept = same(emulated.with_seeds(0, 2), boxes, scores, 0.5, panels=SMALL)
+    assert kept == 9 + len(reference.nms.nms(others, scores[:200], 0.5))
+
+
+def test_the_first_cell_of_every_row_is_searched(emulated):
+    """Flat boxes, each with its only remover at the left end of its last row of cells: the row of a cell is a
+    product with a rounded 1 / width, which for 41, 47, 55 and 61 cells is a little too small."""
+    widths = torch.arange(36.0, 126.0, 0.6)
+    n = len(widths)
+    y = 50.0 * torch.arange(n)
+    flat = torch.stack([0 * y, y, widths, y + 0.5], 1)
+    removers = torch.stack([0 * y - 1.3, y, 0 * y + 0.1, y + 0.5], 1)
+    boxes = torch.cat([scene(2000) + 2e4, removers, flat])
+    scores = torch.arange(len(boxes) * 1.0, 0.0, -1.0)
+    panels = {**SMALL, "growth": 64}
+    keep, count = run(emulated.with_seeds(0, 2), boxes, scores, 1e-4, panels=panels)
+    assert torch.equal(keep[:count], reference.nms.nms(boxes, scores, 1e-4))
+    assert keep[:count].max() == 2000 + n - 1  # every flat box is removed
+
+
 def test_more_suppressors_than_a_list_holds(emulated):
     """Stripes that overlap 40 others each, in every order: lists are cut and searched again."""
     n = 300

@@ -41,7 +41,7 @@ NMS = rows_of(
         "odd boxes are not asked",
         "by_rank(valid && «j >= begin && j < end», j)",
         "false",
-        "adversarial",
+        "out_of_range",
     ),
     (
         "a search leaves out the lowest level",
@@ -64,7 +64,7 @@ NMS = rows_of(
         "a cell is of the row before",
         "static_cast<float>(in_level) + «0.5f»",
         "0.0f",
-        "adversarial or several",
+        "first_cell",
     ),
     (
         "the second bin of a lane begins where the first does",
@@ -85,12 +85,6 @@ NMS = rows_of(
         "list_holds",
     ),
     ("a list that was cut counts as whole", "found.more || «found.count > kNmsList»;", "false", "list_holds"),
-    (
-        "a box of an earlier panel counts as a suppressor",
-        "valid && «j >= begin» && j < query.rank",
-        "true",
-        "several",
-    ),
     ("a later box counts as a suppressor", "j >= begin && «j < query.rank» &&", "true", "several"),
     ("a kept box is not filed", "if («args.plan.bins == 0» || args.homes[p] < 0) return;", "true", "several"),
     (
@@ -143,7 +137,7 @@ NMS = rows_of(
         "",
         "merges",
     ),
-    ("merge: tiles of the next group are counted", "(lane + 1) * share), «tiles»)", "tiles + 1", "merges"),
+    ("merge: the last tile is not counted", "(lane + 1) * share), «tiles»)", "tiles - 1", "merges"),
     (
         "tile: equal keys in any order",
         "item = static_cast<Item>(key) << 32 | «static_cast<uint32_t>(i)»",
