@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -32,6 +32,7 @@ __all__ = ["main", "run_demo"]
 IMAGE_SIZE = (240, 320)
 STEPS = 430  # of 8 images
 BATCH = 8
+Amp = Literal["none", "bf16", "fp16"]
 
 
 def epochs_for(images: int, steps: int = STEPS) -> int:
@@ -45,7 +46,7 @@ def run_demo(
     *,
     epochs: int | None = None,
     seed: int = 0,
-    amp: str = "none",
+    amp: Amp = "none",
     **options: Any,
 ) -> dict[str, Any]:
     """Train, evaluate, draw and time; returns what ``results.json`` holds.
@@ -102,9 +103,7 @@ def run_demo(
     return results
 
 
-def _train(
-    dataset: DetectionDataset, out: Path, epochs: int, seed: int, amp: str
-) -> tuple[Trainer, float]:
+def _train(dataset: DetectionDataset, out: Path, epochs: int, seed: int, amp: Amp) -> tuple[Trainer, float]:
     # The built-in shapes stand upright in the test split too; photographs of the demo may not.
     augment = "flip" if isinstance(dataset, ShapesDataset) else "flips"
     config = TrainConfig(epochs=epochs, batch_size=BATCH, seed=seed, augment=augment, amp=amp)
@@ -167,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", default="runs/demo", help="folder to write to (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="default: about 430 steps")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--amp", default="none", choices=("none", "bf16", "fp16"), help="default: %(default)s")
+    parser.add_argument("--amp", default="none", choices=get_args(Amp), help="default: %(default)s")
     given = parser.parse_args(arguments)
     run_demo(given.data, given.out, epochs=given.epochs, seed=given.seed, amp=given.amp)
 
