@@ -140,6 +140,10 @@ def emulated(family: str) -> bool:
     return (ROOT / f"tests/emulator/bind_{family}.cpp").exists()
 
 
+def runs_emulated(mutant) -> bool:
+    return "tests/test_emulated_" in mutant.tests
+
+
 def passes(number: int, tests: str, variant: str) -> bool:
     """Whether the tests pass with a fault, in a process of their own, which may die of it. ``variant``: how
     the emulated kernels are compiled."""
@@ -208,7 +212,7 @@ def inside(families: list[str]) -> int:
     chosen = [(n, m) for n, m in enumerate(MUTANTS, 1) if not families or m.family in families]
     caught: set[int] = set()
     for variant in ("plain", "checked"):
-        left = [(n, m) for n, m in chosen if n not in caught and (variant == "plain" or emulated(m.family))]
+        left = [(n, m) for n, m in chosen if n not in caught and (variant == "plain" or runs_emulated(m))]
         for tests in selections([m.tests for _, m in left]):
             caught |= planted(
                 [one for one in left if files_of(one[1].tests) == files_of(tests)], tests, variant
