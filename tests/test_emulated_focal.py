@@ -63,6 +63,16 @@ def test_batches(form, counts, width):
         check(*batch_of(config, counts, width), config, seeds=(0,))
 
 
+def test_certain_rows():
+    """Softmax shares of 1 and 0: a loss of 0, a factor of 0, no 0 / 0."""
+    for gamma in (0.0, 0.5, 2.0):
+        config = FocalConfig(form="softmax", gamma=gamma)
+        loc, conf, gt, priors = batch_of(config, (2, 0, 1), 64, 5)
+        conf[:, ::2, 0] += 100
+        conf[:, 1::4, 3] += 100
+        check(loc, conf, gt, priors, config, seeds=(0,))
+
+
 @settings(max_examples=fuzz_examples(6), deadline=None)
 @given(
     seed=st.integers(0, 2**31),

@@ -26,7 +26,7 @@ FOCAL = [
             "options",
         ),
         ("softmax: the factor forgets 1", "Ops::mul(V{} + term.gamma, p), ratio), «one»)", "V{}", "options"),
-        ("softmax: 0 / 0", "const V ratio = «q > V{}» ?", "q >= V{}", "fuzz"),
+        ("softmax: 0 / 0", "const V ratio = «q > V{}» ?", "q >= V{}", "certain"),
         (
             "a chunk begins a number late",
             "first = chunk * kFocalChunk + «threadIdx.x % 32»",

@@ -51,6 +51,7 @@ void loc_gradients(const FocalBatch<S>& batch, const acc_t<S>* scales, acc_t<S> 
   const T beta = static_cast<T>(batch.rule.loss.beta);
   parallel_grains(batch.images * batch.width, kTileRows, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
+      if (batch.targets.codes != nullptr && batch.targets.codes[i] < 0) continue;  // nearly all
       const int64_t image = i / batch.width, p = i % batch.width;
       const T scale = scales[image];
       if (scale == T(0) || !is_localized(batch.targets.row(image, p, batch.rule.label).kind)) {
