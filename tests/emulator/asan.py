@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from emulator.build import ROOT, TESTS, compiler
+from emulator.build import ROOT, compiler, suite
 
 # Tests by name: sizes about a block's, tensors that begin and end anywhere, memory that just fits.
 SHARE = "sizes or edges or anywhere or ends_before or just_fit or long_rows or launch_takes or repeat or "
@@ -32,7 +32,7 @@ def library(name: str) -> str:
 def main() -> int:
     tests = ["-k", SHARE] if sys.argv[1:] == ["--share"] else sys.argv[1:]
     if not any(re.search(r"\.py\b", argument) for argument in tests):
-        tests = [*map(str, sorted(TESTS.glob("test_emulated_*.py"))), *tests]
+        tests = [*suite(), *tests]
     environment = {
         **os.environ,
         "SSD_EMULATOR_VARIANT": "asan",

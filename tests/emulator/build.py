@@ -156,6 +156,12 @@ def families() -> list[str]:
     return sorted(path.stem.removeprefix("bind_") for path in HERE.glob("bind_*.cpp"))
 
 
+def suite() -> list[str]:
+    """The files of the tests that run emulated kernels."""
+    texts = {path: path.read_text() for path in sorted(TESTS.glob("test_*.py"))}
+    return [str(p) for p, text in texts.items() if "emulator.harness" in text and "kernels(" in text]
+
+
 def build(family: str, variant: str | None = None) -> Path:
     """The path of the module of bind_<family>.cpp, built if need be."""
     variant = variant or default_variant()

@@ -1,6 +1,6 @@
 """Which lines of the kernels the emulated suite takes: runs it instrumented by gcov and prints a table.
 
-    python tests/emulator/coverage.py [--fail-under 95] [family ...]
+    python tests/emulator/coverage.py [--fail-under 95] [family ...]   # whose table is wanted
 
 Exits non-zero when a family is under the bound. Lines are those of csrc/*/cuda/*.cuh that g++ made code for.
 """
@@ -26,15 +26,17 @@ def families() -> list[str]:
     return [f for f in build.families() if (TESTS / f"test_emulated_{f}.py").exists()]
 
 
-def run_suite(names: list[str]) -> int:
-    """Runs the tests of the families with instrumented kernels; pytest's exit code."""
+def run_suite() -> int:
+    """Runs the emulated suite with instrumented kernels; pytest's exit code."""
     folder = cache_folder() / "coverage"
     for stale in folder.glob("*.gcda"):
         stale.unlink()
-    tests = [str(TESTS / f"test_emulated_{name}.py") for name in names]
+    cores = ["-n", str(min(8, os.cpu_count() or 1))]
     environment = {**os.environ, "SSD_EMULATOR_VARIANT": "coverage"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run([sys.executable, "-m", "pytest", *tests], cwd=ROOT, env=environment).returncode
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *cores, *build.suite()], cwd=ROOT, env=environment
+    ).returncode
 
 
 def line_counts(names: list[str]) -> dict[str, dict[int, int]]:
@@ -75,7 +77,7 @@ def main() -> None:
     parser.add_argument("--fail-under", type=float, default=95.0, metavar="PERCENT")
     options = parser.parse_args()
     names = options.family or families()
-    if run_suite(names):
+    if run_suite():
         sys.exit("coverage: the suite fails")
     if not report(line_counts(names), options.fail_under):
         sys.exit(f"coverage: a file is under {options.fail_under:g}%")
