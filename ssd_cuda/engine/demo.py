@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -24,6 +24,7 @@ from .draw import save_grid, save_loss_curve
 from .evaluate import evaluate
 from .op_costs import costs_table, measure_op_costs
 from .outputs import check_folder, write_text
+from .recipe import Amp
 from .report import without_nan
 from .train import TrainConfig, Trainer, train
 
@@ -32,7 +33,6 @@ __all__ = ["main", "run_demo"]
 IMAGE_SIZE = (240, 320)
 STEPS = 430  # of 8 images
 BATCH = 8
-Amp = Literal["none", "bf16", "fp16"]
 
 
 def epochs_for(images: int, steps: int = STEPS) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..config import MultiBoxConfig, check_choice, check_flag, check_integer, check_range
 from ..data.transforms import PRESETS
@@ -36,10 +36,11 @@ _RATES: dict[str, tuple[float, float]] = {
     "average_decay": (0, 1),
 }
 _OPTIONAL = ("steps", "warmup_start", "clip_norm")
+Amp = Literal["none", "bf16", "fp16"]
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "steps", "constant"),
-    "amp": ("none", "bf16", "fp16"),
+    "amp": get_args(Amp),
     "augment": PRESETS,
 }
 
@@ -108,7 +109,7 @@ class TrainConfig:
     warmup_start: float | None = None
     clip_norm: float | None = 5.0
     average_decay: float = 0.99
-    amp: Literal["none", "bf16", "fp16"] = "none"
+    amp: Amp = "none"
     sync_batchnorm: bool = False
     augment: str = "flips"
     seed: int = 0

@@ -13,8 +13,8 @@ namespace emulator {
 namespace {
 
 constexpr std::size_t kHostStack = 8u << 20;
-constexpr std::size_t kHostFrames =
-    8u << 10;  // where the launch's own frames lie, with the kernel's arguments
+// Where the launch's own frames lie, with the kernel's arguments.
+constexpr std::size_t kHostFrames = 8u << 10;
 
 // In order of address. Never destroyed: buffers may outlive other objects at exit.
 auto& g_regions = *new std::vector<std::unique_ptr<Region>>;

@@ -6,7 +6,6 @@
 Python itself is not built so: the runtime is preloaded. A defect ends the process with its report.
 """
 
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from emulator.build import ROOT, compiler, suite
+from emulator.build import compiler, run_suite, suite
 
 # Tests by name: sizes about a block's, tensors that begin and end anywhere, memory that just fits.
 SHARE = "sizes or edges or anywhere or ends_before or just_fit or long_rows or launch_takes or repeat or "
@@ -33,17 +32,9 @@ def main() -> int:
     tests = ["-k", SHARE] if sys.argv[1:] == ["--share"] else sys.argv[1:]
     if not any(re.search(r"\.py\b", argument) for argument in tests):
         tests = [*suite(), *tests]
-    environment = {
-        **os.environ,
-        "SSD_EMULATOR_VARIANT": "asan",
-        # libstdc++ too: the runtime must see it to catch what it throws.
-        "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so')}",
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
-    cores = ["-n", str(min(8, os.cpu_count() or 1))]
-    command = [sys.executable, "-m", "pytest", *cores, *tests]
-    return subprocess.run(command, cwd=ROOT, env=environment).returncode
+    # libstdc++ too: the runtime must see it to catch what it throws.
+    preload = f"{library('libasan.so')} {library('libstdc++.so')}"
+    return run_suite("asan", tests, LD_PRELOAD=preload, ASAN_OPTIONS="detect_leaks=0")
 
 
 if __name__ == "__main__":

@@ -156,10 +156,20 @@ def families() -> list[str]:
     return sorted(path.stem.removeprefix("bind_") for path in HERE.glob("bind_*.cpp"))
 
 
+@functools.cache
 def suite() -> list[str]:
     """The files of the tests that run emulated kernels."""
     texts = {path: path.read_text() for path in sorted(TESTS.glob("test_*.py"))}
     return [str(p) for p, text in texts.items() if "emulator.harness" in text and "kernels(" in text]
+
+
+def run_suite(variant: str, arguments: list[str], **more: str) -> int:
+    """pytest on all cores, with kernels of a variant and more environment; its exit code."""
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "SSD_EMULATOR_VARIANT": variant, "PYTHONPATH": paths, **more}
+    cores = ["-n", str(min(8, os.cpu_count() or 1))]
+    command = [sys.executable, "-m", "pytest", *cores, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 def build(family: str, variant: str | None = None) -> Path:

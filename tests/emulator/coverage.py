@@ -31,12 +31,7 @@ def run_suite() -> int:
     folder = cache_folder() / "coverage"
     for stale in folder.glob("*.gcda"):
         stale.unlink()
-    cores = ["-n", str(min(8, os.cpu_count() or 1))]
-    environment = {**os.environ, "SSD_EMULATOR_VARIANT": "coverage"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *cores, *build.suite()], cwd=ROOT, env=environment
-    ).returncode
+    return build.run_suite("coverage", build.suite())
 
 
 def line_counts(names: list[str]) -> dict[str, dict[int, int]]:

@@ -32,9 +32,9 @@ struct SoftmaxTile {
     return i + N <= count && std::memcmp(columns + i, expected, sizeof expected) == 0;
   }
 
-  // From here on V holds rows i and after.
+  // From here on V holds rows i and after. Whether they are all_background.
   template <typename V>
-  SSD_SIMD_BODY void finish(int64_t i) {
+  SSD_SIMD_BODY bool finish(int64_t i) {
     constexpr int kLanes = kLanesOf<V>;
     const bool plain = all_background<kLanes>(i);
     V alpha = V{} + term.alpha(false);
@@ -52,16 +52,16 @@ struct SoftmaxTile {
     for (int64_t r = i; !plain && r < std::min(count, i + kLanes); ++r) {
       if (columns[r] == kIgnoredColumn) rows.losses[r] = factors[r] = 0;
     }
+    return plain;
   }
 
-  // exps: exp(x - largest) as columns. The operations of softmax_row_gradient.
+  // exps: exp(x - largest) as columns; plain: as finish told. The operations of softmax_row_gradient.
   template <int N>
-  SSD_SIMD_BODY void write_gradients(int64_t i, const Pack<float, N>* exps) {
+  SSD_SIMD_BODY void write_gradients(int64_t i, const Pack<float, N>* exps, bool plain) {
     using V = Pack<float, N>;
     const int64_t classes = conf.logits.num_classes, there = std::min<int64_t>(N, count - i);
     const V one = V{} + 1.0f, inverse = one / load_pack<V>(sums + i);
     const V own = load_pack<V>(factors + i) * (V{} + scale);
-    const bool plain = all_background<N>(i);
     const auto at = [&](int64_t c) SSD_SIMD_BODY {
       const V share = exps[c] * inverse;
       return own == V{} ? V{} : (plain && c == background ? share - one : share) * own;
@@ -118,8 +118,8 @@ struct SoftmaxTile {
       store_pack(tile->sums + i, sum);
       if constexpr (std::is_same_v<S, float>) {
         if (!keeps) return;
-        tile->template finish<Pack<float, N>>(i);
-        tile->template write_gradients<N>(i, exps);
+        const bool plain = tile->template finish<Pack<float, N>>(i);
+        tile->template write_gradients<N>(i, exps, plain);
       }
     }
   };
