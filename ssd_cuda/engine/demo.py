@@ -56,7 +56,7 @@ def run_demo(
         out: the folder to write to.
         epochs: None: as many as make about 430 steps.
         seed: of weights, order and augmentation.
-        amp: precision of the convolutions, ``"none"``, ``"bf16"`` or ``"fp16"`` (fp16: on a card).
+        amp: precision of the convolutions, ``"none"``, ``"bf16"`` or ``"fp16"``.
         options: passed on to :func:`ssd_cuda.data.open_dataset`.
     """
     out = Path(out)
