@@ -1,7 +1,6 @@
 // The nms and the detect family.
 #include "detect/cpu/cpu_detect.h"
-#include "nms/cpu/nms_sort.h"
-#include "nms/cpu/nms_sweep.h"
+#include "nms/cpu/nms_stripes.h"
 #include "selftest.h"
 
 namespace selftest {
@@ -20,14 +19,17 @@ void nms_of(const char* kind, int64_t count, int64_t odd_every, double pixel) {
   const std::vector<S> scores = numbers<S>(42, count, 1, 30);
   std::vector<int64_t> classes;
   for (int64_t i = 0; i < count; ++i) classes.push_back(i % 3);
-  std::vector<uint32_t> order(count);
-  nms::score_order<T>(scores.data(), count, order.data());
-  const auto rule = suppress_rule<T>(0.5, false, 0, pixel);
-  for (threads = 1; threads <= 2; ++threads) {  // one by one, and in panels
+  std::vector<decltype(nms::rank_key(S{}))> keys;
+  for (S score : scores) keys.push_back(nms::rank_key(score));
+  const nms::Boxes<T> all(flat.data(), classes.data(), count,
+                          suppress_rule<T>(0.5, false, 0, pixel));
+  for (threads = 1; threads <= 3; ++threads) {  // whole, and in stripes
     std::vector<int64_t> keep;
-    nms::Sweep<T>(flat.data(), classes.data(), count, order.data(), rule, 4096)
-        .run(std::numeric_limits<int64_t>::max(), keep);
-    report((std::string("nms_") + kind).c_str(), kTypeName<S>, Hash().add(order).add(keep));
+    nms::kept_indices(all, keys, std::numeric_limits<int64_t>::max(), [&](int64_t kept) {
+      keep.resize(kept);
+      return keep.data();
+    });
+    report((std::string("nms_") + kind).c_str(), kTypeName<S>, Hash().add(keys).add(keep));
   }
   threads = 1;
 }
@@ -78,7 +80,7 @@ void nms_all() {
   nms_of<S>("few", 90, 12, 0);
   nms_of<S>("grid", 3000, 40, 0);
   nms_of<S>("pixels", 1500, 40, 1);
-  nms_of<S>("panels", 9000, 0, 0);
+  nms_of<S>("stripes", 9000, 0, 0);
 }
 
 template <typename S>

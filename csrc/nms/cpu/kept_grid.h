@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "common/cpu/parallel.h"
 #include "nms/nms_grid.h"
 #include "nms_kept.h"
 
@@ -24,23 +23,17 @@ class Grid {
     uint64_t size = 64;
     while (size < static_cast<uint64_t>(n)) size *= 2;
     mask_ = size - 1;
-    bits_ = __builtin_ctzll(size);
     buckets_.assign(size, Bucket{0, 0});
     home_.resize(n);
     level_.resize(n);
     kept_at_level_.assign(kLevels, 0);
-    parallel_grains(n, 2048, [&](int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) {
-        if (kinds[k] != Kind::kNormal) continue;
-        const Shape s = grid_.shape(candidates[k].box);
-        home_[k] = bucket(grid_.home_hash(s, candidates[k].cls));
-        level_[k] = static_cast<int16_t>(s.level);
-      }
-    });
     for (int64_t k = 0; k < n; ++k) {
       if (kinds[k] != Kind::kNormal) continue;
+      const Shape s = grid_.shape(candidates[k].box);
+      home_[k] = bucket(grid_.home_hash(s, candidates[k].cls));
+      level_[k] = static_cast<int16_t>(s.level);
       ++buckets_[home_[k]].end;
-      lowest_ = std::min<int>(lowest_, level_[k]), highest_ = std::max<int>(highest_, level_[k]);
+      lowest_ = std::min(lowest_, s.level), highest_ = std::max(highest_, s.level);
     }
     uint32_t total = 0;
     for (Bucket& b : buckets_) {
@@ -53,28 +46,9 @@ class Grid {
 
   // Candidate k of build() is kept, or may be.
   void insert(int64_t k, const Candidate<T>& candidate) {
-    place(k, candidate);
-    count(k, 1);
-  }
-
-  // Parts of the buckets: part(k) is below `parts`, and place and displace of candidates of two parts may run at once.
-  uint32_t part(int64_t k, int64_t parts) const {
-    return static_cast<uint32_t>((static_cast<uint64_t>(home_[k]) * parts) >> bits_);
-  }
-  void place(int64_t k, const Candidate<T>& candidate) {
     slots_.set(buckets_[home_[k]].end++, candidate, k);
+    ++kept_at_level_[level_[k] + kLevels / 2];
   }
-  // Takes a candidate out again. Few steps where the last that was placed goes first.
-  void displace(int64_t k, const Candidate<T>* candidates) {
-    Bucket& b = buckets_[home_[k]];
-    uint32_t slot = --b.end;
-    const auto last = slots_.ranks[slot];
-    while (slots_.ranks[slot] != k) --slot;
-    slots_.set(slot, candidates[last], last);
-    slots_.clear(b.end);
-  }
-  // To be told of every candidate that is placed (1) or displaced (-1), by one thread.
-  void count(int64_t k, int by) { kept_at_level_[level_[k] + kLevels / 2] += by; }
 
   // Shows the look every box of the grid that removes q, and perhaps others; all: the list of every box of the grid, for
   // boxes whose reach covers too many cells.
@@ -84,7 +58,7 @@ class Grid {
     const int low = std::max(lowest_, grid_.lowest_level(s));
     const int high = std::min(highest_, grid_.highest_level(s));
     if (kept_at_level_[s.level + kLevels / 2]) search_level<V>(q, s, s.level, all, look);
-    for (int level = low; level <= high && !look.done(); ++level) {
+    for (int level = low; level <= high && !look.removed(); ++level) {
       if (level == s.level || !kept_at_level_[level + kLevels / 2]) continue;
       search_level<V>(q, s, level, all, look);
     }
@@ -117,7 +91,6 @@ class Grid {
   SuppressRule<T> rule_;
   GridRule<T> grid_;
   uint64_t mask_ = 0;  // of the number of buckets, 2^bits_
-  int bits_ = 0;
   std::vector<Bucket> buckets_;
   std::vector<uint32_t> home_;  // bucket of each candidate
   std::vector<int16_t> level_;

@@ -33,7 +33,7 @@ template <typename T>
 struct KeptList {
   std::unique_ptr<T[]> numbers;
   std::unique_ptr<LaneInt<T>[]> classes;
-  std::unique_ptr<LaneInt<T>[]> ranks;  // places in score order
+  std::unique_ptr<uint32_t[]> ranks;  // places in score order
   T *x1, *y1, *x2, *y2, *area;
   int64_t size = 0;
 
@@ -41,29 +41,44 @@ struct KeptList {
     n += kPad;
     numbers.reset(new T[5 * n]);
     classes.reset(new LaneInt<T>[n]);
-    ranks.reset(new LaneInt<T>[n]());  // a free slot's is subtracted from as well
+    ranks.reset(new uint32_t[n]);
     x1 = numbers.get(), y1 = x1 + n, x2 = y1 + n, y2 = x2 + n, area = y2 + n;
     for (int64_t i = 0; i < n; ++i) area[i] = std::numeric_limits<T>::quiet_NaN();
   }
   void set(int64_t slot, const Candidate<T>& c, int64_t rank) {
     x1[slot] = c.box.x, y1[slot] = c.box.y, x2[slot] = c.box.z, y2[slot] = c.box.w;
-    area[slot] = c.area, classes[slot] = c.cls, ranks[slot] = static_cast<LaneInt<T>>(rank);
+    area[slot] = c.area, classes[slot] = c.cls, ranks[slot] = static_cast<uint32_t>(rank);
   }
-  void clear(int64_t slot) { area[slot] = std::numeric_limits<T>::quiet_NaN(); }
   void push(const Candidate<T>& c, int64_t rank) { set(size++, c, rank); }
 };
 
-// What a search wants to know is a Look: at(list, slot, bits) gets boxes that remove the one under test, done() says that it
-// knows enough. before: where kRanked, only boxes of lower ranks count. This one: whether there is any.
+// What a search wants to know is a Look: at(list, slot, bits) gets boxes that remove the one under test, removed() says that
+// one of them surely stays, which is all it wants to know; doubted(): one of them may stay. This one, where all boxes of the
+// list are kept: whether there is any.
 struct AnyRemover {
-  static constexpr bool kRanked = false;
-  uint32_t before = 0, found = 0;
+  uint32_t found = 0;
 
   template <typename T>
   SSD_SIMD_BODY void at(const KeptList<T>&, int64_t, uint32_t bits) {
     found |= bits;
   }
-  SSD_SIMD_BODY bool done() const { return found != 0; }
+  SSD_SIMD_BODY bool removed() const { return found != 0; }
+  SSD_SIMD_BODY static constexpr bool doubted() { return false; }
+};
+
+// Where it is open of some boxes of the list whether they stay.
+struct OpenRemover {
+  const uint8_t* open;  // by rank
+  bool sure = false, perhaps = false;
+
+  template <typename T>
+  SSD_SIMD_BODY void at(const KeptList<T>& list, int64_t slot, uint32_t bits) {
+    for (; bits != 0; bits &= bits - 1) {
+      (open[list.ranks[slot + __builtin_ctz(bits)]] ? perhaps : sure) = true;
+    }
+  }
+  SSD_SIMD_BODY bool removed() const { return sure; }
+  SSD_SIMD_BODY bool doubted() const { return perhaps; }
 };
 
 // Shows the look which of list[slot, slot + lanes) remove q. Boxes that do not count get area NaN: g++ makes scalar code of
@@ -76,12 +91,8 @@ SSD_SIMD_BODY inline void look_at(const KeptList<T>& list, int64_t slot, const C
   const Vec4<V> kept{load_pack<V>(list.x1 + slot), load_pack<V>(list.y1 + slot),
                      load_pack<V>(list.x2 + slot), load_pack<V>(list.y2 + slot)};
   const M classes = load_pack<M>(list.classes.get() + slot), own = M{} + q.cls;
-  V area =
+  const V area =
       classes == own ? load_pack<V>(list.area + slot) : zero + std::numeric_limits<T>::quiet_NaN();
-  if constexpr (Look::kRanked) {  // all bits set are a NaN
-    const M above = load_pack<M>(list.ranks.get() + slot) - static_cast<LaneInt<T>>(look.before);
-    area = bit_copy<V>(bit_copy<M>(area) | ~(above >> (8 * sizeof(T) - 1)));
-  }
   const V value = iou(kept, area, every_lane<V>(q.box), zero + q.area, zero + rule.eps,
                       zero + rule.pixel_offset);
   const V threshold = zero + rule.threshold;
@@ -94,7 +105,7 @@ template <typename V, typename T, typename Look>
 SSD_SIMD_BODY inline void look_through(const KeptList<T>& list, const Candidate<T>& q,
                                        const SuppressRule<T>& rule, Look& look) {
   constexpr int64_t kLanes = kLanesOf<V>, kStep = 4 * kLanes;
-  for (int64_t slot = 0; slot < list.size && !look.done(); slot += kStep) {
+  for (int64_t slot = 0; slot < list.size && !look.removed(); slot += kStep) {
     for (int64_t s = slot; s < slot + kStep && s < list.size; s += kLanes) {
       look_at<V>(list, s, q, rule, look);
     }

@@ -15,8 +15,15 @@ template <typename Key>
 struct Ranked {
   Key key;  // ~ordered_key: ascending
   uint32_t index;
-  bool operator<(const Ranked& other) const {
-    return key != other.key ? key < other.key : index < other.index;
+  bool operator<(const Ranked& other) const { return place() < other.place(); }
+
+ private:
+  auto place() const {
+    if constexpr (sizeof(Key) == 4) {
+      return uint64_t{key} << 32 | index;
+    } else {
+      return std::pair(key, index);
+    }
   }
 };
 
@@ -46,21 +53,21 @@ inline void radix_sort(std::vector<Ranked<Key>>& items) {
   }
 }
 
-// order[k] = index of the box that comes k-th. Score: the storage type; Wide: float or double.
-template <typename Wide, typename Score>
-inline void score_order(const Score* scores, int64_t n, uint32_t* order) {
-  using Key = decltype(ordered_key(Wide{}));
-  std::vector<Ranked<Key>> items(n);
-  for (int64_t i = 0; i < n; ++i) {
-    items[i] = {static_cast<Key>(~ordered_key(static_cast<Wide>(scores[i]))),
-                static_cast<uint32_t>(i)};
-  }
-  if (n < kRadixFrom) {
+// Sorts items that come in the order of their indices.
+template <typename Key>
+inline void sort_ranked(std::vector<Ranked<Key>>& items) {
+  if (static_cast<int64_t>(items.size()) < kRadixFrom) {
     std::sort(items.begin(), items.end());
   } else {
     radix_sort(items);
   }
-  for (int64_t k = 0; k < n; ++k) order[k] = items[k].index;
+}
+
+// The key of a score of a storage type, by which boxes come in ascending order.
+template <typename Score>
+inline auto rank_key(Score score) {
+  const auto key = ordered_key(static_cast<acc_t<Score>>(score));
+  return static_cast<decltype(key)>(~key);
 }
 
 }  // namespace nms
