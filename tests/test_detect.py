@@ -157,6 +157,32 @@ def test_what_a_cut_left_out_is_looked_at(device, candidates):
     assert check(loc, conf.to(device), priors.to(device), config).counts.item() == 200
 
 
+@pytest.mark.parametrize("best", [0, 3, 4])
+def test_more_candidates_than_a_sample_lets_in(device, best):
+    """One slice of 1,024 priors has the best of all, whose better half suppress each other: the rows are for
+    those that the sample of that slice, and of no other, leaves for later on the CPU."""
+    num_priors = 5 * 1024
+    first, second = 1024 * best + torch.randperm(1024).reshape(2, 512)
+    conf = torch.zeros(1, num_priors, 4)
+    conf[0, :, 1:] = 0.3 + 0.1 * torch.rand(num_priors, 3)
+    conf[0, first, 1:] = 0.8 + 0.2 * torch.rand(512, 3)
+    conf[0, second, 1:] = 0.5 + 0.2 * torch.rand(512, 3)
+    x = torch.arange(num_priors) * 2.0
+    x[first] = -10
+    priors = torch.stack([x, 0 * x, 0 * x + 1, 0 * x + 1], 1)
+    loc = torch.zeros(1, num_priors, 4, device=device)
+    config = DetectConfig(scores="given", top_k=None, score_threshold=0.25, detections_per_image=200)
+    found = check(loc, conf.to(device), priors.to(device), config)
+    assert found.scores[0, :3].min() > 0.8 and 0.5 < found.scores[0, 3:].min() < found.scores[0, 3] < 0.8
+
+
+def test_a_fresh_head_of_several_images(device):
+    """Every class of every prior passes: 28,000 candidates an image, which a sample thins out."""
+    loc, conf, priors = (t.to(device) for t in head(3, 1400, 21, background=0))
+    for options in ({}, {"class_agnostic": True}, {"top_k": 5}):
+        check(loc, conf, priors, DetectConfig(score_threshold=0.001, **options))
+
+
 def test_a_window_begins_behind_the_last_candidate_of_the_one_before(device):
     """The best 1,024 suppress each other, and top_k has room for one more: that is the 1,025th."""
     num_priors = 2200

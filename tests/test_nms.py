@@ -170,6 +170,15 @@ def test_degenerate_and_extreme_boxes(device, options, around):
     _same(boxes, scores, 1.0, torch.arange(len(boxes), device=device) % 3, **options)
 
 
+def test_a_giant_box_behind_many(device):
+    """Its area is beyond what the grid is made for; whatever lies in it overlaps it by more than 0."""
+    x = 20.0 * torch.arange(600, device=device) - 20 * 300
+    boxes = torch.stack([x, 0 * x, x + 10, 0 * x + 10], 1)
+    boxes = torch.cat([boxes[:300], torch.tensor([[0.0, 0, 1e19, 1.1e19]], device=device), boxes[300:]])
+    kept = _same(boxes, torch.linspace(1, 0, 601, device=device), 0.0)
+    assert len(kept) == 301
+
+
 def test_bad_boxes_stay_and_remove_nothing(device):
     boxes = torch.tensor(ODD_BOXES[:9], device=device)
     scores = torch.rand(9, device=device)

@@ -96,7 +96,7 @@ def test_pixels_that_meet_across_a_border():
 
 
 def test_nothing_is_removed_and_nothing_comes_twice():
-    boxes, scores = _scene("dense"), torch.rand(N)
+    boxes, scores = _scene("sparse"), torch.rand(N)
     kept = _same_on_threads(boxes, scores, torch.zeros(N, dtype=torch.int64), threshold=1.0)
     assert torch.equal(kept, scores.sort(descending=True, stable=True)[1])
 
@@ -114,7 +114,7 @@ def test_as_many_as_are_wanted(kind, most):
 
 
 def test_boxes_of_odd_sizes():
-    """Areas beyond the range of the argument for the grid: they are tested against all that their stripes hold."""
+    """Beyond the range of the argument for the grid: they are tested against all that their stripes hold."""
     boxes = _scene("sparse")
     boxes[N // 2] = torch.tensor([0.0, 0, 2e19, 1e19])
     boxes[::90, 2:] = boxes[::90, :2]

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
+#include <span>
 
 #include "boxes/cpu/box_coder.h"
 #include "detect/detect_rule.h"
@@ -40,7 +40,7 @@ void candidate_boxes(const DetectOptions<T>& options, const DetectInputs<T, S>& 
 // each(key, box) for the keys in order, until it returns false; then that.
 template <typename T, typename S, typename Each>
 inline bool each_candidate(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs,
-                           int64_t image, const std::vector<CandidateKey<T>>& keys, Each each) {
+                           int64_t image, std::span<const CandidateKey<T>> keys, Each each) {
   const int64_t count = static_cast<int64_t>(keys.size());
   for (int64_t first = 0; first < count; first += kCandidateBoxes) {
     const int64_t some = std::min(count - first, kCandidateBoxes);

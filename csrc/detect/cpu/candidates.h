@@ -12,8 +12,8 @@
 
 namespace ssd_cuda {
 
-// The best `keep` keys of a stream, exactly. Holds at most twice that many: it is cut in half when full, and
-// from then on only keys below the worst kept one enter.
+// The best `keep` keys of a stream, exactly, or those below a bound where these are fewer. Holds at most twice that many: it
+// is cut in half when full, and from then on only keys below the worst kept one enter.
 template <typename T>
 class CandidatePool {
  public:
@@ -33,10 +33,25 @@ class CandidatePool {
   }
   Key worst() const { return worst_; }
   bool was_cut() const { return was_cut_; }
+  int64_t keep() const { return static_cast<int64_t>(keep_); }
 
-  // Leaves at most keep() keys, best first.
-  void sort() {
+  // From now on holds only keys up to `bound`, but all of these.
+  void narrow(Key bound) {
+    if (!(bound < bound_)) return;
+    bound_ = bound;
+    was_cut_ = true;
+    worst_ = std::min(worst_, bound + 1);
+    std::erase_if(keys, [&](Key key) { return key > bound; });
+  }
+  Key bound() const { return bound_; }
+
+  // Leaves at most keep() keys.
+  void finish() {
     if (keys.size() > keep_) cut();
+  }
+  // The same, best first.
+  void sort() {
+    finish();
     std::sort(keys.begin(), keys.end());
   }
 
@@ -53,15 +68,17 @@ class CandidatePool {
   }
 
   std::size_t keep_, full_;
-  Key worst_ = ~Key{0};
+  Key worst_ = ~Key{0}, bound_ = ~Key{0};
   bool was_cut_ = false;
 };
 
 // A row's sum has this many partial sums, whatever the register width: the lanes of a warp.
 constexpr int64_t kScanLanes = 32;
-constexpr int64_t kScanTile = 32;  // rows converted at a time
+constexpr int64_t kScanTile = 32;      // rows converted at a time
+constexpr int64_t kForetelling = 256;  // so many candidates say how many there will be
+constexpr int64_t kSampleStep = 16;    // of so many rows one is looked at for a bound
 constexpr int64_t kScanAhead =
-    2048;  // bytes before a row is read: the processor's own prefetch ends with a page
+    2048;  // bytes between a row and that read now: the processor's own prefetch ends with a page
 
 inline int64_t padded_columns(int64_t columns) {
   return (columns + kScanLanes - 1) / kScanLanes * kScanLanes;
@@ -93,6 +110,12 @@ class CandidateSink {
     if (after_any && !(key > after)) return;
     CandidatePool<T>& pool = pools[pool_per_label_ ? label - options_.first_label : 0];
     if (pool.add(key)) raise_limits(pool, label);
+  }
+
+  // Of a sink with one pool: see CandidatePool.
+  void narrow(Key bound) {
+    pools[0].narrow(bound);
+    raise_limits(pools[0], options_.first_label);
   }
 
   // Leaves a label out from now on.
@@ -157,14 +180,47 @@ class RowScanner {
     }
   }
 
-  void scan(int64_t image, int64_t begin, int64_t end, CandidateSink<T>& sink) const {
+  // Where the first rows foretell that a pool will overflow, a sample of all tells what its worst key will be: most of what
+  // would enter it until then, and leave again, is not offered. It may hold too few then: `narrow` says that the caller would
+  // look for more.
+  void scan(int64_t image, int64_t begin, int64_t end, bool narrow, CandidateSink<T>& sink) const {
+    bool sampled = !narrow;
+    visit(image, begin, end, 1, sink, [&](int64_t seen) {
+      const CandidatePool<T>& pool = sink.pools[0];
+      const auto found = static_cast<int64_t>(pool.keys.size());
+      if (sampled || found < kForetelling) return;
+      if (!pool.was_cut() && found < 2 * static_cast<double>(pool.keep()) * seen / (end - begin))
+        return;
+      sampled = true;
+      narrow_by_sample(image, begin, end, sink);
+    });
+  }
+
+ private:
+  void narrow_by_sample(int64_t image, int64_t begin, int64_t end, CandidateSink<T>& sink) const {
+    // A quarter more than are wanted: a sample of a hundred is a tenth off.
+    const int64_t wanted = sink.pools[0].keep() / 4 * 5 / kSampleStep;
+    if (wanted < 1) return;
+    CandidateSink<T> sample = sink;
+    sample.pools[0] = CandidatePool<T>(wanted);
+    visit(image, begin, end, kSampleStep, sample, [](int64_t) {});
+    sample.pools[0].sort();
+    const auto& best = sample.pools[0].keys;
+    if (static_cast<int64_t>(best.size()) == wanted) sink.narrow(best.back());
+  }
+
+  // Every step-th row of [begin, end); after(rows so far) after each tile.
+  template <typename After>
+  void visit(int64_t image, int64_t begin, int64_t end, int64_t step, CandidateSink<T>& sink,
+             const After& after) const {
     std::vector<T> tile(kScanTile * padded_), work(padded_);
     const int64_t row_bytes = columns_ * sizeof(T);
-    for (int64_t p = begin; p < end; p += kScanTile) {
-      const int64_t rows = std::min(kScanTile, end - p);
+    const int64_t ahead = (kScanAhead / row_bytes + 1) * step * inputs_.conf.row_stride * sizeof(T);
+    for (int64_t p = begin; p < end; p += kScanTile * step) {
+      const int64_t rows = std::min(kScanTile, (end - p + step - 1) / step);
       const T* source[kScanTile];
       for (int64_t r = 0; r < rows; ++r) {
-        source[r] = load_row(inputs_.conf.row(image, p + r), tile.data() + r * padded_);
+        source[r] = load_row(inputs_.conf.row(image, p + r * step), tile.data() + r * padded_);
       }
       with_simd([&](auto bytes) SSD_SIMD_BODY {
         using V = Pack<T, decltype(bytes)::value / sizeof(T)>;
@@ -172,19 +228,19 @@ class RowScanner {
         int64_t chosen[kScanTile], count = 0;
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t byte = 0; byte < row_bytes; byte += 64) {
-            __builtin_prefetch(reinterpret_cast<const char*>(source[r]) + kScanAhead + byte);
+            __builtin_prefetch(reinterpret_cast<const char*>(source[r]) + ahead + byte);
           }
           chosen[count] = r;
           count += may_have_candidate<V>(source[r]);
         }
         for (int64_t i = 0; i < count; ++i) {
-          scan_row<V>(source[chosen[i]], p + chosen[i], work.data(), sink);
+          scan_row<V>(source[chosen[i]], p + chosen[i] * step, work.data(), sink);
         }
       });
+      after(p + rows - begin);
     }
   }
 
- private:
   // The row itself where it can be read up to padded_ columns in place, else a padded copy.
   const T* load_row(const S* row, T* copy) const {
     if constexpr (std::is_same_v<S, T>) {

@@ -19,6 +19,7 @@ constexpr int64_t kTasks = 16;            // about so many scans run side by sid
 constexpr int64_t kSmallestSlice = 1024;  // priors
 constexpr int64_t kFewRows = 4096;        // up to this many output rows, the first way
 constexpr int64_t kSmallestWindow = 1024;
+constexpr int64_t kFirstSorted = 256;
 
 template <typename T, typename S>
 class CpuDetect {
@@ -46,7 +47,7 @@ class CpuDetect {
     parallel_grains(inputs_.images * slices_, 1, [&](int64_t task, int64_t) {
       const int64_t begin = task % slices_ * slice_;
       const int64_t end = std::min(begin + slice_, inputs_.num_priors);
-      scanner_.scan(task / slices_, begin, end, sinks[task]);
+      scanner_.scan(task / slices_, begin, end, few_rows_, sinks[task]);
     });
     if (few_rows_) {
       parallel_grains(inputs_.images, 1,
@@ -59,17 +60,30 @@ class CpuDetect {
  private:
   int64_t window() const { return std::max(kSmallestWindow, 4 * options_.rows); }
 
-  // The best of all slices, sorted; true when something beyond them was left out.
+  // The best of all slices; true when something beyond them was left out.
   bool merge(CandidateSink<T>* sinks, int64_t pool, int64_t keep, CandidatePool<T>& merged) const {
     bool left_out = false;
     merged = CandidatePool<T>(keep);
+    for (int64_t s = 0; s < slices_; ++s) merged.narrow(sinks[s].pools[pool].bound());
     for (int64_t s = 0; s < slices_; ++s) {
       CandidatePool<T>& part = sinks[s].pools[pool];
       left_out |= part.was_cut();
       for (CandidateKey<T> key : part.keys) merged.add(key);
     }
-    merged.sort();
+    merged.finish();
     return left_out || merged.was_cut();
+  }
+
+  // False when the rows are full. Most often the best few hundred fill them, so the others are not sorted until they are asked for.
+  bool add_sorted(std::vector<CandidateKey<T>>& keys, ImageNms<T, S>& nms) const {
+    const int64_t some = std::max(kFirstSorted, 2 * options_.rows);
+    for (auto first = keys.begin(), next = first; first != keys.end(); first = next) {
+      next += std::min<int64_t>(some, keys.end() - first);
+      if (next != keys.end()) std::nth_element(first, next, keys.end());
+      std::sort(first, next);
+      if (!nms.add({first, next})) return false;
+    }
+    return true;
   }
 
   void windows(int64_t image, CandidateSink<T>* sinks) const {
@@ -78,15 +92,15 @@ class CpuDetect {
     int64_t keep = window();
     bool more = merge(sinks, 0, keep, found);
     while (true) {
-      if (!nms.add(found.keys) || !more) break;
+      if (!add_sorted(found.keys, nms) || !more) break;
       keep *= 8;
       CandidateSink<T> next(options_, inputs_.num_priors, inputs_.num_classes, keep, false);
       next.after_any = true;
       next.after = found.keys.back();
       nms.close_full_lists(next);
-      scanner_.scan(image, 0, inputs_.num_priors, next);
+      scanner_.scan(image, 0, inputs_.num_priors, true, next);
       found = std::move(next.pools[0]);
-      found.sort();
+      found.finish();
       more = found.was_cut();
     }
     write_image(options_, inputs_, image, nms.detections, outputs_);
@@ -99,6 +113,7 @@ class CpuDetect {
       const int64_t image = task / lists;
       CandidatePool<T> pool(0);
       merge(&sinks[image * slices_], task % lists, options_.top_k, pool);
+      pool.sort();
       if (options_.is_soft()) {
         soft_nms_list(options_, inputs_, image, task % lists, pool.keys, kept[task]);
       } else {

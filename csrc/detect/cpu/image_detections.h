@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <span>
 #include <vector>
 
 #include "candidate_boxes.h"
@@ -26,7 +27,7 @@ class ImageNms {
       : options_(options), inputs_(inputs), image_(image), lists_(options.lists()) {}
 
   // Candidates in order; returns false when the rows are full.
-  bool add(const std::vector<CandidateKey<T>>& keys) {
+  bool add(std::span<const CandidateKey<T>> keys) {
     return each_candidate(options_, inputs_, image_, keys,
                           [&](CandidateKey<T> key, Vec4<T> box) { return add(key, box); });
   }
@@ -69,7 +70,7 @@ class ImageNms {
 // Soft-NMS of the sorted candidates of list `place` of the image; ties go to the earlier candidate.
 template <typename T, typename S>
 void soft_nms_list(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs, int64_t image,
-                   int64_t place, const std::vector<CandidateKey<T>>& keys,
+                   int64_t place, std::span<const CandidateKey<T>> keys,
                    std::vector<Detection<T>>& detections) {
   const SuppressRule<T> rule = options.rule_of(place);
   SoftList<T> list(rule, options.soft, options.score_threshold_of(options.first_label + place));
