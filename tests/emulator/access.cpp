@@ -1,7 +1,8 @@
 // The access checker. Two accesses race when they touch the same bytes, one is a write, not both are atomic, and
 // neither a barrier, nor a __syncwarp both threads took part in, nor the end of a launch lies between them. Across
 // blocks they are ordered by  access, __threadfence, atomic  in the first and  atomic, __threadfence, access  in the
-// second, where both atomics are on one address; in each block a barrier may hand on from thread to thread.
+// second, where both atomics are on one address; in each block a barrier may hand on from thread to thread. A barrier of
+// their cluster orders them too.
 #include "access.h"
 
 #include <sys/mman.h>
@@ -115,8 +116,8 @@ Region* locate(const unsigned char* address, std::size_t bytes, Kind kind, const
 
 Moment now() {
   const Thread& self = g_block->threads[g_block->current];
-  return {g_block->interval, self.warp_clock, g_tick, g_block->log,
-          static_cast<uint16_t>(g_block->current)};
+  return {g_block->interval, self.warp_clock, g_tick,
+          g_block->log,      self.arrived,    static_cast<uint16_t>(g_block->current)};
 }
 
 // An event of the running thread, after all that it did before.
@@ -150,12 +151,24 @@ bool ordered_across_blocks(const Access& earlier) {
   return false;
 }
 
+bool in_this_cluster(const Moment& moment) {
+  return moment.block / g_cluster_size == g_block->log / g_cluster_size;
+}
+
+bool is_of_other_block(const Region& region) {
+  return region.space == Space::kDynamicShared && region.begin != g_block->dynamic->data();
+}
+
 // Whether the running thread may not touch what `earlier` touched.
 bool races(const Access& earlier, Space space) {
   if (earlier.interval < g_launch_first) return false;
-  if (earlier.block != g_block->log) {
-    return space == Space::kGlobal && !ordered_across_blocks(earlier);
-  }
+  const bool other = earlier.block != g_block->log, near = in_this_cluster(earlier);
+  const Thread& self = g_block->threads[g_block->current];
+  const bool whole = earlier.far || space == Space::kGlobal;
+  if (near && earlier.arrived < (whole ? self.left_whole : self.left)) return false;
+  if (other && space == Space::kGlobal) return !ordered_across_blocks(earlier);
+  if (other) return near;
+  if (earlier.many_blocks) return true;
   if (earlier.interval != g_block->interval) return false;
   if (earlier.many_warps || earlier.thread / 32 != g_block->current / 32) return true;
   if (earlier.thread == g_block->current && !earlier.several) return false;
@@ -171,26 +184,38 @@ bool races(const Access& earlier, Space space) {
        source_line(code) + ")");
 }
 
-void note_read(Access& read, bool atomic) {
+// Adds an access to those that it does not race with.
+void note(Access& last, bool atomic, Space space, bool far) {
   const Moment self = now();
-  if (read.interval != self.interval) {
-    read = {self, atomic, false, false};
+  if (last.interval != self.interval) {
+    const bool apart = last.block != self.block || last.many_blocks;
+    const bool beside = apart && space == Space::kDynamicShared && races(last, space);
+    const Access before = last;
+    last = {self, atomic, false, false, beside, far};
+    if (!beside) return;
+    last.far |= before.far;
+    last.arrived = std::max(last.arrived, before.arrived);
+    last.atomic = atomic && before.atomic;
     return;
   }
-  read.atomic = read.atomic && atomic;
-  read.several |= read.thread != self.thread;
-  read.many_warps |= read.thread / 32 != self.thread / 32;
-  read.thread = self.thread;
-  read.tick = self.tick;
-  read.warp_clock = std::max(read.warp_clock, self.warp_clock);
+  last.atomic = last.atomic && atomic;
+  last.far |= far;
+  last.several |= last.thread != self.thread;
+  last.many_warps |= last.thread / 32 != self.thread / 32;
+  last.thread = self.thread;
+  last.tick = self.tick;
+  last.arrived = std::max(last.arrived, self.arrived);
+  last.warp_clock = std::max(last.warp_clock, self.warp_clock);
 }
 
 void check_cell(Region& region, Cell& cell, std::ptrdiff_t offset, Kind kind, const void* code) {
+  const bool far = is_of_other_block(region);
   const bool atomic =
       kind == Kind::kAtomic || kind == Kind::kRelaxedRead || kind == Kind::kRelaxedWrite;
   const bool reads = is_read(kind) || kind == Kind::kAtomic, writes = !is_read(kind);
   if (reads && !region.initialized) {
-    const uint64_t since = region.space == Space::kGlobal ? 1 : g_block->first_interval;
+    // Dynamic shared memory is new for each block; of static memory another block may have written.
+    const uint64_t since = region.space == Space::kStaticShared ? g_block->first_interval : 1;
     if (cell.write.interval < since) {
       fail("reads uninitialized memory: " + text(region, offset) + " (" + source_line(code) + ")");
     }
@@ -202,9 +227,15 @@ void check_cell(Region& region, Cell& cell, std::ptrdiff_t offset, Kind kind, co
     if (!(atomic && cell.read.atomic) && races(cell.read, region.space)) {
       report_race(region, offset, kind, cell.read, false, code);
     }
-    cell.write = kind == Kind::kCopyBegins ? Access{} : Access{now(), atomic, false, false};
+    if (kind == Kind::kCopyBegins) {
+      cell.write = Access{};
+    } else if (atomic && cell.write.atomic) {
+      note(cell.write, true, region.space, far);
+    } else {
+      cell.write = Access{now(), atomic, false, false, false, far};
+    }
   } else {
-    note_read(cell.read, atomic);
+    note(cell.read, atomic, region.space, false);
   }
 }
 
@@ -220,6 +251,13 @@ void check_access(const volatile void* where, std::size_t bytes, Kind kind, cons
   if (region.space == Space::kGlobal && comes_too_early()) {
     fail(std::string(verb(kind)) + " " + text(region, address - region.begin) +
          " before after_previous_kernel() (" + source_line(code) + ")");
+  }
+  if (is_of_other_block(region)) {
+    const std::string wrong = reach_other_block(region.begin);
+    if (!wrong.empty()) {
+      fail(std::string(verb(kind)) + " " + text(region, address - region.begin) + wrong + " (" +
+           source_line(code) + ")");
+    }
   }
   region.last_launch = g_launch;
   const std::size_t offset = static_cast<std::size_t>(address - region.begin);

@@ -25,7 +25,8 @@ struct Moment {
   uint32_t warp_clock = 0;  // of the thread
   uint32_t tick =
       0;  // fences and global atomics before it in this launch: the order within a thread
-  uint32_t block = 0;  // number in the launch
+  uint32_t block = 0;    // number in the launch
+  uint32_t arrived = 0;  // cluster barriers before it, of the thread (Thread::arrived)
   uint16_t thread = 0;
 
   // Whether it is ordered before a later moment of the same block.
@@ -36,9 +37,12 @@ struct Moment {
 };
 // One access. All zero: never.
 struct Access : Moment {
-  bool atomic = false;      // atomic or relaxed
-  bool several = false;     // reads only: by several threads of one warp in this interval
-  bool many_warps = false;  // reads only: by threads of several warps
+  bool atomic = false;  // atomic or relaxed
+  // Of reads, and of atomic updates, which do not race with each other:
+  bool several = false;      // by several threads of one warp in this interval
+  bool many_warps = false;   // by threads of several warps
+  bool many_blocks = false;  // by several blocks of the cluster since its last barrier
+  bool far = false;          // a write to another block's memory
 };
 struct Cell {
   Access write, read;

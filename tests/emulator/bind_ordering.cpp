@@ -81,6 +81,17 @@ __global__ void relaxed_order_kernel(unsigned char* flag, int* output) {
   if (blockIdx.x == gridDim.x - 1) output[threadIdx.x] = *flag;
 }
 
+// All threads count in shared memory, and the last one looks right behind its own atomic, or behind a barrier.
+template <bool kMeets>
+__global__ void look_kernel(int* output) {
+  __shared__ int count;
+  if (threadIdx.x == 0) count = 0;
+  __syncthreads();
+  atomicAdd(&count, 1);
+  if (kMeets) __syncthreads();
+  if (threadIdx.x == blockDim.x - 1) output[0] = count;
+}
+
 // Counts the blocks that find the flag unset: one, unless others run between the look and the setting.
 __global__ void meet_kernel(unsigned* flag, int* finders) {
   if (threadIdx.x != 0) return;
@@ -156,6 +167,11 @@ EMULATOR_MODULE(m) {
     Array<unsigned char> flag({1}, static_cast<unsigned char>(0));
     Array<int> output({py::ssize_t(blocks) * 32}, 0);
     run(ordered ? relaxed_order_kernel : relaxed_kernel, blocks, 32, flag.data(), output.data());
+    return output;
+  });
+  m.def("look", [](unsigned threads, bool meets) {
+    Array<int> output({1});
+    run(meets ? look_kernel<true> : look_kernel<false>, 1, threads, output.data());
     return output;
   });
   m.def("meet", [](unsigned blocks) {

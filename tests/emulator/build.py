@@ -25,7 +25,8 @@ from types import ModuleType
 HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent
 ROOT = TESTS.parent
-RUNTIME = ("fiber", "scheduler", "meetings", "memory", "module", "access", "hooks", "undefined", "device")
+RUNTIME = ("fiber", "scheduler", "meetings", "clusters", "memory", "module", "access", "hooks")
+RUNTIME += ("undefined", "device")
 
 COMMON = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-g1"]
 # Unique symbols would be shared by every module of the process: its shared memory, its state.

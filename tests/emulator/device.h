@@ -12,6 +12,8 @@ struct Device {
   int architecture, multiprocessors, threads_per_multiprocessor, blocks_per_multiprocessor;
   // Bytes; above kUnaskedShared a kernel asks. Registers are not counted: g++ does not know them.
   std::size_t shared_per_block, shared_per_multiprocessor;
+
+  bool clusters() const { return architecture >= 90; }
 };
 inline constexpr std::size_t kUnaskedShared = 48 * 1024;
 inline constexpr std::size_t kSharedReserved = 1024;  // of each block, by the driver

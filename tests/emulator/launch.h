@@ -11,13 +11,20 @@ namespace emulator {
 
 // kernel<<<grid, block, shared_bytes>>>(args...), finished on return. Each thread gets its own copy of args. kOverlaps: the
 // kernel may begin before the one before it has ended, so that it has to wait for it (after_previous_kernel).
+// cluster: the blocks of a cluster, neighbours along x.
 template <bool kOverlaps = false, typename... Params>
-cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
-                   cudaStream_t, const std::type_identity_t<Params>&... args) {
+cudaError_t launch_clusters(unsigned cluster, void (*kernel)(Params...), dim3 grid, dim3 block,
+                            std::size_t shared_bytes, cudaStream_t,
+                            const std::type_identity_t<Params>&... args) {
   auto body = [&] { kernel(args...); };
   return run_grid(
-      reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
-      [](void* argument) { (*static_cast<decltype(body)*>(argument))(); }, &body, kOverlaps);
+      reinterpret_cast<const void*>(kernel), {grid, block, cluster, shared_bytes, kOverlaps},
+      [](void* argument) { (*static_cast<decltype(body)*>(argument))(); }, &body);
+}
+template <bool kOverlaps = false, typename... Params>
+cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
+                   cudaStream_t stream, const std::type_identity_t<Params>&... args) {
+  return launch_clusters<kOverlaps>(1, kernel, grid, block, shared_bytes, stream, args...);
 }
 
 }  // namespace emulator
@@ -25,6 +32,8 @@ cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess                     ? "no error"
          : error == cudaErrorInvalidConfiguration ? "invalid configuration argument"
+         : error == cudaErrorInvalidClusterSize   ? "a cluster size that the launch cannot have"
+         : error == cudaErrorNotSupported         ? "operation not supported"
          : error == cudaErrorMemoryAllocation     ? "out of memory"
                                                   : "invalid argument";
 }
@@ -56,20 +65,22 @@ enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
   cudaDevAttrMaxThreadsPerMultiProcessor = 39,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+  cudaDevAttrClusterLaunch = 120,
 };
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const emulator::Device& device = emulator::device();
-  *value = attribute == cudaDevAttrMultiProcessorCount ? device.multiprocessors
-           : attribute == cudaDevAttrMaxThreadsPerMultiProcessor
-               ? device.threads_per_multiprocessor
-               : static_cast<int>(device.shared_per_block);
+  *value = attribute == cudaDevAttrMultiProcessorCount           ? device.multiprocessors
+           : attribute == cudaDevAttrMaxThreadsPerMultiProcessor ? device.threads_per_multiprocessor
+           : attribute == cudaDevAttrClusterLaunch               ? device.clusters()
+                                                   : static_cast<int>(device.shared_per_block);
   return cudaSuccess;
 }
 struct cudaFuncAttributes {
   std::size_t sharedSizeBytes;
+  int ptxVersion;
 };
 inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
-  *attributes = {emulator::static_shared_of(kernel)};
+  *attributes = {emulator::static_shared_of(kernel), emulator::device().architecture};
   return cudaSuccess;
 }
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };

@@ -66,6 +66,8 @@ const char* name(Meeting meeting) {
       return "__syncthreads_and";
     case Meeting::kOr:
       return "__syncthreads_or";
+    case Meeting::kCluster:
+      return "a cluster barrier";
   }
   return "?";
 }
@@ -119,7 +121,7 @@ const uint64_t* meet_warp(Meeting meeting, unsigned mask, uint64_t value, Site s
     if (meeting == Meeting::kSync) other.warp_clock = clock;  // a shuffle orders no memory
     met.push_back(i);
   }
-  make_ready(met);
+  make_ready(*g_block, met);
   suspend();
   return self.gathered;
 }
@@ -151,7 +153,7 @@ int meet_block(Meeting meeting, int predicate, Site site) {
     }
     g_block->at_barrier = 0;
     g_block->interval = ++g_interval;
-    make_ready(all);
+    make_ready(*g_block, all);
   }
   suspend();
   return self.count;
@@ -160,19 +162,24 @@ int meet_block(Meeting meeting, int predicate, Site site) {
 std::string explain_deadlock() {
   // Group the waiting threads by what they wait for.
   std::map<std::string, std::size_t> waiting;
-  for (std::size_t i = 0; i < g_block->count; ++i) {
-    const Thread& thread = g_block->threads[i];
-    if (thread.status == Status::kDone) continue;
-    std::string what = std::string(name(thread.meeting)) + " (" + text(thread.site) + ")";
-    if (thread.status == Status::kAtWarp) what += " with mask " + hex(thread.mask);
-    ++waiting[what];
+  std::size_t done = 0, count = 0;
+  for (const Block* block : g_block->cluster->blocks) {
+    done += block->done;
+    count += block->count;
+    for (std::size_t i = 0; i < block->count; ++i) {
+      const Thread& thread = block->threads[i];
+      if (thread.status == Status::kDone) continue;
+      std::string what = std::string(name(thread.meeting)) + " (" + text(thread.site) + ")";
+      if (thread.status == Status::kAtWarp) what += " with mask " + hex(thread.mask);
+      ++waiting[what];
+    }
   }
-  std::string message = "block " + describe(blockIdx) + " is stuck: ";
+  std::string message = g_cluster_size > 1 ? "the cluster of block " : "block ";
+  message += describe(blockIdx) + " is stuck: ";
   for (const auto& [what, threads] : waiting) {
     message += std::to_string(threads) + " threads wait at " + what + ", ";
   }
-  return message + std::to_string(g_block->done) + " of " + std::to_string(g_block->count) +
-         " have finished";
+  return message + std::to_string(done) + " of " + std::to_string(count) + " have finished";
 }
 
 }  // namespace emulator

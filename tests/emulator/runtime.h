@@ -45,16 +45,32 @@ void set_last_blocks(uint64_t count);
 void fail_in_kernel(const std::string& message, Site site);
 
 // Runs body(argument) once per thread of the grid. Errors a GPU would return are returned.
-cudaError_t run_grid(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
-                     void (*body)(void*), void* argument, bool overlaps);
+struct Launch {
+  dim3 grid, block;
+  unsigned cluster;  // blocks
+  std::size_t shared_bytes;
+  bool overlaps;  // it may begin before the kernel before it has ended
+};
+cudaError_t run_grid(const void* kernel, const Launch& launch, void (*body)(void*), void* argument);
 
 // Says that the running thread has waited for the kernel before this one.
 void after_previous_kernel();
 
 void* dynamic_shared_memory();
 
-// What the lanes of a warp, or the threads of a block, can meet for. Meeting for two different things is a defect.
-enum class Meeting { kSync, kShuffle, kVote, kMatch, kReduce, kBarrier, kCount, kAnd, kOr };
+// What the lanes of a warp, the threads of a block, or those of a cluster can meet for. Meeting for two different things is a defect.
+enum class Meeting {
+  kSync,
+  kShuffle,
+  kVote,
+  kMatch,
+  kReduce,
+  kBarrier,
+  kCount,
+  kAnd,
+  kOr,
+  kCluster
+};
 const char* name(Meeting meeting);
 
 // Waits until every lane that mask names has called with the same mask and meeting; then the 32 values (those of
@@ -64,6 +80,15 @@ unsigned lane();
 
 // Waits for every thread of the block; the number of threads whose predicate is not zero.
 int meet_block(Meeting meeting, int predicate, Site site);
+
+// The block in its cluster, and the two halves of a barrier for all threads of the cluster. own: it orders writes to the
+// block's own shared memory alone, and reads.
+unsigned cluster_size();
+unsigned cluster_rank();
+void arrive_at_cluster(bool own, Site site);
+void wait_for_cluster(Site site);
+// The same place in the dynamic shared memory of another block of the cluster.
+void* map_shared(const void* shared, unsigned rank, Site site);
 
 // Lets another thread go first, when the seed says so: what may happen between any two instructions. Where the thread
 // is about to touch `global` memory that others wait for, perhaps one of another block.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -30,9 +31,9 @@ Order g_order = Order::kAscending;
 uint64_t g_last_blocks = 0;
 bool g_switch = false;  // another block shall go on
 
-// Blocks in flight: two of 1024 threads, four of up to 512.
-constexpr std::size_t kMostInFlight = 4, kMostFibers = 2048;
-Block g_in_flight[kMostInFlight];
+// Blocks in flight: two of 1024 threads, four of up to 512; of one cluster all.
+constexpr std::size_t kMostInFlight = 4, kMostFibers = 2048, kMostInCluster = 8;
+Block g_in_flight[kMostInCluster];
 
 // What the threads of the grid run.
 void (*g_body)(void*) = nullptr;
@@ -55,6 +56,7 @@ void thread_main() {
         "ends without after_previous_kernel(): what comes next would not come after what came "
         "before");
   }
+  leave_cluster(current());
   current().status = Status::kDone;
   g_block->warps[g_block->current / 32].running &= ~(1u << g_block->current % 32);
   ++g_block->done;
@@ -108,6 +110,7 @@ void begin_block(Block& slot, uint3 index, uint32_t log, std::size_t shared_byte
   slot.log = log;
   slot.count = static_cast<std::size_t>(blockDim.x) * blockDim.y * blockDim.z;
   slot.done = slot.at_barrier = 0;
+  slot.needed = 0;
   slot.interval = slot.first_interval = ++g_interval;
   slot.dynamic = std::make_unique<GuardedBuffer>(shared_bytes, "the dynamic shared memory", true);
   if (slot.threads.size() < slot.count) slot.threads.resize(slot.count);
@@ -121,12 +124,12 @@ void begin_block(Block& slot, uint3 index, uint32_t log, std::size_t shared_byte
     thread.status = Status::kReady;
     thread.started = thread.after_previous = false;
     thread.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
-    thread.warp_clock = 0;
+    thread.warp_clock = thread.arrived = thread.left = thread.left_whole = 0;
     thread.copies.clear();
     thread.copy_groups = 0;
   }
   slot.ready.clear();
-  make_ready(all);
+  make_ready(slot, all);
   poison_static_shared(poison());
   checker_begin_block();
 }
@@ -141,26 +144,26 @@ bool is_shared(const volatile void* address) {
   });
 }
 
-// Runs threads of the block until it has finished (true) or another one shall go on: often where a thread meets those
-// of other blocks, else seldom where there is much shared memory to copy.
-bool run_block(bool alone, std::size_t seldom) {
-  while (true) {
-    if (g_block->ready.empty()) fail(explain_deadlock());
+// Runs threads of the block until it has finished, all of them wait or another one shall go on: often where a thread meets
+// those of other blocks, else seldom where there is much shared memory to copy.
+void run_block(bool alone, std::size_t seldom) {
+  while (!g_block->ready.empty()) {
     resume(take_ready());
     if (g_failed) {
       g_failed = false;
       throw Error(g_failure);
     }
-    if (g_block->done == g_block->count) return true;
+    if (g_block->ended()) return;
     const bool now = std::exchange(g_switch, false) || g_random.below(seldom) == 0;
-    if (now && !alone) return false;
+    if (now && !alone) return;
   }
 }
 
-// The numbers of the blocks to run, in the order in which they start.
-std::vector<uint64_t> block_order(dim3 grid) {
-  const uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
-  const uint64_t count = g_last_blocks > 0 ? std::min(g_last_blocks, blocks) : blocks;
+// The numbers of the clusters to run, in the order in which they start.
+std::vector<uint64_t> cluster_order(dim3 grid) {
+  const uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z / g_cluster_size;
+  const uint64_t last = (g_last_blocks + g_cluster_size - 1) / g_cluster_size;
+  const uint64_t count = last > 0 ? std::min(last, blocks) : blocks;
   std::vector<uint64_t> order(count);
   std::iota(order.begin(), order.end(), blocks - count);
   if (g_order == Order::kDescending) std::reverse(order.begin(), order.end());
@@ -168,32 +171,67 @@ std::vector<uint64_t> block_order(dim3 grid) {
   return order;
 }
 
+// Begins the blocks of a cluster in slots of its own.
+void begin_cluster(Cluster& cluster, uint64_t number, uint32_t log, dim3 grid,
+                   std::size_t shared_bytes) {
+  cluster.barriers = 0;
+  cluster.arrived = 0;
+  for (unsigned rank = 0; rank < g_cluster_size; ++rank) {
+    Block& block = *cluster.blocks[rank];
+    const uint64_t i = number * g_cluster_size + rank;
+    block.cluster = &cluster;
+    block.rank = rank;
+    begin_block(block,
+                {static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
+                 static_cast<unsigned>(i / grid.x / grid.y)},
+                log + rank, shared_bytes);
+  }
+}
+
+// One of the blocks that can run: the first, the last or any.
+Block& choose(const std::vector<Cluster*>& open) {
+  std::vector<Block*> able;
+  for (const Cluster* cluster : open) {
+    std::copy_if(cluster->blocks.begin(), cluster->blocks.end(), std::back_inserter(able),
+                 [](const Block* block) { return !block->ready.empty(); });
+  }
+  if (able.empty()) {
+    go_on_with(*open[0]->blocks[0]);
+    fail(explain_deadlock());
+  }
+  if (g_seed > 1) return *able[able.size() > 1 ? g_random.below(able.size()) : 0];
+  return *(g_order == Order::kDescending ? able.back() : able.front());
+}
+
 void run_blocks(dim3 grid, std::size_t shared_bytes) {
-  const std::vector<uint64_t> order = block_order(grid);
+  const std::vector<uint64_t> order = cluster_order(grid);
   const std::size_t threads = static_cast<std::size_t>(blockDim.x) * blockDim.y * blockDim.z;
-  const std::size_t most = g_seed > 1 ? std::min(kMostInFlight, kMostFibers / threads) : 1;
+  const std::size_t blocks = g_seed > 1 ? std::min(kMostInFlight, kMostFibers / threads) : 1;
+  std::vector<Cluster> clusters(std::max<std::size_t>(1, blocks / g_cluster_size));
   std::size_t copied = 0;
   for (const SharedVariable& v : static_shared()) copied += v.bytes;
-  std::vector<Block*> open, free;
-  for (std::size_t slot = most; slot-- > 0;) {
-    g_in_flight[slot].slot = slot;
-    free.push_back(&g_in_flight[slot]);
+  std::vector<Cluster*> open, free;
+  for (std::size_t i = clusters.size(); i-- > 0;) {
+    for (std::size_t slot = i * g_cluster_size; slot < (i + 1) * g_cluster_size; ++slot) {
+      g_in_flight[slot].slot = slot;
+      clusters[i].blocks.push_back(&g_in_flight[slot]);
+    }
+    free.push_back(&clusters[i]);
   }
   for (std::size_t next = 0; next < order.size() || !open.empty();) {
     for (; next < order.size() && !free.empty(); ++next) {
-      const uint64_t i = order[next];
-      const uint3 index{static_cast<unsigned>(i % grid.x),
-                        static_cast<unsigned>(i / grid.x % grid.y),
-                        static_cast<unsigned>(i / grid.x / grid.y)};
       open.push_back(free.back());
       free.pop_back();
-      begin_block(*open.back(), index, static_cast<uint32_t>(next), shared_bytes);
+      begin_cluster(*open.back(), order[next], static_cast<uint32_t>(next * g_cluster_size), grid,
+                    shared_bytes);
     }
-    const std::size_t chosen = open.size() > 1 ? g_random.below(open.size()) : 0;
-    go_on_with(*open[chosen]);
-    if (!run_block(open.size() == 1, 16 + copied / 128)) continue;
-    free.push_back(open[chosen]);
-    open.erase(open.begin() + static_cast<std::ptrdiff_t>(chosen));
+    Block& chosen = choose(open);
+    go_on_with(chosen);
+    run_block(open.size() * g_cluster_size == 1, 16 + copied / 128);
+    const auto ended = [](const Block* block) { return block->ended(); };
+    if (!std::all_of(chosen.cluster->blocks.begin(), chosen.cluster->blocks.end(), ended)) continue;
+    free.push_back(chosen.cluster);
+    std::erase(open, chosen.cluster);
   }
 }
 
@@ -243,15 +281,15 @@ std::string describe(uint3 v) {
   return "(" + std::to_string(v.x) + ", " + std::to_string(v.y) + ", " + std::to_string(v.z) + ")";
 }
 
-void make_ready(const std::vector<unsigned>& threads) {
-  std::vector<unsigned>& ready = g_block->ready;
+void make_ready(Block& block, const std::vector<unsigned>& threads) {
+  std::vector<unsigned>& ready = block.ready;
   const std::size_t before = ready.size();
   ready.insert(ready.end(), threads.begin(), threads.end());
   const auto begin = ready.begin() + static_cast<std::ptrdiff_t>(before);
   if (g_order == Order::kAscending) std::reverse(begin, ready.end());  // the back runs first
   if (g_order == Order::kWarpAtATime) {
     g_random.shuffle(begin, ready.end());
-    std::vector<unsigned> rank(g_block->count / 32 + 1);
+    std::vector<unsigned> rank(block.count / 32 + 1);
     std::iota(rank.begin(), rank.end(), 0);
     g_random.shuffle(rank.begin(), rank.end());
     std::stable_sort(begin, ready.end(),
@@ -295,19 +333,31 @@ void* dynamic_shared_memory() {
   return g_block->dynamic->data();
 }
 
-cudaError_t run_grid(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
-                     void (*body)(void*), void* argument, bool overlaps) {
+// What a card says of clusters that it does not have.
+cudaError_t clusters_of(const Launch& launch) {
+  if (launch.cluster == 1) return cudaSuccess;
+  if (!device().clusters()) return cudaErrorNotSupported;
+  const bool fits =
+      launch.cluster > 0 && launch.cluster <= kMostInCluster && launch.grid.x % launch.cluster == 0;
+  return fits ? cudaSuccess : cudaErrorInvalidClusterSize;
+}
+
+cudaError_t run_grid(const void* kernel, const Launch& launch, void (*body)(void*),
+                     void* argument) {
   if (g_in_kernel) fail("a kernel launches a kernel");
-  if (!launchable(grid, block)) return cudaErrorInvalidConfiguration;
+  const std::size_t shared_bytes = launch.shared_bytes;
+  if (!launchable(launch.grid, launch.block)) return cudaErrorInvalidConfiguration;
   if (!may_have_shared(kernel, shared_bytes)) return cudaErrorInvalidValue;
+  if (const cudaError_t error = clusters_of(launch); error != cudaSuccess) return error;
   g_host_frame = __builtin_frame_address(0);
-  gridDim = grid;
-  blockDim = block;
+  gridDim = launch.grid;
+  blockDim = launch.block;
+  g_cluster_size = launch.cluster;
   g_body = body;
   g_argument = argument;
-  g_overlaps = overlaps;
+  g_overlaps = launch.overlaps;
   checker_begin_launch();
-  run_blocks(grid, shared_bytes);
+  run_blocks(launch.grid, shared_bytes);
   const std::size_t used = checker_static_bytes();
   if (used > kUnaskedShared || used + shared_bytes > device().shared_per_block) {
     fail("a kernel has " + std::to_string(used) + " bytes of static and " +

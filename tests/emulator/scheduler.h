@@ -13,7 +13,7 @@
 
 namespace emulator {
 
-enum class Status : unsigned char { kReady, kAtWarp, kAtBlock, kDone };
+enum class Status : unsigned char { kReady, kAtWarp, kAtBlock, kAtCluster, kDone };
 
 struct Thread {
   Status status = Status::kReady;
@@ -31,6 +31,9 @@ struct Thread {
   int count = 0;
   // Number of __syncwarp passed, made equal among those that meet: orders accesses within a warp.
   uint32_t warp_clock = 0;
+  // Of the cluster's barriers: how many it has arrived at, how many it has left, and the last of these that orders all.
+  uint32_t arrived = 0, left = 0, left_whole = 0;
+  bool arrived_own = false;
   std::vector<AsyncCopy> copies;  // on their way, the oldest last
   unsigned copy_groups = 0;       // that have ended
 };
@@ -69,6 +72,16 @@ class Random {
 // How the next thread is chosen among those that can run.
 enum class Order { kAscending, kDescending, kWarpAtATime, kAnyThread };
 
+struct Block;
+
+// Blocks that run at the same time: those of neighbouring numbers, in flight together. Most clusters have one.
+struct Cluster {
+  std::vector<Block*> blocks;  // by rank
+  uint32_t barriers = 0;       // that all threads have arrived at
+  std::size_t arrived = 0;     // threads at the next one
+  Site site{};                 // of these
+};
+
 struct Block {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
@@ -85,6 +98,13 @@ struct Block {
   std::size_t slot = 0;  // among the blocks in flight: which fibres are its threads
   std::unique_ptr<GuardedBuffer> dynamic;
   std::vector<unsigned char> parked;  // its static shared memory while another block runs
+  Cluster* cluster = nullptr;
+  unsigned rank = 0;
+  // Others use its shared memory until all arrive at this barrier of the cluster, so that it has to wait for it; and who.
+  uint32_t needed = 0;
+  std::string needed_by;
+
+  bool ended() const { return done == count; }
 };
 
 extern Block* g_block;       // the one that runs
@@ -101,7 +121,13 @@ inline Fiber& fiber_of(unsigned thread) {
 void suspend();
 // Whether the running thread may not touch global memory yet: the kernel before this one may still run.
 bool comes_too_early();
-void make_ready(const std::vector<unsigned>& threads);
+void make_ready(Block& block, const std::vector<unsigned>& threads);
+// What a thread owes its cluster when it ends.
+void leave_cluster(const Thread& thread);
+// Notes an access to the dynamic shared memory of another block; what is wrong with it, if anything is.
+std::string reach_other_block(const void* memory);
+// Of the launch: blocks of a cluster.
+extern unsigned g_cluster_size;
 // Why no thread can run; called when some have not finished.
 std::string explain_deadlock();
 std::string describe(uint3 index);

@@ -69,6 +69,18 @@ inline int __syncthreads_and(int predicate, EMULATOR_SITE) {
   return ::emulator::meet_block(::emulator::Meeting::kAnd, predicate == 0, EMULATOR_HERE) == 0;
 }
 
+namespace emulator {
+
+inline void cluster_arrive(EMULATOR_SITE) { arrive_at_cluster(false, EMULATOR_HERE); }
+inline void cluster_arrive_own(EMULATOR_SITE) { arrive_at_cluster(true, EMULATOR_HERE); }
+inline void cluster_wait(EMULATOR_SITE) { wait_for_cluster(EMULATOR_HERE); }
+template <typename T>
+inline T* shared_of_block(T* shared, unsigned rank, EMULATOR_SITE) {
+  return static_cast<T*>(map_shared(shared, rank, EMULATOR_HERE));
+}
+
+}  // namespace emulator
+
 inline void __syncwarp(unsigned mask = 0xffffffffu, EMULATOR_SITE) {
   ::emulator::meet_warp(::emulator::Meeting::kSync, mask, 0, EMULATOR_HERE);
 }

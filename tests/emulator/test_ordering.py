@@ -61,6 +61,13 @@ def test_relaxed_numbers_order_nothing(kernels, checked):
     races(checked, "relaxed", 4, True)
 
 
+def test_an_atomic_does_not_hide_those_of_others(kernels, checked):
+    """Of another warp, and of another lane: a plain look behind the own atomic races with theirs."""
+    assert kernels.look(64, True).item() == 64
+    for threads in (64, 2):
+        races(checked, "look", threads, False)
+
+
 def test_blocks_are_in_flight_at_once(checked):
     """A flag is looked at, then set: under some seed two blocks find it unset, under seed 0 one does."""
     found = {}

@@ -114,31 +114,51 @@ inline bool may_overlap(const void* kernel) {
 }
 #endif
 
+// As many blocks as a cluster may have on every card that has clusters.
+constexpr unsigned kMostInCluster = 8;
+
+// cluster: neighbouring blocks along x that run at the same time (cluster.cuh), a divisor of grid.x; 1: nothing is asked for.
 template <Start kStart = Start::kEarly, typename... Params>
-inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
-                          std::size_t shared_bytes, cudaStream_t stream,
-                          std::type_identity_t<Params>... args) {
+inline cudaError_t launch_clusters(unsigned cluster, void (*kernel)(Params...), dim3 grid,
+                                   dim3 block, std::size_t shared_bytes, cudaStream_t stream,
+                                   std::type_identity_t<Params>... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaSuccess;  // nothing to do
   if (shared_bytes > kUnaskedSharedBytes) {
     const cudaError_t error = allow_dynamic_shared(reinterpret_cast<const void*>(kernel));
     if (error != cudaSuccess) return error;
   }
 #if defined(SSD_CUDA_EMULATE)
-  return ::emulator::launch<true>(kernel, grid, block, shared_bytes, stream, args...);
+  return ::emulator::launch_clusters<true>(cluster, kernel, grid, block, shared_bytes, stream,
+                                           args...);
 #else
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
+  unsigned count = 0;
+  if (kStart == Start::kEarly && may_overlap(reinterpret_cast<const void*>(kernel))) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim.x = cluster;
+    attributes[count].val.clusterDim.y = attributes[count].val.clusterDim.z = 1;
+    ++count;
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs =
-      kStart == Start::kEarly && may_overlap(reinterpret_cast<const void*>(kernel)) ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = count;
   return cudaLaunchKernelEx(&config, kernel, args...);
 #endif
+}
+
+template <Start kStart = Start::kEarly, typename... Params>
+inline cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block,
+                          std::size_t shared_bytes, cudaStream_t stream,
+                          std::type_identity_t<Params>... args) {
+  return launch_clusters<kStart>(1, kernel, grid, block, shared_bytes, stream, args...);
 }
 
 // A load and a store of one number that other threads may load and store at the same time, other blocks included. They
