@@ -94,8 +94,9 @@ class Stage:
     detail: str
 
 
-def _run(command: Sequence[str], limit: float) -> tuple[int, str]:
-    """(exit status, all it printed): 124 past the limit, 127 where there is no such program."""
+def _run(command: Sequence[str], limit: float, **more: str) -> tuple[int, str]:
+    """(exit status, all it printed): 124 past the limit, 127 where there is no such program. ``more``: of the
+    environment."""
     try:
         process = subprocess.Popen(
             command,
@@ -103,6 +104,7 @@ def _run(command: Sequence[str], limit: float) -> tuple[int, str]:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=ROOT,
+            env={**os.environ, **more},
             start_new_session=True,  # so that a compiler that it started ends with it
         )
     except FileNotFoundError:
@@ -128,10 +130,11 @@ def _stage(
     limit: float,
     pattern: str = r"\S",
     excuse: Callable[[str], str] = lambda output: "",
+    **more: str,
 ) -> Stage:
     """Runs it; its last line that fits is the detail. ``excuse`` reads a failure's output: why it is none."""
     start = time.perf_counter()
-    code, output = _run([sys.executable, *command] if command[0] != _sanitizer() else command, limit)
+    code, output = _run([sys.executable, *command] if command[0] != _sanitizer() else command, limit, **more)
     if code:
         print(output[-6000:])
     # The last word where there is no summary, or where the clock had it.
@@ -193,13 +196,18 @@ def contract(stub: bool, limit: float) -> list[Stage]:
 
 
 def kernels(stub: bool, limit: float) -> list[Stage]:
-    """The time of each kernel of the goals' ops, with a cold L2, into results/kernels_cuda.json."""
+    """The time of each kernel of the goals' ops, with a cold L2, into results/kernels_cuda.json; on a card
+    that has clusters matching once more, in these, into results/kernels_match_clusters_cuda.json."""
     if stub:
         return [Stage("kernels", True, 0.0, "left out: the driver's trace needs a card")]
-    path = ROOT / "benchmarks/results/kernels_cuda.json"
-    return [
-        _stage("kernels", ["-m", "benchmarks.kernel_times", "--seconds", "0.3", "--json", str(path)], limit)
-    ]
+    folder, command = ROOT / "benchmarks/results", ["-m", "benchmarks.kernel_times", "--seconds", "0.3"]
+    end = time.monotonic() + limit
+    found = [_stage("kernels", [*command, "--json", str(folder / "kernels_cuda.json")], limit)]
+    if torch.cuda.get_device_capability() >= (9, 0):
+        command += ["matching", "--json", str(folder / "kernels_match_clusters_cuda.json")]
+        left = max(10, end - time.monotonic())
+        found.append(_stage("kernels, clusters", command, left, SSD_CUDA_MATCH="cluster"))
+    return found
 
 
 def target(stub: bool) -> Path:

@@ -2,11 +2,11 @@
 
     python -m benchmarks.kernel_barriers sm_90      # needs nvcc and cuobjdump (PyPI: nvidia-cuda-cuobjdump)
 
-The barrier of a block is for whole warps. Behind a loop that lanes leave at different times ptxas brings them
-together again (BSYNC); that of CUDA 13.0 has left this out of a loop that ended by a flag of four conditions,
-and the barrier raised an illegal instruction on an H100, though source and PTX were right. Here a backward
-branch by a predicate with a barrier behind it and nothing between that joins a warp is reported. Loops of
-UNIFORM end for all lanes at once.
+The barrier of a block or a cluster is for whole warps. Behind a loop that lanes leave at different times
+ptxas brings them together again (BSYNC); that of CUDA 13.0 has left this out of a loop that ended by a flag
+of four conditions, and the barrier raised an illegal instruction on an H100, though source and PTX were
+right. Here a backward branch by a predicate with a barrier behind it and nothing between that joins a warp is
+reported. Loops of UNIFORM end for all lanes at once.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ UNIFORM = {
     "place_kernel": "over the keys of a tile",
     "fusion_place_kernel": "over the keys of a tile",
     "matrix_kernel": "over the boxes of a tile",
+    "cluster_match_kernel": "over pairs, by a count that all threads share",
 }
 _INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]+)\*/\s+(?:(@!?U?P\d+)\s+)?(\S+)([^;]*);")
 _JOINS = ("BSYNC", "WARPSYNC", "VOTE", "SHFL", "EXIT", "RET", "CALL")
@@ -49,7 +50,7 @@ def loops_apart(sass: str) -> list[tuple[str, int, int]]:
             loop = address if back else -1
         elif name.startswith(_JOINS):
             loop = -1
-        elif name.startswith("BAR") and loop >= 0:
+        elif name.startswith(("BAR", "UCGABAR")) and loop >= 0:
             found.append((function, loop, address))
             loop = -1
     return found

@@ -36,6 +36,7 @@ BYTES = {
     "priors_kernel": "4 T a prior written",
     "group_kernel": "4 T a prior read; 8 T a group of 32, 8 B a truth written",
     "match_kernel": "4 T a prior, 8 T a group, 4 T + 8 B a truth and warp read; 4 B a prior, 8 B a key",
+    "cluster_match_kernel": "8 T a prior, 4 T + 8 B a truth and block read; 4 B a prior written",
     "claim_kernel": "16 B a truth read, 8 B and 4 B of codes written; in fp64 a search as in pair_kernel",
     "pair_kernel": "16 B a truth read, 8 B written; 8 T a group and 4 T a prior of those evaluated a search",
     "scan_kernel": "T B P C read; keys of the slices written (8 B, 16 B in fp64)",

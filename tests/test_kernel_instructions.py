@@ -31,6 +31,7 @@ FREE_PRODUCTS = {
     "claim_kernel<double>": "overlap_bound: an upper bound with a slack of 2^-16",
     "pair_kernel": "overlap_bound: an upper bound with a slack of 2^-16",
     "match_kernel": "overlap_bound: an upper bound with a slack of 2^-16",
+    "cluster_match_kernel": "overlap_bound: an upper bound with a slack of 2^-16",
     "keys_kernel": "smooth L1, whose products with 0.5 are exact; log and exp in one kernel",
     "backward_kernel": "gradients; log and exp in one kernel",
     "focal_rows_kernel": "smooth L1, as in keys_kernel",

@@ -11,7 +11,7 @@ namespace py = pybind11;
 using namespace ssd_cuda;
 
 // boxes: [G, 4], offsets: [B + 1], priors: [P, 4] or [B, P, 4] -> [B, P]
-template <typename T>
+template <typename T, MatchForm kForm>
 Array<int32_t> match(Array<T> boxes, Array<int32_t> offsets, Array<T> priors, int64_t prior_dims,
                      const MatchSettings& settings) {
   const int64_t batch = offsets.shape(0) - 1;
@@ -27,9 +27,20 @@ Array<int32_t> match(Array<T> boxes, Array<int32_t> offsets, Array<T> priors, in
                                 .rule = match_rule<T>(settings),
                                 .codes = codes};
   const emulator::Memory memory;
-  const MatchArgs<T> args(problem, memory);
-  emulator::check(launch_match(args, nullptr));
+  const MatchPlan plan = match_plan(problem, kForm);
+  emulator::check(launch_match(MatchArgs<T>(problem, plan, memory), plan, nullptr));
   return codes;
+}
+
+// How clusters match so many priors -> blocks of a cluster, threads of a block, bytes of shared memory; 0 blocks: not at all.
+template <typename T>
+py::tuple cluster_plan_of(int64_t batch, int64_t num_priors, const MatchSettings& settings) {
+  MatchProblem<T> problem{};
+  problem.batch = batch;
+  problem.num_priors = num_priors;
+  problem.rule = match_rule<T>(settings);
+  const MatchPlan plan = match_plan(problem, MatchForm::kClusters);
+  return py::make_tuple(plan.blocks, plan.threads, plan.shared_bytes);
 }
 
 // boxes: [G, 4], all in the last image; priors: the last ones of [images, num_priors, 4] -> their codes
@@ -48,7 +59,7 @@ Array<int32_t> wide_match(Array<float> boxes, Array<float> priors, int64_t image
                                     .rule = match_rule<float>(settings),
                                     .codes = codes};
   const emulator::Memory memory;
-  emulator::check(launch_match(MatchArgs<float>(problem, memory), nullptr));
+  emulator::check(launch_match(MatchArgs<float>(problem, {}, memory), {}, nullptr));
   return emulator::end_of(codes, priors.shape(0));
 }
 
@@ -73,7 +84,11 @@ Array<T> overlap_bound(Array<T> boxes, Array<T> priors, double eps) {
 EMULATOR_MODULE(m) {
   m.def("overlap_bound", &overlap_bound<float>);
   m.def("overlap_bound", &overlap_bound<double>);
-  m.def("match", &match<float>);
-  m.def("match", &match<double>);
+  m.def("match", &match<float, MatchForm::kThreeKernels>);
+  m.def("match", &match<double, MatchForm::kThreeKernels>);
+  m.def("match_in_clusters", &match<float, MatchForm::kClusters>);
+  m.def("match_in_clusters", &match<double, MatchForm::kClusters>);
+  m.def("cluster_plan", &cluster_plan_of<float>);
+  m.def("cluster_plan_of_double", &cluster_plan_of<double>);
   m.def("wide_match", &wide_match);
 }

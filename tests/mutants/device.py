@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mutants.detect import DETECT
+from mutants.match_clusters import MATCH_CLUSTERS
 from mutants.mutant import rows_of as _of
 from mutants.nms import NMS
 from mutants.wide import WIDE
@@ -177,7 +178,11 @@ _MATCHING = _of(
         "bad",
     ),
     ("a truth that overlaps nothing has no best", "kKeeps && «bound == T(0)»)", "false", "touch_nothing"),
-    ("of a group the farthest prior", "args_.rule.tie_last ? «31 - __clz(static_cast<int>(holders))»", "0"),
+    (
+        "of a group the farthest prior",
+        "nearest =\n      tie_last ? «31 - __clz(static_cast<int>(holders))»",
+        "0",
+    ),
     ("the best is what the group before had", "    «top_ = 0;»\n    if (mine)", "", "tiles or many"),
     (
         "bounds are compared with the best of all truths",
@@ -231,4 +236,4 @@ _PRIORS = _of(
     ),
 )
 
-DEVICE = [*_MULTIBOX, *_MINING, *NMS, *DETECT, *_MATCHING, *_BOXES, *_PRIORS, *WIDE]
+DEVICE = [*_MULTIBOX, *_MINING, *NMS, *DETECT, *_MATCHING, *MATCH_CLUSTERS, *_BOXES, *_PRIORS, *WIDE]

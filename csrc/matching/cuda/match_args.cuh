@@ -38,6 +38,20 @@ struct TopKey {
     const auto low = static_cast<uint32_t>(key);
     return {overlap(key), static_cast<int32_t>(tie_last ? low - 1 : ~low)};
   }
+  // Of a truth that overlaps none of the priors of a group.
+  static __device__ __forceinline__ Bits nothing(int64_t first, int64_t num_priors, bool tie_last) {
+    const int64_t end = first + kGroupPriors;
+    const int64_t last = (end < num_priors ? end : num_priors) - 1;
+    return of(ordered_key(0.0f), tie_last ? last : first, tie_last);
+  }
+};
+
+// How a problem is matched: in clusters of so many blocks by one kernel, or, 0, by three kernels (match_plan()).
+struct MatchPlan {
+  unsigned blocks = 0, threads = 0;
+  int block_bits = 0;  // the logarithm of blocks
+  int slots = 0;       // groups of a block, at most
+  std::size_t shared_bytes = 0;
 };
 
 template <typename T>
@@ -50,24 +64,29 @@ struct MatchArgs : MatchProblem<T> {
   BestPrior<T>* tops;     // where forced: [rows]
   int32_t* holders;  // of bipartite matching: [batch, num_priors], the truth that holds a prior
 
-  // take: see common/cuda/workspace.h
+  // take: see common/cuda/workspace.h. Clusters want no memory.
   template <typename Take>
-  MatchArgs(const MatchProblem<T>& problem, const Take& take)
+  MatchArgs(const MatchProblem<T>& problem, const MatchPlan& how, const Take& take)
       : MatchProblem<T>(problem),
-        groups(take((problem.per_image ? problem.batch : 1) * num_groups(problem.num_priors),
+        groups(take(how.blocks > 0
+                        ? 0
+                        : (problem.per_image ? problem.batch : 1) * num_groups(problem.num_priors),
                     PriorGroup<T>{})),
-        keys(take(forces(problem) && kKeys ? problem.rows : 0, TopKey::Bits{})),
-        tops(take(forces(problem) ? problem.rows : 0, BestPrior<T>{})),
+        keys(take(owes(problem, how) && kKeys ? problem.rows : 0, TopKey::Bits{})),
+        tops(take(owes(problem, how) ? problem.rows : 0, BestPrior<T>{})),
         holders(
             take(problem.rule.forced == Forced::kBipartite ? problem.batch * problem.num_priors : 0,
                  int32_t{})) {}
 
-  static bool forces(const MatchProblem<T>& problem) {
-    return problem.rule.forced != Forced::kNone;
+  static bool owes(const MatchProblem<T>& problem, const MatchPlan& how) {
+    return problem.rule.forced != Forced::kNone && how.blocks == 0;
   }
   __device__ __forceinline__ Vec4<T> truth(int64_t row) const { return this->boxes[row]; }
+  __device__ __forceinline__ const Vec4<T>* image_priors(int64_t b) const {
+    return this->priors + (this->per_image ? b * this->num_priors : 0);
+  }
   __device__ __forceinline__ Vec4<T> prior(int64_t b, int64_t p) const {
-    return this->rule.corners(this->priors[(this->per_image ? b * this->num_priors : 0) + p]);
+    return this->rule.corners(image_priors(b)[p]);
   }
   __device__ __forceinline__ PriorGroup<T>* image_groups(int64_t b) const {
     return groups + (this->per_image ? b * num_groups(this->num_priors) : 0);
@@ -103,10 +122,36 @@ __device__ __forceinline__ T warp_top(T value) {
   return bit_copy<T>(warp_largest_bits(bit_copy<Bits>(value)));
 }
 
-// The group of the warp's priors, for every lane.
+// The most that a truth overlaps a prior of a group: exactly 0 where it overlaps none, NaN where nothing is known, below 0
+// where the truth takes no part.
 template <typename T>
+__device__ __forceinline__ T pair_bound(const MatchRule<T>& rule, const PriorGroup<T>& group,
+                                        Vec4<T> truth) {
+  const T area = rule.truth_area(truth);
+  if (is_bounded_truth(truth, area)) return group.overlap_bound(truth, area, rule.eps);
+  return rule.takes_part(truth) ? T(NAN) : T(-1);
+}
+// Whether such a pair may decide a prior's code.
+template <typename T>
+__device__ __forceinline__ bool may_decide(const MatchRule<T>& rule, T bound) {
+  return !(bound < T(0)) && !(bound < rule.least_overlap());
+}
+
+// The best of the overlaps of a warp's priors with a truth, for every lane; 0 where none counts. ordered: of the lane's
+// overlap, 0 where it does not count; first: the prior of lane 0.
+__device__ __forceinline__ TopKey::Bits warp_top_key(uint32_t ordered, int64_t first,
+                                                     bool tie_last) {
+  const uint32_t most = warp_largest_bits(ordered);
+  const unsigned holders = __ballot_sync(kFullWarp, ordered == most);
+  const int nearest =
+      tie_last ? 31 - __clz(static_cast<int>(holders)) : __ffs(static_cast<int>(holders)) - 1;
+  return most == 0 ? 0 : TopKey::of(most, first + nearest, tie_last);
+}
+
+// The group of the priors of kLanes neighbouring lanes, for each of them.
+template <int kLanes = 32, typename T>
 __device__ __forceinline__ PriorGroup<T> warp_group(PriorGroup<T> group) {
-  for (int delta = 16; delta > 0; delta /= 2) {
+  for (int delta = kLanes / 2; delta > 0; delta /= 2) {
     const auto other = [&](T value) { return __shfl_xor_sync(kFullWarp, value, delta); };
     const PriorGroup<T> theirs{
         {other(group.box.x), other(group.box.y), other(group.box.z), other(group.box.w)},

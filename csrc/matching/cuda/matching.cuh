@@ -1,4 +1,5 @@
-// Matching of ragged ground truth with priors, without an IoU matrix. Three kernels, one after the other:
+// Matching of ragged ground truth with priors, without an IoU matrix. One kernel (cluster_match.cuh; match_plan.cuh says
+// when), or three, one after the other:
 //
 //   group_kernel   of every 32 priors the box around them and the range of their areas
 //   match_kernel   codes of all priors by threshold; and the best prior of each truth, where it is owed one
@@ -19,6 +20,7 @@
 
 #include "force.cuh"
 #include "match_args.cuh"
+#include "match_plan.cuh"
 
 namespace ssd_cuda {
 
@@ -80,19 +82,10 @@ class GroupMatch {
     T bound = T(0);
     top_ = 0;
     if (mine) {
-      const Vec4<T> truth = args_.truth(row);
-      const T area = args_.rule.truth_area(truth);
-      if (is_bounded_truth(truth, area)) {
-        bound = group_.overlap_bound(truth, area, args_.rule.eps);
-        decides = !(bound < args_.rule.least_overlap());
-        if (kKeeps && bound == T(0)) {
-          const int64_t end_prior = first_ + kGroupPriors;
-          const int64_t last = (end_prior < args_.num_priors ? end_prior : args_.num_priors) - 1;
-          const bool to_last = args_.rule.tie_last;
-          top_ = TopKey::of(ordered_key(0.0f), to_last ? last : first_, to_last);
-        }
-      } else {
-        decides = args_.rule.takes_part(truth);
+      bound = pair_bound(args_.rule, group_, args_.truth(row));
+      decides = may_decide(args_.rule, bound);
+      if (kKeeps && bound == T(0)) {
+        top_ = TopKey::nothing(first_, args_.num_priors, args_.rule.tie_last);
       }
     }
     evaluate_all(base, __ballot_sync(kFullWarp, decides));
@@ -121,14 +114,9 @@ class GroupMatch {
   __device__ __forceinline__ void keep(int lane, T overlap) {
     const bool numbers = args_.rule.forced == Forced::kBipartite;
     const bool counts = real_ && !(numbers && overlap != overlap);
-    const uint32_t own = counts ? ordered_key(overlap) : 0;
-    const uint32_t most = warp_largest_bits(own);
-    const unsigned holders = __ballot_sync(kFullWarp, own == most);
-    if (lane != lane_index() || most == 0) return;
-    const int nearest = args_.rule.tie_last ? 31 - __clz(static_cast<int>(holders))
-                                            : __ffs(static_cast<int>(holders)) - 1;
-    const TopKey::Bits key = TopKey::of(most, first_ + nearest, args_.rule.tie_last);
-    if (key > top_) top_ = key;
+    const TopKey::Bits key =
+        warp_top_key(counts ? ordered_key(overlap) : 0, first_, args_.rule.tie_last);
+    if (lane == lane_index() && key > top_) top_ = key;
   }
 
   const MatchArgs<T>& args_;
@@ -193,7 +181,11 @@ __global__ void __launch_bounds__(kMatchBlock, sizeof(T) == 8 ? 3 : 4)
 }
 
 template <typename T>
-inline cudaError_t launch_match(const MatchArgs<T>& args, cudaStream_t stream) {
+inline cudaError_t launch_match(const MatchArgs<T>& args, const MatchPlan& plan,
+                                cudaStream_t stream) {
+  if constexpr (MatchArgs<T>::kKeys) {
+    if (plan.blocks > 0) return launch_cluster_match(args, plan, stream);
+  }
   const bool forced = args.rule.forced != Forced::kNone;
   const int64_t blocks = ceil_div<int64_t>(args.num_priors, kMatchBlock);
   const dim3 block(kMatchBlock);

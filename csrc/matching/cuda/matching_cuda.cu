@@ -10,8 +10,9 @@ struct RunOnCard {
   template <typename T>
   static void match(const MatchProblem<T>& problem, const Tensor& where) {
     const CudaScope scope(where);
-    const auto [memory, args] = planned<MatchArgs<T>>(where, problem);
-    check_cuda(launch_match(args, scope.stream()), "match");
+    const MatchPlan plan = match_plan(problem, wanted_match_form());
+    const auto [memory, args] = planned<MatchArgs<T>>(where, problem, plan);
+    check_cuda(launch_match(args, plan, scope.stream()), "match");
   }
 };
 

@@ -1,0 +1,101 @@
+"""Faults of matching in clusters, seen by its emulated suite."""
+
+from __future__ import annotations
+
+from mutants.mutant import rows_of
+
+MATCH_CLUSTERS = rows_of(
+    "matching",
+    "tests/test_emulated_matching_clusters.py",
+    (
+        "clusters: the keys of the first block alone",
+        "other = «(i + static_cast<unsigned>(base_))»",
+        "0",
+        "priors",
+    ),
+    (
+        "clusters: keys are read before all have looked",
+        "«cluster_arrive_own();\n    cluster_wait();»\n    TopKey::Bits top",
+        "__syncthreads();",
+        "options",
+    ),
+    (
+        "clusters: a block ends while others read its keys",
+        "if (kKeeps && range_.count > 0) «cluster_wait();»",
+        "",
+        "options",
+    ),
+    (
+        "clusters: the second look begins anew",
+        "chunk_.keys[1][thread_] = «first»;",
+        "TopKey::Bits{0}",
+        "options",
+    ),
+    ("clusters: no second look", "&& «!(bound < chunk_.reached[truth])» &&", "false", "priors_of_ssd"),
+    (
+        "clusters: the second look compares with another truth",
+        "bound < «chunk_.reached[truth]»)",
+        "chunk_.reached[0]",
+        "priors_of_ssd",
+    ),
+    (
+        "clusters: of groups of bound 0 the farthest",
+        ": «~static_cast<uint32_t>(slot)»;",
+        "static_cast<uint32_t>(slot) + 1",
+        "touch_nothing",
+    ),
+    (
+        "clusters: a truth that overlaps nothing has no best",
+        "if («near == 0») return 0;",
+        "true",
+        "touch_nothing",
+    ),
+    ("clusters: a code is a place in the chunk", "TopKey::of(ordered, «base_ + truth»,", "truth", "chunks"),
+    ("clusters: a claim is of a place in the chunk", "truth = «base_ + thread_»;", "thread_", "chunks"),
+    (
+        "clusters: lists grow from chunk to chunk",
+        "if («thread_ < 2») chunk_",
+        "thread_ < 2 && base == 0",
+        "chunks",
+    ),
+    ("clusters: a chunk comes before the last is done", "«__syncthreads();»  // no warp looks", "", "chunks"),
+    ("clusters: a prior without a match is renamed", "relabels() && «code >= 0» &&", "true", "options"),
+    (
+        "clusters: the last claim to arrive wins",
+        "«atomicMax(&table_.claims[place], truth);»",
+        "atomicExch(&table_.claims[place], truth);",
+        "chunks",
+    ),
+    ("clusters: every block claims the prior", "|| «(group & mask) != rank_») return", "false", "options"),
+    ("clusters: truths are read while they are taken", "«__syncthreads();»\n    find_bounds", "", "options"),
+    ("clusters: lists before the bounds are there", "find_bounds();\n    «__syncthreads();»", "", "options"),
+    ("clusters: a list is read while it is made", "«__syncthreads();»\n    look_at(0)", "", "options"),
+    ("clusters: reached is read while it is set", "«__syncthreads();»\n      list(1", "", "options"),
+    (
+        "clusters: the second list is read while it is made",
+        "«__syncthreads();»\n      look_at(1)",
+        "",
+        "options",
+    ),
+    ("clusters: codes are written before the claims", "«__syncthreads();»\n    write_codes", "", "options"),
+    (
+        "clusters: priors of the first image serve all",
+        "priors_(«args.image_priors(image_)»)",
+        "args.priors",
+        "edges",
+    ),
+    (
+        "clusters: an overlap that is the threshold is not enough",
+        "real && !(«overlap < args_.rule.least_overlap()»))",
+        "overlap <= args_.rule.least_overlap()",
+        "options or fuzz",
+    ),
+    ("clusters: groups of the last team alone", "if («base > 0») load_group", "false", "more_priors"),
+    ("clusters: more shared memory than there is", "|| «bytes > dynamic_shared_room(0)»)", "false", "who_is"),
+    (
+        "clusters: on a card without",
+        "if («!has_clusters(reinterpret_cast<const void*>(cluster_match_of(problem)))») return",
+        "false",
+        "cannot",
+    ),
+)
