@@ -13,8 +13,8 @@ from ssd_cuda import MiningConfig
 from ssd_cuda.ops.mining import op_options
 from ssd_cuda.reference import mining as reference
 
-# About a block, and each way to hold the keys: 9 or 12 a thread in registers, shared memory, nowhere.
-WIDTHS = [1, 31, 1023, 1025, 9 * 1024 + 1, 12 * 1024 + 1, 56 * 1024]
+# About a block, and each way to hold the keys: 8, 9 or 12 a thread in registers, shared memory, nowhere.
+WIDTHS = [1, 31, 1023, 1025, 8 * 1024 + 1, 9 * 1024 + 1, 12 * 1024 + 1, 56 * 1024]
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +54,54 @@ def test_long_rows_of_other_types(mining, width, dtype):
     assert_same_top_k(mining, key_rows("ties", 1, width, dtype), torch.tensor([width // 5]))
 
 
-@pytest.mark.parametrize("architecture, kilobytes", [(75, 64), (86, 99), (80, 163)])
+@pytest.mark.parametrize("architecture, kilobytes", [(86, 99), (80, 163)])
 def test_rows_that_just_fit_in_shared_memory(mining, architecture, kilobytes):
-    """Keys share the card's memory with the histogram: the launcher leaves it its 10 KB, and no more."""
-    most = (kilobytes - 10) * 1024 // 4
+    """Keys share the card's memory with the histogram: the launcher leaves it its 20 KB, and no more."""
+    most = (kilobytes - 20) * 1024 // 4
     for width in (most, most + 1, kilobytes * 256):
         keys = key_rows("ties", 1, width, torch.float32)
         assert_same_top_k(mining.with_seeds(0).on(architecture), keys, torch.tensor([width // 7]))
+
+
+def rows_with_a_bucket(inside: int, differ: bool, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """A row for each k: 40 keys above a bucket of `inside` with the same leading bits, 1025 in all.
+
+    Each two of the bucket are equal or, where they do not `differ`, all are."""
+    neighbours = 1 + torch.arange(inside).div(2, rounding_mode="floor") * torch.finfo(dtype).eps
+    bucket = neighbours if differ else torch.ones(inside)
+    keys = torch.cat([4 + torch.rand(40), bucket.to(dtype), torch.rand(985 - inside) / 4]).to(dtype)
+    k = 40 + torch.tensor(sorted({0, 1, inside // 2, inside - 1, inside, inside + 1}))
+    return torch.stack([keys[torch.randperm(1025)] for _ in k]), k
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("differ", [True, False])
+@pytest.mark.parametrize("inside", [1, 33, 128, 129, 260])
+def test_buckets_that_just_fit_in_the_list(mining, inside, differ, dtype):
+    """Up to 128 keys of a bucket are ranked; more are searched by their next bits, or by index."""
+    keys, k = rows_with_a_bucket(inside, differ, dtype)
+    assert_same_top_k(mining, keys, k)
+    positive = torch.zeros_like(keys, dtype=torch.bool)
+    for row, least in zip(keys, k.tolist(), strict=True):
+        options = op_options(MiningConfig(min_negatives=least))
+        expected = reference.select_hard_negatives(row[None], positive[:1], min_negatives=least)
+        assert torch.equal(
+            mining.with_seeds(3).hard_negatives(row[None], positive[:1], None, options), expected
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("positive_fill", ["zero", "-inf"])
+def test_hard_negatives_as_far_as_the_excluded(mining, positive_fill, dtype):
+    """k beyond the keys that may be selected: excluded rows are not; -inf may share their leading bits."""
+    keys = key_rows("special", 5, 70, dtype)
+    positive, candidates = torch.rand(5, 70) < 0.3, torch.rand(5, 70) < 0.4
+    for least in (5, 30, 69, 70, 2**40):
+        rule = {"min_negatives": least, "cap": "all", "positive_fill": positive_fill}
+        options = op_options(MiningConfig(**rule))
+        result = mining.with_seeds(0).hard_negatives(keys, positive, candidates, options)
+        expected = reference.select_hard_negatives(keys, positive, candidates=candidates, **rule)
+        assert torch.equal(result, expected)
 
 
 def test_a_reduction_leaves_its_scratch_free(mining):

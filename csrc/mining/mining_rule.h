@@ -11,17 +11,17 @@ template <typename U>
 constexpr U kExcluded = 0;
 
 // The selection of one row: the keys above threshold, and those equal to it up to index tie.
-template <typename U>
+template <typename U, typename Index = int64_t>
 struct RowCut {
   U threshold;
-  int64_t tie;
+  Index tie;
 };
 template <typename U>
 SSD_HOST_DEVICE RowCut<U> empty_cut() {
   return {~U(0), -1};
 }
-template <typename U>
-SSD_HOST_DEVICE bool is_selected(U key, int64_t index, RowCut<U> cut) {
+template <typename U, typename Index>
+SSD_HOST_DEVICE bool is_selected(U key, std::type_identity_t<Index> index, RowCut<U, Index> cut) {
   return key > cut.threshold || (key == cut.threshold && index <= cut.tie);
 }
 
@@ -29,6 +29,13 @@ SSD_HOST_DEVICE bool is_selected(U key, int64_t index, RowCut<U> cut) {
 template <typename U>
 SSD_HOST_DEVICE U least_selected(RowCut<U> cut) {
   return cut.threshold > kExcluded<U> ? cut.threshold : kExcluded<U> + 1;
+}
+
+// The same of the rows that may be selected, for keys of a row of `width` and its type of an index.
+template <typename Index, typename U>
+SSD_HOST_DEVICE RowCut<U, Index> selectable_cut(RowCut<U> cut, Index width) {
+  if (cut.threshold == kExcluded<U>) return {kExcluded<U> + 1, width};
+  return {cut.threshold, static_cast<Index>(cut.tie < width ? cut.tie : width)};
 }
 
 // The part of one image in the cut of a batch whose images of `width` rows lie one after the other.
@@ -83,17 +90,19 @@ inline MiningRule mining_rule(const Settings& settings) {
 }
 
 // k of an image, or a batch, of width rows. The product is one float32 multiplication, as torch multiplies an integer tensor
-// by a Python number.
-SSD_HOST_DEVICE int64_t num_hard_negatives(const MiningRule& rule, int64_t positives,
-                                           int64_t candidates, int64_t width) {
+// by a Python number. Int: of 32 or 64 bits, whatever holds the width.
+template <typename Int>
+SSD_HOST_DEVICE Int num_hard_negatives(const MiningRule& rule, Int positives, Int candidates,
+                                       Int width) {
   const float product = positives > 0 ? mul_rn(static_cast<float>(positives), rule.ratio) : 0.0f;
   const float whole = rule.round_up ? std::ceil(product) : std::floor(product);
-  const int64_t limit = rule.cap == MiningRule::kNegatives ? candidates
-                        : rule.cap == MiningRule::kAll     ? width
-                                                           : (width > 0 ? width - 1 : 0);
-  const int64_t wanted = whole < static_cast<float>(limit) ? static_cast<int64_t>(whole) : limit;
-  const int64_t k = wanted > rule.min_negatives ? wanted : rule.min_negatives;
-  return k < limit ? k : limit;
+  const Int limit = rule.cap == MiningRule::kNegatives ? candidates
+                    : rule.cap == MiningRule::kAll     ? width
+                                                       : (width > 0 ? width - 1 : 0);
+  const Int wanted = whole < static_cast<float>(limit) ? static_cast<Int>(whole) : limit;
+  const int64_t least_wanted = rule.min_negatives > 0 ? rule.min_negatives : 0;
+  const Int least = least_wanted < limit ? static_cast<Int>(least_wanted) : limit;
+  return wanted > least ? wanted : least;
 }
 
 template <typename T>

@@ -89,7 +89,7 @@ Array<double> reduce_twice(Array<double> numbers) {
 __global__ void __launch_bounds__(kSelectBlock)
     needed_kernel(const unsigned* counts, int64_t count, unsigned needed, int64_t* to) {
   after_previous_kernel();
-  __shared__ SelectShared shared;
+  __shared__ SearchShared shared;
   __shared__ double scratch[kSelectWarps];
   unsigned before;
   const int64_t found =

@@ -204,7 +204,13 @@ LOSS_OPTIONS = [
             "true",
             "dtypes",
         ),
-        ("batch: the needed are not lessened", "bucket.needed - «shared.before»};", "0", "dtypes"),
+        (
+            "batch: the needed are not lessened",
+            "search->bucket = {bucket.value | (static_cast<U>(found.bucket) << shift), shift, found.inside,\n"
+            "                    bucket.needed - «found.before»};",
+            "0",
+            "dtypes",
+        ),
         (
             "batch: the search ends a digit early",
             "return «bucket.shift == 0» || bucket.needed == 0",

@@ -23,7 +23,7 @@ WIDE = [
         (
             "mining",
             "a key",
-            "first = «row * args.width»;\n  const auto load",
+            "first = «row * args.width»;\n  const StoredKeys",
             "static_cast<int32_t>(row * args.width)",
             "top_k",
         ),

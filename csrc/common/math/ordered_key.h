@@ -15,10 +15,10 @@ using Ordered = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
 template <typename T>
 SSD_HOST_DEVICE Ordered<T> ordered_key(T key) {
   using U = Ordered<T>;
-  constexpr U kSign = U(1) << (8 * sizeof(U) - 1);
-  if (key != key) return ~U(0);
-  const U bits = bit_copy<U>(key + T(0));  // -0 + 0 is +0
-  return bits & kSign ? ~bits : bits | kSign;
+  constexpr int kLast = 8 * sizeof(U) - 1;
+  const U bits = bit_copy<U>(key + T(0));     // -0 + 0 is +0
+  const U negative = U(0) - (bits >> kLast);  // all ones, or 0: no branch, on either device
+  return key != key ? ~U(0) : bits ^ (negative | U(1) << kLast);
 }
 
 // The key of ordered_key; NaN for the largest integer.

@@ -6,7 +6,7 @@
 //   Ties: each block counts its keys that equal the threshold; the last one finds the block, then the key, of the last
 //   that is needed.
 //
-// Bytes: the keys are read once a digit, three times (uint64: six), and once for the ties, from L2 in part; 8 KB a digit and
+// Bytes: the keys are read once a digit, three times (uint64: six), and once for the ties, from L2 in part; 16 KB a digit and
 // block added. Integer sums and tickets alone: the result does not depend on the order of the blocks. The host reads
 // nothing; counters are set to 0 by a launch, so nothing outlives a call.
 #pragma once
@@ -15,8 +15,7 @@
 
 namespace ssd_cuda {
 
-constexpr int64_t kAnyTie = int64_t{1} << 62;
-constexpr int kTieKeys = kSelectBins;  // a block of tie_kernel: find_bucket takes as many bins
+constexpr int kTieKeys = 2 * kSelectBlock;  // a block of tie_kernel
 
 // What the launches of one selection hand on.
 template <typename U>
@@ -70,13 +69,13 @@ __global__ void __launch_bounds__(kSelectBlock)
     batch_digit_kernel(const U* keys, int64_t total, int digit, BatchSearch<U>* search) {
   after_previous_kernel();
   constexpr int kBits = 8 * sizeof(U);
-  __shared__ SelectShared shared;
+  __shared__ SearchShared shared;
   __shared__ bool last;
   Bucket<U> bucket = search->bucket;
   if (BatchSearch<U>::found(bucket)) return;
   const int shift = bucket.shift > kSelectBits ? bucket.shift - kSelectBits : 0;
   const int bins = 1 << (bucket.shift - shift);
-  for (int i = static_cast<int>(threadIdx.x); i < bins; i += kSelectBlock) shared.histogram[i] = 0;
+  clear_histogram(shared);
   __syncthreads();
   const int64_t step = int64_t{gridDim.x} * kSelectBlock;
   for (int64_t i = int64_t{blockIdx.x} * kSelectBlock + threadIdx.x; i < total; i += step) {
@@ -91,20 +90,20 @@ __global__ void __launch_bounds__(kSelectBlock)
     if (shared.histogram[i] > 0) atomicAdd(&histogram[i], shared.histogram[i]);
   }
   if (!arrives_last(&search->arrived[digit], last)) return;
-  for (int i = static_cast<int>(threadIdx.x); i < bins; i += kSelectBlock) {
+  for (int i = static_cast<int>(threadIdx.x); i < kSelectBins; i += kSelectBlock) {
     shared.histogram[i] = histogram[i];
   }
   __syncthreads();
-  find_bucket(shared, bins, bucket.needed);
+  const Found found = find_bucket(scan_histogram(shared), bucket.needed, shared);
   if (threadIdx.x != 0) return;
-  search->bucket = {bucket.value | (static_cast<U>(shared.bucket) << shift), shift, shared.inside,
-                    bucket.needed - shared.before};
+  search->bucket = {bucket.value | (static_cast<U>(found.bucket) << shift), shift, found.inside,
+                    bucket.needed - found.before};
 }
 
 // The index of the needed-th of count numbers that are counted by at(i), needed >= 1; before: those of lower indices.
 template <typename At>
 __device__ __forceinline__ int64_t find_needed(int64_t count, unsigned needed, unsigned& before,
-                                               SelectShared& shared, double* scratch,
+                                               SearchShared& shared, double* scratch,
                                                const At& at) {
   before = 0;
   for (int64_t first = 0;; first += kSelectBins) {
@@ -117,11 +116,10 @@ __device__ __forceinline__ int64_t find_needed(int64_t count, unsigned needed, u
     sum = block_reduce(sum, reinterpret_cast<unsigned*>(scratch),
                        [](unsigned x, unsigned y) { return x + y; });
     if (before + sum >= needed || first + kSelectBins >= count) {
-      find_bucket(shared, kSelectBins, needed - before);
-      before += shared.before;
-      const int64_t found = first + kSelectBins - 1 - static_cast<int64_t>(shared.bucket);
+      const Found found = find_bucket(scan_histogram(shared), needed - before, shared);
+      before += found.before;
       __syncthreads();  // the next search writes what this one read
-      return found;
+      return first + kSelectBins - 1 - static_cast<int64_t>(found.bucket);
     }
     before += sum;
   }
@@ -132,7 +130,7 @@ template <typename U>
 __global__ void __launch_bounds__(kSelectBlock)
     batch_tie_kernel(const U* keys, int64_t total, unsigned* ties, BatchSearch<U>* search) {
   after_previous_kernel();
-  __shared__ SelectShared shared;
+  __shared__ SearchShared shared;
   __shared__ double scratch[kSelectWarps];
   __shared__ bool last;
   const Bucket<U> bucket = search->bucket;

@@ -9,69 +9,9 @@
 #pragma once
 
 #include "batch_select.cuh"
-#include "select.cuh"
+#include "stored_keys.cuh"
 
 namespace ssd_cuda {
-
-// How keys are stored; computed as T = float, or double for kDouble.
-enum class KeyType : int { kFloat = 0, kDouble = 1, kHalf = 2, kBFloat16 = 3 };
-
-template <typename S>
-constexpr KeyType key_type() {
-  return std::is_same_v<S, double>          ? KeyType::kDouble
-         : std::is_same_v<S, __half>        ? KeyType::kHalf
-         : std::is_same_v<S, __nv_bfloat16> ? KeyType::kBFloat16
-                                            : KeyType::kFloat;
-}
-
-// A row of stored keys as a loader of RowKeys: what finish(key, i) makes of them.
-template <typename T, typename Finish>
-struct StoredKeys {
-  const void* keys;
-  KeyType type;
-  int64_t first;  // of the row
-  Finish finish;
-
-  template <typename Fn>
-  __device__ __forceinline__ void with(const Fn& fn) const {
-    if constexpr (sizeof(T) == 8) {
-      as<double>(fn);
-    } else if (type == KeyType::kHalf) {
-      as<__half>(fn);
-    } else if (type == KeyType::kBFloat16) {
-      as<__nv_bfloat16>(fn);
-    } else {
-      as<float>(fn);
-    }
-  }
-
- private:
-  template <typename S, typename Fn>
-  __device__ __forceinline__ void as(const Fn& fn) const {
-    const S* row = static_cast<const S*>(keys) + first;
-    fn([&](int64_t i) { return finish(static_cast<T>(row[i]), i); });
-  }
-};
-template <typename T, typename Finish>
-__device__ __forceinline__ StoredKeys<T, Finish> stored_keys(const void* keys, KeyType type,
-                                                             int64_t first, const Finish& finish) {
-  return {keys, type, first, finish};
-}
-
-template <typename T>
-__device__ __forceinline__ void store_key(void* keys, KeyType type, int64_t i, T value) {
-  if constexpr (sizeof(T) == 8) {
-    static_cast<double*>(keys)[i] = value;
-  } else {
-    if (type == KeyType::kHalf) {
-      static_cast<__half*>(keys)[i] = __half(value);
-    } else if (type == KeyType::kBFloat16) {
-      static_cast<__nv_bfloat16*>(keys)[i] = __nv_bfloat16(value);
-    } else {
-      static_cast<float*>(keys)[i] = value;
-    }
-  }
-}
 
 struct TopKArgs {
   const void* keys;  // [B, P]
@@ -86,18 +26,21 @@ struct TopKArgs {
 };
 
 template <typename T, int kPerThread>
-__global__ void __launch_bounds__(kSelectBlock, 1) top_k_kernel(TopKArgs args) {
-  after_previous_kernel();
+__global__ void __launch_bounds__(kSelectBlock, kPerThread == kInShared ? 2 : 1)
+    top_k_kernel(TopKArgs args) {
   using U = Ordered<T>;
-  __shared__ SelectShared shared;
+  __shared__ SelectShared<U> shared;
   __shared__ double partial[kSelectWarps];
+  begin_selection(shared);
+  after_previous_kernel();
   const int64_t row = blockIdx.x, first = row * args.width;
-  const auto load =
-      stored_keys<T>(args.keys, args.type, first, [](T key, int64_t) { return ordered_key(key); });
-  const RowKeys<kPerThread, decltype(load), U> keys(load, args.width);
-  const RowCut<U> cut = select_row<true, U>(keys, args.k[row], shared);
+  const StoredKeys<T> load{args.keys, args.type, first};
+  const RowKeys<kPerThread, StoredKeys<T>, U> keys(load, args.width);
+  count_first_digit<U>(keys, shared);
+  __syncthreads();
+  const RowCut<U> cut = select_row<true, U>(keys, args.k[row], scan_histogram(shared), shared);
   double sum = 0;
-  keys.each([&](U key, int64_t i) {
+  keys.each([&](U key, auto i) {
     const bool take = is_selected(key, i, cut);
     args.mask[first + i] = take;
     if (take) sum += static_cast<double>(key_value<T>(key));
@@ -122,41 +65,36 @@ struct HardNegativeArgs {
   bool* mask;  // [B, P]
 };
 
-// The key of one row at its place among all: a positive's, its own, or none.
+// The keys of args from `first` on; counts: of what they are made of.
 template <typename T>
-__device__ __forceinline__ Ordered<T> mined_key(const HardNegativeArgs& args, const bool* candidate,
-                                                const bool* positive, T key, int64_t i) {
-  using U = Ordered<T>;
-  const U own = candidate == nullptr || candidate[i] ? ordered_key(key) : kExcluded<U>;
-  return positive[i] ? positive_key<T>(args.rule) : own;
+__device__ __forceinline__ MinedKeys<T> mined_keys(const HardNegativeArgs& args, int64_t first,
+                                                   MinedCounts& counts) {
+  return {args.keys, args.type, first, args.positive, args.candidate, positive_key<T>(args.rule),
+          counts};
 }
 
 template <typename T, int kPerThread>
 __global__ void __launch_bounds__(kSelectBlock, 1) hard_negatives_kernel(HardNegativeArgs args) {
-  after_previous_kernel();
   using U = Ordered<T>;
-  __shared__ SelectShared shared;
+  __shared__ SelectShared<U> shared;
   __shared__ SumScratch scratch;
-  const int64_t row = blockIdx.x, first = row * args.width;
-  const bool* candidate = args.candidate != nullptr ? args.candidate + first : nullptr;
-  const auto load = stored_keys<T>(args.keys, args.type, first, [&](T key, int64_t i) -> U {
-    return mined_key(args, candidate, args.positive + first, key, i);
-  });
+  begin_selection(shared);
+  after_previous_kernel();
+  MinedCounts counts;
+  const auto load = mined_keys<T>(args, int64_t{blockIdx.x} * args.width, counts);
   const RowKeys<kPerThread, decltype(load), U> keys(load, args.width);
-  unsigned positives = 0, excluded = 0;
-  keys.each([&](U key, int64_t i) {
-    positives += args.positive[first + i];
-    excluded += key == kExcluded<U>;
-  });
-  block_sums(positives, excluded, scratch);
-  const int64_t k =
-      num_hard_negatives(args.rule, positives, args.width - positives - excluded, args.width);
-  const RowCut<U> cut = select_row<false, U>(keys, k, shared);
-  // `first` once more: kept until here it would take two registers that the keys need (indices are 32 bits wide).
-  const uint64_t begin = uint64_t{blockIdx.x} * static_cast<unsigned>(args.width);
-  keys.each([&](U key, int64_t i) {
-    args.mask[begin + i] = key != kExcluded<U> && is_selected(key, i, cut);
-  });
+  using Index = typename decltype(keys)::Index;
+  count_first_digit<U>(keys, shared);
+  unsigned positives = counts.positives, excluded = counts.excluded;
+  block_sums(positives, excluded, scratch);  // its barrier is that of the first digits too
+  const auto scan = scan_histogram(shared);
+  const int width = static_cast<int>(args.width);  // fewer than 2^31, as the op demands
+  const int k = num_hard_negatives(args.rule, static_cast<int>(positives),
+                                   width - static_cast<int>(positives + excluded), width);
+  const auto cut = selectable_cut(select_row<false, U>(keys, k, scan, shared), Index{width});
+  // Where the row begins once more: kept until here it would take two registers that the keys need.
+  bool* const mask = args.mask + uint64_t{blockIdx.x} * static_cast<unsigned>(args.width);
+  keys.each([&](U key, auto i) { mask[i] = is_selected(key, i, cut); });
 }
 
 // keys: [B, P], ks: [B]
@@ -188,18 +126,13 @@ __global__ void __launch_bounds__(kSelectBlock)
   __shared__ SumScratch scratch;
   __shared__ bool last;
   const int64_t step = int64_t{gridDim.x} * kSelectBlock;
-  const auto load = stored_keys<T>(args.keys, args.type, 0, [&](T key, int64_t i) {
-    return mined_key(args, args.candidate, args.positive, key, i);
-  });
-  unsigned positives = 0, excluded = 0;
-  load.with([&](const auto& from) {
+  MinedCounts counts;
+  mined_keys<T>(args, 0, counts).with([&](const auto& source) {
     for (int64_t i = int64_t{blockIdx.x} * kSelectBlock + threadIdx.x; i < args.width; i += step) {
-      const U key = from(i);
-      ordered[i] = key;
-      positives += args.positive[i];
-      excluded += key == kExcluded<U>;
+      ordered[i] = key_at(source, i);
     }
   });
+  unsigned positives = counts.positives, excluded = counts.excluded;
   block_sums(positives, excluded, scratch);
   if (threadIdx.x == 0) {
     atomicAdd(&search->positives, positives);

@@ -7,6 +7,12 @@
 
 namespace ssd_cuda {
 
+// The sum of value(image) by one warp, on each of its lanes.
+template <typename Value>
+__device__ __forceinline__ int64_t batch_total(int64_t images, const Value& value) {
+  return warp_reduce(lane_total<int64_t>(images, value), Add{});
+}
+
 // A block an image, at least one.
 template <typename T>
 __global__ void __launch_bounds__(kSelectBlock) batch_totals_kernel(SelectArgs<T> args) {
@@ -22,9 +28,9 @@ __global__ void __launch_bounds__(kSelectBlock) batch_totals_kernel(SelectArgs<T
   }
   if (!arrives_last(&args.search->arrived[Search::kDigits + 1], last) || threadIdx.x >= 32) return;
   const int64_t positives =
-      warp_total<int64_t>(args.images, [&](int64_t image) { return args.sums[image].positives; });
+      batch_total(args.images, [&](int64_t image) { return args.sums[image].positives; });
   const int64_t candidates =
-      warp_total<int64_t>(args.images, [&](int64_t image) { return args.sums[image].candidates; });
+      batch_total(args.images, [&](int64_t image) { return args.sums[image].candidates; });
   if (threadIdx.x != 0) return;
   const int64_t rows = args.images * args.width;
   args.search->start(num_hard_negatives(args.rule.mining, positives, candidates, rows), rows);
@@ -35,10 +41,10 @@ template <typename T>
 __global__ void __launch_bounds__(kSelectBlock) batch_sums_kernel(SelectArgs<T> args) {
   after_previous_kernel();
   using U = Ordered<T>;
-  __shared__ LossShared shared;
+  __shared__ LossShared<T> shared;
   if (blockIdx.x < args.images) {
     const int64_t image = blockIdx.x;
-    const MadeKeys<U> load{args.keys + image * args.width};
+    const MadeKeys<U> load(args.keys + image * args.width);
     const RowKeys<kReload, MadeKeys<U>, U> keys(load, args.width);
     if (threadIdx.x == 0) shared.total = args.sums[image];
     __syncthreads();

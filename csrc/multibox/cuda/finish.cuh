@@ -12,13 +12,19 @@ template <typename Args>
 __device__ __forceinline__ void finish_batch(const Args& args) {
   using T = std::remove_pointer_t<decltype(args.scales)>;
   Denominator batch{};
-  for (int64_t b = threadIdx.x; b < args.images; b += 32) batch.add(args.sums[b]);
+  ImageSums own{};  // of the lane's first image, loaded once
+  const int64_t lane = threadIdx.x;
+  if (lane < args.images) {
+    own = args.sums[lane];
+    batch.add(own);
+  }
+  for (int64_t b = lane + 32; b < args.images; b += 32) batch.add(args.sums[b]);
   for (int64_t* n : {&batch.localized, &batch.selected, &batch.at_least_one}) {
     for (int step = 16; step > 0; step /= 2) *n += __shfl_xor_sync(0xffffffffu, *n, step);
   }
   double loc = 0, conf = 0;
-  for (int64_t b = threadIdx.x; b < args.images; b += 32) {
-    const ImageSums image = args.sums[b];
+  for (int64_t b = lane; b < args.images; b += 32) {
+    const ImageSums image = b < 32 ? own : args.sums[b];
     const double scale = image_scale(args.rule.loss, batch, image.localized, args.images);
     loc += image_share(image.loc, scale);
     conf += image_share(image.conf, scale);

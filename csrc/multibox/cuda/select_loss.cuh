@@ -21,38 +21,55 @@ struct SelectArgs : LossOutputs<T> {
   unsigned* ties;                   // see batch_select.cuh
 };
 
-// The sum of value(i) over i < count by one warp, on each of its lanes: a lane adds every 32nd, then a tree.
+// The sum of value(i) over i < count, i = lane, lane + 32, ..., in this order. Four are loaded before they are added: 69 tiles
+// are one wait and not three.
 template <typename T, typename Value>
-__device__ __forceinline__ T warp_total(int64_t count, const Value& value) {
+__device__ __forceinline__ T lane_total(int64_t count, const Value& value) {
+  constexpr int kAhead = 4;
   T sum = 0;
-  for (int64_t i = threadIdx.x % 32; i < count; i += 32) sum += value(i);
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+#pragma unroll 1
+  for (int64_t first = threadIdx.x % 32; first < count; first += 32 * kAhead) {
+    T next[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j)
+      next[j] = first + 32 * j < count ? value(first + 32 * j) : T{0};
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) sum += next[j];
+  }
   return sum;
 }
 
-// The sums of an image's tiles: each of six values by a warp of its own, all at once.
+// The sums of an image's tiles, all but the negatives: each value by a warp of its own, all at once.
 __device__ inline void add_tiles(const ImageSums* tiles, int64_t count, ImageSums& total) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const bool first = threadIdx.x % 32 == 0;
   const auto add = [&](int number, auto member) {
     if (warp != number) return;
     using Value = std::remove_reference_t<decltype(total.*member)>;
-    const Value sum = warp_total<Value>(count, [&](int64_t i) { return tiles[i].*member; });
+    const auto value = [&](int64_t i) { return tiles[i].*member; };
+    Value sum;
+    if constexpr (std::is_same_v<Value, double>) {
+      sum = warp_reduce(lane_total<double>(count, value), Add{});
+    } else {  // rows of an image: fewer than 2^31
+      sum = warp_sum(static_cast<unsigned>(lane_total<int64_t>(count, value)));
+    }
     if (first) total.*member = sum;
   };
-  add(0, &ImageSums::loc);
-  add(1, &ImageSums::conf);
-  add(2, &ImageSums::positives);
-  add(3, &ImageSums::localized);
-  add(4, &ImageSums::candidates);
-  add(5, &ImageSums::negatives);
+  add(0, &ImageSums::positives);
+  add(1, &ImageSums::candidates);
+  add(2, &ImageSums::loc);
+  add(3, &ImageSums::conf);
+  add(4, &ImageSums::localized);
+  if (threadIdx.x == 0) total.negatives = 0;
 }
 
 // The keys of keys_kernel as a loader of RowKeys.
 template <typename U>
-struct MadeKeys {
+struct MadeKeys : Unlimited<U> {
   const U* row;
-  __device__ __forceinline__ U operator()(int64_t i) const { return row[i]; }
+  __device__ __forceinline__ explicit MadeKeys(const U* keys) : row(keys) {}
+  __device__ __forceinline__ U fetch(int64_t i) const { return row[i]; }
+  __device__ __forceinline__ U key(U made, bool) const { return made; }
   template <typename Fn>
   __device__ __forceinline__ void with(const Fn& fn) const {
     fn(*this);
@@ -60,28 +77,33 @@ struct MadeKeys {
 };
 
 // Shared memory of select_kernel.
+template <typename T>
 struct LossShared {
-  SelectShared select;
-  double doubles[kSelectWarps];
+  SelectShared<Ordered<T>> select;
+  double conf[kSelectWarps];
+  unsigned negatives[kSelectWarps];
   ImageSums total;  // in registers it would crowd out the keys
   bool last;
 };
-static_assert(sizeof(LossShared) <= kSelectStatic, "the rest of shared memory may hold keys");
+static_assert(sizeof(LossShared<double>) <= kSelectStatic,
+              "the rest of shared memory may hold keys");
 
 // Adds up what counts in one image, beside the sums of its tiles in shared.total, and writes sums and cut.
 template <typename T, typename Keys>
 __device__ __forceinline__ void add_selected(const SelectArgs<T>& args, int64_t image,
                                              const Keys& keys, RowCut<Ordered<T>> cut,
-                                             LossShared& shared) {
+                                             LossShared<T>& shared) {
   using U = Ordered<T>;
+  const auto in_row = selectable_cut(cut, keys.width);
   const U* row = args.keys + image * args.width;
   const U fill = positive_key<T>(args.rule.mining);
   const T* const losses =
       args.targets.keeps_losses(args.rule.loss) ? args.row_loss + image * args.width : nullptr;
   double conf = 0;
   unsigned negatives = 0;
-  keys.each([&](U key, int64_t p) {
-    if (key == kExcluded<U> || key == fill || !is_selected(key, p, cut)) return;
+  keys.each([&](U key, auto p) {
+    const bool counts = (key != fill) & is_selected(key, p, in_row);
+    if (!counts) return;
     ++negatives;
     conf += static_cast<double>(losses != nullptr ? losses[p] : key_value<T>(key));
   });
@@ -96,10 +118,15 @@ __device__ __forceinline__ void add_selected(const SelectArgs<T>& args, int64_t 
       conf += static_cast<double>(args.row_loss[image * args.width + p]);
     }
   }
-  conf = block_reduce(conf, shared.doubles, [](double x, double y) { return x + y; });
-  negatives = block_reduce(negatives, shared.select.warp_total,
-                           [](unsigned x, unsigned y) { return x + y; });
-  if (threadIdx.x != 0) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  conf = warp_reduce(conf, Add{});
+  negatives = warp_sum(negatives);
+  if (lane == 0) shared.conf[warp] = conf, shared.negatives[warp] = negatives;
+  __syncthreads();
+  if (warp != 0) return;
+  conf = warp_reduce(shared.conf[lane], Add{});
+  negatives = warp_sum(shared.negatives[lane]);
+  if (lane != 0) return;
   ImageSums sums = shared.total;
   sums.conf += conf;
   sums.negatives = negatives;
@@ -108,36 +135,41 @@ __device__ __forceinline__ void add_selected(const SelectArgs<T>& args, int64_t 
   args.cuts[2 * image + 1] = cut.tie;
 }
 
-// The block that arrives last finishes the batch.
+// The block that arrives last finishes the batch, by the warp that has written the sums.
 template <typename T>
-__device__ __forceinline__ void finish_if_last(const SelectArgs<T>& args, LossShared& shared) {
+__device__ __forceinline__ void finish_if_last(const SelectArgs<T>& args, LossShared<T>& shared) {
+  if (threadIdx.x >= 32) return;
   if (threadIdx.x == 0) {
     __threadfence();  // the sums of this image, before the arrival
     shared.last = gridDim.x == 1 || atomicAdd(args.arrived, 1u) == gridDim.x - 1;
     __threadfence();  // the sums of the others, after theirs
   }
-  __syncthreads();
-  if (shared.last && threadIdx.x < 32) finish_batch(args);
+  __syncwarp();
+  if (shared.last) finish_batch(args);
 }
 
 // Selects the negatives of one image and adds up what counts in it.
 template <typename T, int kPerThread>
 __device__ __forceinline__ void select_image(const SelectArgs<T>& args, int64_t image,
-                                             LossShared& shared) {
+                                             LossShared<T>& shared) {
   using U = Ordered<T>;
-  const MadeKeys<U> load{args.keys + image * args.width};
-  const RowKeys<kPerThread, decltype(load), U> keys(load, args.width);  // on their way meanwhile
+  const MadeKeys<U> load(args.keys + image * args.width);
+  const RowKeys<kPerThread, MadeKeys<U>, U> keys(load, args.width);  // on their way meanwhile
   add_tiles(args.tiles + image * args.tiles_per_image, args.tiles_per_image, shared.total);
+  count_first_digit<U>(keys, shared.select);
   __syncthreads();
-  const int64_t k = num_hard_negatives(args.rule.mining, shared.total.positives,
-                                       shared.total.candidates, args.width);
-  add_selected(args, image, keys, select_row<false, U>(keys, k, shared.select), shared);
+  const Scan scan = scan_histogram(shared.select);
+  const int k =
+      num_hard_negatives(args.rule.mining, static_cast<int>(shared.total.positives),
+                         static_cast<int>(shared.total.candidates), static_cast<int>(args.width));
+  add_selected(args, image, keys, select_row<false, U>(keys, k, scan, shared.select), shared);
 }
 
 template <typename T, int kPerThread>
 __global__ void __launch_bounds__(kSelectBlock, 1) select_kernel(SelectArgs<T> args) {
+  __shared__ LossShared<T> shared;
+  begin_selection(shared.select);
   after_previous_kernel();
-  __shared__ LossShared shared;
   if (blockIdx.x < args.images) select_image<T, kPerThread>(args, blockIdx.x, shared);
   finish_if_last(args, shared);
 }
