@@ -43,6 +43,10 @@ def _scene(kind: str) -> torch.Tensor:
         box = _at_random(1500, 10, 0)
         box[::50] = torch.tensor([0.0, 0, 1500, 1500]) + torch.rand(len(box[::50]), 4)
         return box
+    if kind == "anchors":  # in a rhythm: long ones between those that a sample sees
+        box = _at_random(2000, 4, 20)
+        box[torch.arange(N) % 8 > 4, 2] += 400
+        return box
     assert kind == "inert"  # without an area, or nowhere: kept, and in nobody's way
     box = _at_random(800, 20, 5)
     box[::7, 2] = box[::7, 0]
@@ -50,7 +54,7 @@ def _scene(kind: str) -> torch.Tensor:
     return box
 
 
-KINDS = ["sparse", "dense", "chain", "chain from the right", "equal", "crowd", "giant", "inert"]
+KINDS = ["sparse", "dense", "chain", "chain from the right", "equal", "crowd", "giant", "anchors", "inert"]
 
 
 def _kept(threads: int, *args, threshold: float = 0.5, **options) -> torch.Tensor:

@@ -185,7 +185,7 @@ CPU = [
     Mutant(
         "cpu",
         "nms: on threads, a stripe decides what lies across its border",
-        "return «reach.first != reach.last»;",
+        "const auto waits = [&](int64_t k) { return «is_across(reach_[items[k].index])»; };",
         "false",
         "tests/test_nms_threads.py",
     ),

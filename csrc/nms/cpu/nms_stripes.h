@@ -3,15 +3,15 @@
 // Boxes of two stripes do not meet. Those that lie across a border may meet what is on both sides: they are looked at in
 // each stripe that they reach into, but nobody there can decide that they stay. Nor what they, if they stay, would remove;
 // nor what that would remove, and so on. All else is decided inside its stripe, in score order: a box that a kept one
-// removes is removed, a box that nothing kept or open would remove is kept. What is open then is met by no box that stays but by open ones,
-// so the same rule over these alone, on one thread, decides it. The outcome of the greedy rule is one, so these are the bits
-// of one thread, whatever the stripes are.
+// removes is removed, a box that nothing kept or open would remove is kept. What is open then is removed by no kept box, so
+// the same rule over the open ones alone, on one thread, decides it. The outcome of the greedy rule is one, so these are the
+// bits of one thread, whatever the stripes are.
 //
-// Scenes where many boxes lie across the borders are cut into fewer stripes, at last into none.
+// Scenes where many boxes lie across the borders are cut into fewer stripes, at last into none: open boxes are tested
+// against each other by the thousand.
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <vector>
 
 #include "nms_merge.h"
@@ -24,8 +24,8 @@ namespace nms {
 // Boxes that are worth a thread of their own, and the most threads.
 constexpr int64_t kStripeBoxes = 2048, kMostStripes = 64;
 constexpr int64_t kCutSamples = 1024;
-// What may lie across borders: one box of so many. It is done by all stripes and by one thread after them.
-constexpr int64_t kAcross = 32;
+// What may lie across borders: one box of so many; of a sample, and of all, which may be otherwise (anchors come in a rhythm).
+constexpr int64_t kAcross = 32, kAllAcross = 16;
 
 // Where boxes begin and end along the axis of the cuts. Two that do not meet there have no overlap, however that is rounded.
 template <typename T>
@@ -84,6 +84,11 @@ class Stripes {
     });
   }
 
+  bool worth_it() const {
+    const int64_t across = std::count_if(reach_.begin(), reach_.end(), is_across);
+    return kAllAcross * across <= boxes_.count;
+  }
+
   // The indices of the boxes that are kept, the first `room` of them, in score order, to make(how many).
   template <typename Make>
   void run(int64_t room, const Make& make) {
@@ -97,6 +102,7 @@ class Stripes {
   struct Reach {
     uint8_t first, last;  // stripe
   };
+  static bool is_across(Reach reach) { return reach.first != reach.last; }
   struct Part {
     Items kept, open;
     std::vector<uint32_t> removed;  // of the boxes that lie across a border
@@ -128,10 +134,7 @@ class Stripes {
     }
     sort_ranked(items);
     part.kept.reserve(items.size());
-    const auto waits = [&](int64_t k) {
-      const Reach reach = reach_[items[k].index];
-      return reach.first != reach.last;
-    };
+    const auto waits = [&](int64_t k) { return is_across(reach_[items[k].index]); };
     Sweep<T>(boxes_, items.data(), static_cast<int64_t>(items.size()))
         .run_open(room, waits, [&](int64_t k, Fate fate) {
           if (fate == Fate::kKept) part.kept.push_back(items[k]);
@@ -177,7 +180,8 @@ void kept_indices(const Boxes<T>& boxes, const std::vector<Key>& keys, int64_t r
   if (most > 1 && !boxes.rule.any_pair()) {
     std::vector<double> borders = stripe_borders(boxes, most);
     if (!borders.empty()) {
-      return Stripes<T, Key>(boxes, keys, std::move(borders)).run(room, make);
+      Stripes<T, Key> stripes(boxes, keys, std::move(borders));
+      if (stripes.worth_it()) return stripes.run(room, make);
     }
   }
   std::vector<Ranked<Key>> items(boxes.count);
