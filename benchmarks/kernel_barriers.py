@@ -27,7 +27,6 @@ UNIFORM = {
     "place_kernel": "over the keys of a tile",
     "fusion_place_kernel": "over the keys of a tile",
     "matrix_kernel": "over the boxes of a tile",
-    "cluster_match_kernel": "over pairs, by a count that all threads share",
 }
 _INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]+)\*/\s+(?:(@!?U?P\d+)\s+)?(\S+)([^;]*);")
 _JOINS = ("BSYNC", "WARPSYNC", "VOTE", "SHFL", "EXIT", "RET", "CALL")

@@ -30,7 +30,7 @@ CHOSEN = (
     ),
     ("multibox", "loss B=1 C=81"),
     ("multibox", "loss B=128 C=81"),
-    *(("matching", f"B={b} GT an image") for b in ("32, 7", "32, 100", "128, 7")),
+    *(("matching", f"B={b} GT an image") for b in ("1, 7", "32, 7", "32, 100", "128, 7")),
     *(("mining", f"B={b} P=8732, trained keys") for b in (1, 32, 128)),
     ("mining", "B=32 P=8732, untrained keys"),
     *(("detect", f"trained B={b} C=81") for b in (1, 32, 128)),

@@ -29,10 +29,11 @@ struct PriorGroup {
     return {prior, known ? area : T(NAN), max_of(area, wide)};
   }
   SSD_HOST_DEVICE void merge(PriorGroup other) {
-    box = {min_of(box.x, other.box.x), min_of(box.y, other.box.y), max_of(box.z, other.box.z),
-           max_of(box.w, other.box.w)};
+    // A prior with a NaN leaves NaN in area_min, and nobody asks for the rest.
+    box = {min_number(box.x, other.box.x), min_number(box.y, other.box.y),
+           max_number(box.z, other.box.z), max_number(box.w, other.box.w)};
     area_min = min_nan(area_min, other.area_min);
-    area_max = max_of(area_max, other.area_max);
+    area_max = max_number(area_max, other.area_max);
   }
 
   // No overlap of a bounded truth with a prior of the group is above this; exactly 0 where all of them are 0,

@@ -31,12 +31,12 @@ MATCH_CLUSTERS = rows_of(
         "TopKey::Bits{0}",
         "options",
     ),
-    ("clusters: no second look", "&& «!(bound < chunk_.reached[truth])» &&", "false", "priors_of_ssd"),
+    ("clusters: no second look", "return «bound > T(0)» && !(bound <", "false", "largest_bound"),
     (
         "clusters: the second look compares with another truth",
         "bound < «chunk_.reached[truth]»)",
         "chunk_.reached[0]",
-        "priors_of_ssd",
+        "largest_bound",
     ),
     (
         "clusters: of groups of bound 0 the farthest",
@@ -68,14 +68,24 @@ MATCH_CLUSTERS = rows_of(
     ),
     ("clusters: every block claims the prior", "|| «(group & mask) != rank_») return", "false", "options"),
     ("clusters: truths are read while they are taken", "«__syncthreads();»\n    find_bounds", "", "options"),
-    ("clusters: lists before the bounds are there", "find_bounds();\n    «__syncthreads();»", "", "options"),
+    (
+        "clusters: lists before the bounds are there",
+        "find_bounds();\n    «__syncthreads();»",
+        "",
+        "ssd or largest_bound",
+    ),
     ("clusters: a list is read while it is made", "«__syncthreads();»\n    look_at(0)", "", "options"),
-    ("clusters: reached is read while it is set", "«__syncthreads();»\n      list(1", "", "options"),
+    (
+        "clusters: reached is read while it is set",
+        "«__syncthreads();»\n      list(1",
+        "",
+        "ssd or largest_bound",
+    ),
     (
         "clusters: the second list is read while it is made",
         "«__syncthreads();»\n      look_at(1)",
         "",
-        "options",
+        "ssd or largest_bound",
     ),
     ("clusters: codes are written before the claims", "«__syncthreads();»\n    write_codes", "", "options"),
     (
@@ -86,11 +96,11 @@ MATCH_CLUSTERS = rows_of(
     ),
     (
         "clusters: an overlap that is the threshold is not enough",
-        "real && !(«overlap < args_.rule.least_overlap()»))",
-        "overlap <= args_.rule.least_overlap()",
+        "real && !(«overlap < least_»))",
+        "overlap <= least_",
         "options or fuzz",
     ),
-    ("clusters: groups of the last team alone", "if («base > 0») load_group", "false", "more_priors"),
+    ("clusters: groups of the last team alone", "if («base > 0») load_group", "false", "more_groups"),
     ("clusters: more shared memory than there is", "|| «bytes > dynamic_shared_room(0)»)", "false", "who_is"),
     (
         "clusters: on a card without",

@@ -18,12 +18,12 @@
 // Reads 16 B a prior twice, 16 B a truth and block; writes 4 B a prior. Shared memory: 6 KB, 41 B a prior of the block.
 //
 // Predicted, not measured. Instructions of a warp's chain, from the machine's code of sm_90, of 7 truths (B = 32, P = 8732, 8
-// blocks of 512 threads, two on a multiprocessor): 60 to the loads of priors and offsets, which go side by side, a second
-// latency for truths beside 250 for groups; 85 a bound, 100 a list, 120 a pair (two of the first look, one of the second); a
-// cluster barrier, 8 loads from other blocks side by side and 35 behind them, twice; a shorter list of 75, 40 to claim, 90
-// to write. At 10 cycles an instruction, 600 a load, 400 a cluster barrier and 250 a load from another block: 13,800 cycles,
-// with a start 8.5 us on an H100, where the three kernels take 11.9. Of 100 truths a thread has 9 bounds, and a warp looks at
-// 13 and 3 pairs: 42,000 cycles, 23 us for 41. Pairs are those of benchmarks/scenes.py, counted.
+// blocks of 512 threads, two on a multiprocessor): 107 to the loads of priors and offsets, which go side by side, 31 to that
+// of truths, 200 for groups beside it; 85 a bound, 90 a list, 130 a pair (two of the first look, one of the second); a
+// cluster barrier, 8 loads from other blocks side by side and 75 around them, twice; a second list of 50, 50 to claim, 90 to
+// write. At 10 cycles an instruction, 600 a load, 400 a cluster barrier and 250 a load from another block: 14,800 cycles,
+// with a start 9.0 us on an H100, where the three kernels take 11.9. Of 100 truths a thread has 9 bounds, and a warp looks at
+// 13 and 3 pairs: 45,300 cycles, 24.4 us for 41. Pairs are those of benchmarks/scenes.py, counted.
 //
 // Bounds: no bipartite matching and no double, whose keys are wider than an atomic operation; priors of a block as
 // shared memory allows. Any number of truths.
@@ -53,7 +53,8 @@ class ClusterMatch {
         image_(blockIdx.x >> args.plan.block_bits),
         rank_(static_cast<int>(blockIdx.x & (args.plan.blocks - 1))),
         num_priors_(static_cast<int>(args.num_priors)),
-        priors_(args.image_priors(image_)) {
+        priors_(args.image_priors(image_)),
+        least_(args.rule.least_overlap()) {
     const int groups = static_cast<int>(num_groups(num_priors_)) - rank_;
     slots_ = (groups + (1 << args.plan.block_bits) - 1) >> args.plan.block_bits;
   }
@@ -134,7 +135,12 @@ class ClusterMatch {
     find_bounds();
     __syncthreads();
     if (kKeeps && thread_ < count_) chunk_.keys[0][thread_] = nothing_key(thread_);
-    list(0, [&](int pair, int truth) { return looks_first(pair, truth); });
+    list(0, [&](T& bound, int truth) {
+      const bool first = may_decide(bound, least_) ||
+                         (kKeeps && bound > T(0) && bit_copy<int32_t>(bound) == chunk_.tops[truth]);
+      if (first) bound = T(-1);  // not for the second list
+      return first;
+    });
     __syncthreads();
     look_at(0);
     if constexpr (kKeeps) {
@@ -144,10 +150,7 @@ class ClusterMatch {
         chunk_.reached[thread_] = TopKey::overlap(first);
       }
       __syncthreads();
-      list(1, [&](int pair, int truth) {
-        const T bound = table_.bounds[pair];
-        return bound > T(0) && !(bound < chunk_.reached[truth]) && !looks_first(pair, truth);
-      });
+      list(1, [&](T bound, int truth) { return bound > T(0) && !(bound < chunk_.reached[truth]); });
       __syncthreads();
       look_at(1);
       const TopKey::Bits best = join(1);
@@ -179,28 +182,14 @@ class ClusterMatch {
   }
   __device__ __forceinline__ int truth_of(int pair) const { return pair & ((1 << bits_) - 1); }
 
-  __device__ __forceinline__ bool looks_first(int pair, int truth) const {
-    const T bound = table_.bounds[pair], top = bit_copy<T>(chunk_.tops[truth]);
-    return may_decide(args_.rule, bound) ||
-           (kKeeps && bound > T(0) && bound == top && !may_decide(args_.rule, top));
-  }
-
-  // The pairs that are wanted, in any order.
+  // The pairs that are wanted, in any order. A pair is the same thread's every time.
   template <typename Wanted>
   __device__ __forceinline__ void list(int which, const Wanted& wanted) {
-    const int pairs = slots_ << bits_;
-    for (int first = 0; first < pairs; first += threads_) {
-      const int pair = first + thread_, truth = truth_of(pair);
-      const bool mine = pair < pairs && truth < count_ && wanted(pair, truth);
-      const unsigned lanes = __ballot_sync(kFullWarp, mine);
-      if (lanes == 0) continue;
-      unsigned at = 0;
-      if (lane_index() == 0) {
-        at = atomicAdd(&chunk_.listed[which], static_cast<unsigned>(__popc(lanes)));
-      }
-      at = __shfl_sync(kFullWarp, at, 0) +
-           static_cast<unsigned>(__popc(lanes & ((1u << lane_index()) - 1)));
-      if (mine) table_.pairs[at] = static_cast<uint16_t>(pair);
+    for (int pair = thread_; pair < slots_ << bits_; pair += threads_) {
+      const int truth = truth_of(pair);
+      if (truth >= count_ || !wanted(table_.bounds[pair], truth)) continue;
+      // nvcc makes one update of those of a warp
+      table_.pairs[atomicAdd(&chunk_.listed[which], 1u)] = static_cast<uint16_t>(pair);
     }
   }
 
@@ -215,7 +204,7 @@ class ClusterMatch {
       const T overlap =
           args_.rule.overlap(box, args_.rule.truth_area(box), prior, args_.rule.prior_area(prior));
       const uint32_t ordered = ordered_key(overlap);
-      if (real && !(overlap < args_.rule.least_overlap())) {
+      if (real && !(overlap < least_)) {
         atomicMax(&table_.bests[slot * kGroupPriors + lane_index()],
                   TopKey::of(ordered, base_ + truth, args_.rule.tie_last));
       }
@@ -275,7 +264,8 @@ class ClusterMatch {
   const int rank_;
   const int num_priors_;         // at most kMostSlots groups of each block
   const Vec4<T>* const priors_;  // of the image
-  int slots_;                    // of this block
+  const T least_;
+  int slots_;  // of this block
   Vec4<T> held_[kEach];
   TruthRange range_{};
   int32_t base_ = 0;  // the first truth of the chunk, in the image

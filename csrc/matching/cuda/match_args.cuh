@@ -131,10 +131,10 @@ __device__ __forceinline__ T pair_bound(const MatchRule<T>& rule, const PriorGro
   if (is_bounded_truth(truth, area)) return group.overlap_bound(truth, area, rule.eps);
   return rule.takes_part(truth) ? T(NAN) : T(-1);
 }
-// Whether such a pair may decide a prior's code.
+// Whether such a pair may decide a prior's code. least: rule.least_overlap()
 template <typename T>
-__device__ __forceinline__ bool may_decide(const MatchRule<T>& rule, T bound) {
-  return !(bound < T(0)) && !(bound < rule.least_overlap());
+__device__ __forceinline__ bool may_decide(T bound, T least) {
+  return !(bound < T(0)) && !(bound < least);
 }
 
 // The best of the overlaps of a warp's priors with a truth, for every lane; 0 where none counts. ordered: of the lane's

@@ -83,7 +83,7 @@ class GroupMatch {
     top_ = 0;
     if (mine) {
       bound = pair_bound(args_.rule, group_, args_.truth(row));
-      decides = may_decide(args_.rule, bound);
+      decides = may_decide(bound, args_.rule.least_overlap());
       if (kKeeps && bound == T(0)) {
         top_ = TopKey::nothing(first_, args_.num_priors, args_.rule.tie_last);
       }
