@@ -157,23 +157,43 @@ def test_what_a_cut_left_out_is_looked_at(device, candidates):
     assert check(loc, conf.to(device), priors.to(device), config).counts.item() == 200
 
 
-@pytest.mark.parametrize("best", [0, 3, 4])
-def test_more_candidates_than_a_sample_lets_in(device, best):
-    """One slice of 1,024 priors has the best of all, whose better half suppress each other: the rows are for
-    those that the sample of that slice, and of no other, leaves for later on the CPU."""
+def test_what_a_cut_left_out_behind_a_sample_without_candidates(device):
+    """As above with 2,048, none of them in a sixteenth row: the CPU kernel cuts, and has no bound."""
+    rows = torch.arange(800)[torch.arange(800) % 16 > 0]
+    scores = torch.zeros(len(rows) * 3)
+    scores[:2048] = torch.linspace(1.0, 0.3, 2048)
+    conf = torch.zeros(1, 800, 4)
+    conf[0, rows, 1:] = scores.reshape(-1, 3)
+    x = torch.arange(800) * 2.0
+    x[rows[:342]] = -10
+    priors = torch.stack([x, 0 * x, 0 * x + 1, 0 * x + 1], 1)
+    config = DetectConfig(scores="given", top_k=None, score_threshold=0.25, detections_per_image=200)
+    loc = torch.zeros(1, 800, 4, device=device)
+    assert check(loc, conf.to(device), priors.to(device), config).counts.item() == 200
+
+
+@pytest.mark.parametrize("classes", [3, 20])
+@pytest.mark.parametrize("best", [0, 3])
+def test_a_sample_that_is_wrong(device, best, classes):
+    """The CPU kernel looks at every sixteenth row for a bound, in slices of 1,024 and then in all: these rows
+    have the best scores of a slice here, and their boxes suppress each other."""
     num_priors = 5 * 1024
-    first, second = 1024 * best + torch.randperm(1024).reshape(2, 512)
-    conf = torch.zeros(1, num_priors, 4)
-    conf[0, :, 1:] = 0.3 + 0.1 * torch.rand(num_priors, 3)
-    conf[0, first, 1:] = 0.8 + 0.2 * torch.rand(512, 3)
-    conf[0, second, 1:] = 0.5 + 0.2 * torch.rand(512, 3)
+    better = 1024 * best + torch.arange(1024)
+    conf = torch.zeros(1, num_priors, classes + 1)
+    conf[0, :, 1:] = 0.3 + 0.1 * torch.rand(num_priors, classes)
+    conf[0, better, 1:] = 0.5 + 0.2 * torch.rand(1024, classes)
+    conf[0, better[::16], 1:] = 0.8 + 0.2 * torch.rand(64, classes)
     x = torch.arange(num_priors) * 2.0
-    x[first] = -10
+    x[better[::16]] = -10
     priors = torch.stack([x, 0 * x, 0 * x + 1, 0 * x + 1], 1)
     loc = torch.zeros(1, num_priors, 4, device=device)
     config = DetectConfig(scores="given", top_k=None, score_threshold=0.25, detections_per_image=200)
-    found = check(loc, conf.to(device), priors.to(device), config)
-    assert found.scores[0, :3].min() > 0.8 and 0.5 < found.scores[0, 3:].min() < found.scores[0, 3] < 0.8
+    found = ops.detect(loc, conf.to(device), priors.to(device), config)
+    one_a_class = conf[0, better[::16], 1:].amax(0)
+    conf[0, better[::16]] = 0
+    others = conf[0, :, 1:].flatten().topk(200 - classes).values
+    expected = torch.cat([one_a_class.sort(descending=True).values, others])
+    assert found.counts.item() == 200 and torch.equal(found.scores[0].cpu(), expected)
 
 
 def test_a_fresh_head_of_several_images(device):
