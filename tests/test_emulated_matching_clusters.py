@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,6 +70,14 @@ def test_who_is_matched_in_clusters():
         plan(1, 8732, dtype=torch.float64),
     ):
         assert unable == (0, 0)
+
+
+@pytest.mark.parametrize("word, wants", [("cluster", True), ("clusters", False), ("", False)])
+def test_clusters_are_asked_for(word, wants):
+    """Read once, so in a process of its own."""
+    code = f"from emulator.build import load; assert load('matching').wants_clusters() is {wants}"
+    environment = {**os.environ, "SSD_CUDA_MATCH": word}
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, check=True)
 
 
 @pytest.mark.parametrize("tie", ["first", "last"])

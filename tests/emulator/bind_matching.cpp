@@ -88,6 +88,7 @@ EMULATOR_MODULE(m) {
   m.def("match", &match<double, MatchForm::kThreeKernels>);
   m.def("match_in_clusters", &match<float, MatchForm::kClusters>);
   m.def("match_in_clusters", &match<double, MatchForm::kClusters>);
+  m.def("wants_clusters", [] { return wanted_match_form() == MatchForm::kClusters; });
   m.def("cluster_plan", &cluster_plan_of<float>);
   m.def("cluster_plan_of_double", &cluster_plan_of<double>);
   m.def("wide_match", &wide_match);
