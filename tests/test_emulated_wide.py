@@ -77,9 +77,10 @@ def test_match(forced):
     box, priors = random_boxes(1), random_boxes(width)
     priors[::3] = box
     options = match_options(config, torch.float32, torch.float32)
-    codes = last_blocks("matching").wide_match(box, priors, images, width, options)
     expected = reference.boxes.box_iou(box, priors)[0] >= 0.5
-    assert torch.equal(codes >= 0, expected)
+    kernels = last_blocks("matching")
+    for match in (kernels.wide_match, kernels.wide_match_in_clusters):
+        assert torch.equal(match(box, priors, images, width, options) >= 0, expected)
 
 
 def test_top_k():

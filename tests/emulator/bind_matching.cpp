@@ -44,6 +44,7 @@ py::tuple cluster_plan_of(int64_t batch, int64_t num_priors, const MatchSettings
 }
 
 // boxes: [G, 4], all in the last image; priors: the last ones of [images, num_priors, 4] -> their codes
+template <MatchForm kForm>
 Array<int32_t> wide_match(Array<float> boxes, Array<float> priors, int64_t images,
                           int64_t num_priors, const MatchSettings& settings) {
   const Array<float> table = emulator::ending_in(priors, 4 * images * num_priors);
@@ -59,7 +60,8 @@ Array<int32_t> wide_match(Array<float> boxes, Array<float> priors, int64_t image
                                     .rule = match_rule<float>(settings),
                                     .codes = codes};
   const emulator::Memory memory;
-  emulator::check(launch_match(MatchArgs<float>(problem, {}, memory), {}, nullptr));
+  const MatchPlan plan = match_plan(problem, kForm);
+  emulator::check(launch_match(MatchArgs<float>(problem, plan, memory), plan, nullptr));
   return emulator::end_of(codes, priors.shape(0));
 }
 
@@ -91,5 +93,6 @@ EMULATOR_MODULE(m) {
   m.def("wants_clusters", [] { return wanted_match_form() == MatchForm::kClusters; });
   m.def("cluster_plan", &cluster_plan_of<float>);
   m.def("cluster_plan_of_double", &cluster_plan_of<double>);
-  m.def("wide_match", &wide_match);
+  m.def("wide_match", &wide_match<MatchForm::kThreeKernels>);
+  m.def("wide_match_in_clusters", &wide_match<MatchForm::kClusters>);
 }

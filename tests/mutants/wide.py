@@ -21,6 +21,13 @@ WIDE = [
             "match and none",
         ),
         (
+            "matching",
+            "clusters: a code",
+            "codes = args_.codes + «image_ * args_.num_priors»;",
+            "static_cast<int32_t>(image_ * args_.num_priors)",
+            "match and none",
+        ),
+        (
             "mining",
             "a key",
             "first = «row * args.width»;\n  const StoredKeys",
