@@ -142,6 +142,16 @@ def test_long_rows(multibox, architecture, width):
     assert_is_reference(multibox.with_seeds(0), loc, conf, gt, 0.1 * priors, config)
 
 
+def test_more_tiles_than_are_added_at_once(multibox):
+    """The sums of an image's tiles are loaded 128 at a time: all positives are in the last one."""
+    config = MultiBoxConfig()
+    loc, conf, gt, priors = batch_of(config, (3,), width=129 * 128, classes=2)
+    priors = 0.1 * priors
+    low, high = gt.boxes.split(2, 1)
+    priors[-3:] = torch.cat([(low + high) / 2, high - low], 1)
+    assert_is_reference(multibox.with_seeds(0), loc, conf, gt, priors, config)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("classes, width", [(21, 131), (3, 129), (5, 1)])
 def test_images_that_start_anywhere(multibox, dtype, classes, width):

@@ -39,7 +39,7 @@ _MULTIBOX = _of(
         "select: the sums of 128 tiles only",
         "first < count; first += «32 * kAhead») {",
         "int64_t{1} << 40",
-        "long_rows",
+        "added_at_once",
     ),
     (
         "select: sums of tiles beyond the last",
@@ -200,11 +200,16 @@ _MINING = _of(
         "test_hard_negatives",
     ),
     ("rows beyond the end are excluded", "counts.excluded += «real ? 1 - may : 0»;", "1 - may", "as_far_as"),
-    ("candidates are not asked", "return «candidate[i] | positive[i]»;", "(unsigned char)1", "as_far_as"),
+    (
+        "candidates are not asked",
+        "is_limited() const { return «candidate != nullptr»; }",
+        "false",
+        "as_far_as",
+    ),
     (
         "a positive that is no candidate is excluded",
-        "return candidate[i] | «positive[i]»;",
-        "(unsigned char)0",
+        "return «candidate[i] | positive[i]»;",
+        "candidate[i]",
         "as_far_as",
     ),
     (

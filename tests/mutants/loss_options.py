@@ -65,7 +65,7 @@ LOSS_OPTIONS = [
         ("card: rows are ranked by their loss", "rank = «kept» ? both.plain", "false", "options"),
         (
             "card: mined rows count as their key",
-            "«losses != nullptr» ? losses[p] : key_value<T>(key)",
+            "if («losses != nullptr») {\n    add(",
             "false",
             "options",
         ),

@@ -5,7 +5,7 @@
 //
 // One block of 1024 threads a row. Bytes: keys are read once (rows beyond shared memory again in each pass), with
 // positives and candidates 1 B a row each; the mask writes 1 B a row. 32 rows of 8732 float keys: 1.1 MB read,
-// 0.3 MB written; bound by the latency of 2 or 3 passes, not by memory.
+// 0.3 MB written; bound by what follows one after the other (one round of loads, a count, a list, the mask), not by memory.
 #pragma once
 
 #include "batch_select.cuh"

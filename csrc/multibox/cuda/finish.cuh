@@ -19,9 +19,14 @@ __device__ __forceinline__ void finish_batch(const Args& args) {
     batch.add(own);
   }
   for (int64_t b = lane + 32; b < args.images; b += 32) batch.add(args.sums[b]);
-  for (int64_t* n : {&batch.localized, &batch.selected, &batch.at_least_one}) {
-    for (int step = 16; step > 0; step /= 2) *n += __shfl_xor_sync(0xffffffffu, *n, step);
-  }
+  const auto add_lanes = [](int64_t& n) {
+    for (int step = 16; step > 0; step /= 2) n += __shfl_xor_sync(0xffffffffu, n, step);
+  };
+  add_lanes(
+      batch
+          .localized);  // the others only where image_scale divides by them: a tree is 20 instructions in a row
+  if (args.rule.loss.normalizer == Normalizer::kSelected) add_lanes(batch.selected);
+  if (args.rule.loss.normalizer == Normalizer::kMinOne) add_lanes(batch.at_least_one);
   double loc = 0, conf = 0;
   for (int64_t b = lane; b < args.images; b += 32) {
     const ImageSums image = b < 32 ? own : args.sums[b];

@@ -101,12 +101,19 @@ __device__ __forceinline__ void add_selected(const SelectArgs<T>& args, int64_t 
       args.targets.keeps_losses(args.rule.loss) ? args.row_loss + image * args.width : nullptr;
   double conf = 0;
   unsigned negatives = 0;
-  keys.each([&](U key, auto p) {
-    const bool counts = (key != fill) & is_selected(key, p, in_row);
-    if (!counts) return;
-    ++negatives;
-    conf += static_cast<double>(losses != nullptr ? losses[p] : key_value<T>(key));
-  });
+  const auto add = [&](const auto& loss_of) {
+    keys.each([&](U key, auto p) {
+      const bool counts = (key != fill) & is_selected(key, p, in_row);
+      if (!counts) return;
+      ++negatives;
+      conf += static_cast<double>(loss_of(key, p));
+    });
+  };
+  if (losses != nullptr) {
+    add([&](U, auto p) { return losses[p]; });
+  } else {
+    add([](U key, auto) { return key_value<T>(key); });
+  }
   // Negatives and ignored rows may share the key of the positives: only the targets tell. Seldom reached.
   for (int64_t p = threadIdx.x; fill >= cut.threshold && p < args.width; p += kSelectBlock) {
     if (row[p] != fill || !is_selected(fill, p, cut)) continue;
