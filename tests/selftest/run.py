@@ -48,19 +48,20 @@ def compile_all(jobs: list[list[str]]) -> None:
         list(pool.map(one, jobs))
 
 
-def build(name: str, folder: Path, more: Sequence[str] = ()) -> list[str]:
-    """Compiles the self-test, with more flags; the command that runs it."""
-    compiler, static = (ARM, ["-static"]) if name == "qemu" else (name, [])
-    folder.mkdir(parents=True, exist_ok=True)
-    sources = sorted(HERE.glob("*.cpp"))
-    objects = [str(folder / f"{source.stem}.o") for source in sources]
-    include = ["-I", str(ROOT / "csrc")]
-    pairs = zip(sources, objects, strict=True)
-    flags = [*FLAGS, *more, *include]
-    compile_all([[compiler, *flags, "-c", str(source), "-o", target] for source, target in pairs])
-    program = str(folder / "selftest")
-    compile_all([[compiler, *static, *more, *objects, "-o", program]])
-    return [QEMU, program] if name == "qemu" else [program]
+class Build:
+    """The self-test by one compiler, with more flags: its compilations, its link, the command that runs it."""
+
+    def __init__(self, name: str, folder: Path, more: Sequence[str] = ()):
+        compiler, static = (ARM, ["-static"]) if name == "qemu" else (name, [])
+        folder.mkdir(parents=True, exist_ok=True)
+        sources = sorted(HERE.glob("*.cpp"))
+        objects = [str(folder / f"{source.stem}.o") for source in sources]
+        flags = [*FLAGS, *more, "-I", str(ROOT / "csrc")]
+        pairs = zip(sources, objects, strict=True)
+        self.compile = [[compiler, *flags, "-c", str(source), "-o", target] for source, target in pairs]
+        program = str(folder / "selftest")
+        self.link = [compiler, *static, *more, *objects, "-o", program]
+        self.command = [QEMU, program] if name == "qemu" else [program]
 
 
 def hashes(command: list[str], **env: str) -> dict[tuple[str, str], dict[str, str]]:
@@ -90,8 +91,8 @@ def differences(runs: dict[str, dict[tuple[str, str], dict[str, str]]]) -> list[
     return bad
 
 
-def compile_sources(name: str, folder: Path) -> None:
-    """Every CPU source of the extension, with torch's headers."""
+def source_compilations(name: str, folder: Path) -> list[list[str]]:
+    """Of every CPU source of the extension, with torch's headers."""
     import sysconfig
 
     import pybind11
@@ -103,7 +104,7 @@ def compile_sources(name: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sources = [ROOT / "csrc/module.cpp", *sorted((ROOT / "csrc").glob("*/cpu/*_cpu.cpp"))]
     options = [*FLAGS, *define, "-fvisibility=hidden", *include]
-    compile_all([[name, *options, "-c", str(s), "-o", str(folder / f"{s.stem}.o")] for s in sources])
+    return [[name, *options, "-c", str(s), "-o", str(folder / f"{s.stem}.o")] for s in sources]
 
 
 def main() -> int:
@@ -123,17 +124,19 @@ def main() -> int:
             print(f"skipped: no {absent}")
         else:
             chosen.append(name)
+    # All compilers' work in one pool: no core waits for the last file of each.
     if options.sources:
-        for name in chosen:
-            compile_sources(name, options.out / "sources" / name)
-            print(f"{name}: every CPU source compiles, without a warning")
+        folders = {name: options.out / "sources" / name for name in chosen}
+        compile_all([job for name in chosen for job in source_compilations(name, folders[name])])
+        print(f"{', '.join(chosen)}: every CPU source compiles, without a warning")
         return 0
-    runs = {}
-    for name in chosen:
-        folder = options.out / (f"{name}-sanitized" if options.sanitize else name)
-        runs[name] = hashes(build(name, folder, SANITIZE if options.sanitize else ()))
-        levels = ", ".join(next(iter(runs[name].values())))
-        print(f"{name}: {len(runs[name])} results at {levels}")
+    suffix, more = ("-sanitized", SANITIZE) if options.sanitize else ("", ())
+    builds = {name: Build(name, options.out / f"{name}{suffix}", more) for name in chosen}
+    compile_all([job for made in builds.values() for job in made.compile])
+    compile_all([made.link for made in builds.values()])
+    runs = {name: hashes(made.command) for name, made in builds.items()}
+    for name, run in runs.items():
+        print(f"{name}: {len(run)} results at {', '.join(next(iter(run.values())))}")
     bad = differences(runs)
     print("\n".join(bad) or f"the same bits from {', '.join(runs) or 'none'}")
     return 1 if bad else 0
