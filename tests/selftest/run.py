@@ -49,7 +49,7 @@ def compile_all(jobs: list[list[str]]) -> None:
 
 
 class Build:
-    """The self-test by one compiler, with more flags: its compilations, its link, the command that runs it."""
+    """The self-test by one compiler, with more flags: compilations, link, and the command that runs it."""
 
     def __init__(self, name: str, folder: Path, more: Sequence[str] = ()):
         compiler, static = (ARM, ["-static"]) if name == "qemu" else (name, [])
