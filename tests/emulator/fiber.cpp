@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -73,6 +74,7 @@ static void make_context(Fiber& fiber, unsigned char* top, void (*entry)()) {
   fiber.context = words;
 }
 static void swap(Fiber& from, Fiber& to) { emulator_switch_stack(&from.context, to.context); }
+static void forget_context(Fiber&) {}
 
 #else
 
@@ -89,11 +91,23 @@ static void make_context(Fiber& fiber, unsigned char* top, void (*entry)()) {
   makecontext(context, entry, 0);
 }
 static void swap(Fiber& from, Fiber& to) { swapcontext(context_of(from), context_of(to)); }
+static void forget_context(Fiber& fiber) { delete static_cast<ucontext_t*>(fiber.context); }
 
 #endif
 
-FiberPool::~FiberPool() {
-  for (unsigned char* slab : slabs_) munmap(slab, kSlabBytes);
+FiberPool::~FiberPool() { keep(0); }
+
+void FiberPool::keep(std::size_t count) {
+  while (!slabs_.empty() && (slabs_.size() - 1) * kSlabStacks >= count) {
+    const std::size_t first = (slabs_.size() - 1) * kSlabStacks;
+    for (std::size_t i = first; i < fibers_.size(); ++i) forget_context(fibers_[i]);
+    fibers_.resize(std::min(first, fibers_.size()));
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_UNPOISON_MEMORY_REGION(slabs_.back(), kSlabBytes);  // for what is mapped there next
+#endif
+    munmap(slabs_.back(), kSlabBytes);
+    slabs_.pop_back();
+  }
 }
 
 void FiberPool::grow(std::size_t count) {
@@ -104,7 +118,7 @@ void FiberPool::grow(std::size_t count) {
     slabs_.push_back(static_cast<unsigned char*>(slab));
     for (std::size_t i = 0; i < kSlabStacks; ++i) {
       unsigned char* guard = slabs_.back() + i * (kStackBytes + kGuardBytes);
-      mprotect(guard, kGuardBytes, PROT_NONE);
+      if (mprotect(guard, kGuardBytes, PROT_NONE) != 0) throw std::bad_alloc();
       fibers_.push_back({nullptr, guard + kGuardBytes, kStackBytes});
     }
   }

@@ -21,6 +21,9 @@ class FiberPool {
   // Makes fibre i ready to run entry() from its start; entry never returns.
   void prepare(std::size_t i, void (*entry)());
   Fiber& operator[](std::size_t i) { return fibers_[i]; }
+  // Gives back the stacks beyond the first `count` or a few more: each takes two of the 65,530 mappings that a process may
+  // have, and a process of tests has the pools of some twenty modules.
+  void keep(std::size_t count);
   // Whether the address is on the stack of some fibre.
   bool owns(const void* address) const;
 

@@ -18,6 +18,12 @@ namespace emulator {
 uint64_t g_interval = 1;  // no block's: the host's (checker_mark_initialized)
 bool g_in_kernel = false;
 FiberPool g_fibers;
+constexpr std::size_t kKeptFibers = 1024;  // between launches: most need no more
+
+// At the end of a launch, however it ends.
+struct KeepFew {
+  ~KeepFew() { g_fibers.keep(kKeptFibers); }
+};
 const void* g_host_frame = nullptr;
 
 namespace {
@@ -356,6 +362,7 @@ cudaError_t run_grid(const void* kernel, const Launch& launch, void (*body)(void
   g_body = body;
   g_argument = argument;
   g_overlaps = launch.overlaps;
+  const KeepFew few;
   checker_begin_launch();
   run_blocks(launch.grid, shared_bytes);
   const std::size_t used = checker_static_bytes();

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from .build import load
+from .build import TESTS, load
 from .harness import Kernels
 
 SEEDS = tuple(range(8))
@@ -51,6 +54,33 @@ def test_blocks_read_each_other(kernels, cluster):
     sums = kernels.sum(torch.from_numpy(values), cluster, 32).numpy()
     expected = values.reshape(8 // cluster, -1).sum(1)
     assert np.array_equal(sums.reshape(8 // cluster, -1), np.repeat(expected[:, None], 32 * cluster, 1))
+
+
+MAPPINGS = """
+import sys
+import numpy
+from emulator.build import load
+
+clusters = load("clusters", "plain")
+clusters.set_seed(2)
+count = lambda: sum(1 for _ in open("/proc/self/maps"))
+before = count()
+clusters.sum(numpy.zeros(8192, numpy.int32), 8, 1024)
+print(count() - before)
+"""
+
+
+def test_a_large_launch_gives_its_stacks_back():
+    """Two mappings each, of the 65,530 that a process of tests shares among all its modules."""
+    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", MAPPINGS],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 2 * 1024 + 512
 
 
 @pytest.mark.parametrize("cluster", [2, 8])
