@@ -241,22 +241,27 @@ def test_bad_boxes(matching, bad, degenerate, forced):
         expect(matching, random_boxes(2, dtype=dtype), [2], few, tie=tie, **options)
 
 
-@settings(max_examples=fuzz_examples(), deadline=None)
-@given(
-    counts=st.lists(st.integers(0, 9), min_size=1, max_size=3),
-    num_priors=st.integers(1, 300),
-    options=st.fixed_dictionaries(
+def any_options(forced):
+    """Options of matching, with one of these ways to force."""
+    return st.fixed_dictionaries(
         {
             "iou_threshold": st.sampled_from([0.0, 0.25, 0.5, 1.0]),
             "inclusive": st.booleans(),
-            "forced": st.sampled_from(FORCED),
+            "forced": st.sampled_from(forced),
             "forced_min_iou": st.sampled_from([0.0, 0.25, 0.5]),
             "relabel_unforced": st.booleans(),
             "tie": st.sampled_from(["first", "last"]),
             "candidate_max_iou": st.sampled_from([None, 0.25]),
             "degenerate": st.sampled_from(["keep", "ignore"]),
         }
-    ),
+    )
+
+
+@settings(max_examples=fuzz_examples(), deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    num_priors=st.integers(1, 300),
+    options=any_options(FORCED),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     seed=st.integers(0, 2**31),
 )

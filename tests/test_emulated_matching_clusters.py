@@ -15,7 +15,7 @@ from conftest import random_boxes, random_priors
 from emulator.harness import Kernels, fuzz_examples, kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_emulated_matching import BAD, expect, snapped
+from test_emulated_matching import BAD, any_options, expect, snapped
 
 from ssd_cuda import MatchConfig, PriorSpec, ops
 from ssd_cuda.ops.matching import op_options
@@ -184,18 +184,7 @@ def test_what_clusters_cannot_do_is_done_by_the_kernels(quick):
 @given(
     counts=st.lists(st.integers(0, 9), min_size=1, max_size=3),
     num_priors=st.integers(1, 300),
-    options=st.fixed_dictionaries(
-        {
-            "iou_threshold": st.sampled_from([0.0, 0.25, 0.5, 1.0]),
-            "inclusive": st.booleans(),
-            "forced": st.sampled_from(FORCED),
-            "forced_min_iou": st.sampled_from([0.0, 0.25, 0.5]),
-            "relabel_unforced": st.booleans(),
-            "tie": st.sampled_from(["first", "last"]),
-            "candidate_max_iou": st.sampled_from([None, 0.25]),
-            "degenerate": st.sampled_from(["keep", "ignore"]),
-        }
-    ),
+    options=any_options(FORCED),
     seed=st.integers(0, 2**31),
 )
 def test_fuzz(clusters, counts, num_priors, options, seed):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from .build import load
@@ -106,6 +108,17 @@ def difference(a: Any, b: Any) -> str:
     places = np.nonzero((rows_a != rows_b).any(1))[0]
     index = np.unravel_index(places[0], a.shape)
     return f"{len(places)} of {a.size} elements, first {tuple(map(int, index))}: {a[index]} and {b[index]}"
+
+
+def reports(module: ModuleType, name: str, *args: Any, seeds: Sequence[int] = range(8)) -> list[str]:
+    """What the emulator says of a kernel under each seed; fails where it says nothing."""
+    messages = []
+    for seed in seeds:
+        module.set_seed(seed)
+        with pytest.raises(RuntimeError) as error:
+            getattr(module, name)(*args)
+        messages.append(str(error.value))
+    return messages
 
 
 def fuzz_examples(default: int = 25) -> int:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from .build import TESTS, load
-from .harness import Kernels
+from .harness import Kernels, reports
 
 SEEDS = tuple(range(8))
 INVALID_CLUSTER_SIZE, NOT_SUPPORTED = 912, 801
@@ -35,17 +35,6 @@ def checked():
 
 def numbers(blocks: int, threads: int = 32) -> np.ndarray:
     return (np.arange(blocks * threads, dtype=np.int32) * 7919) % 1000
-
-
-def reports(module, name: str, *args) -> list[str]:
-    """What the emulator says of a kernel under each seed; fails where it says nothing."""
-    messages = []
-    for seed in SEEDS:
-        module.set_seed(seed)
-        with pytest.raises(RuntimeError) as error:
-            getattr(module, name)(*args)
-        messages.append(str(error.value))
-    return messages
 
 
 @pytest.mark.parametrize("cluster", [1, 2, 4, 8])
