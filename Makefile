@@ -142,14 +142,14 @@ selftest:
 selftest-asan:
 	python3 tests/selftest/run.py --sanitize g++
 
-# The CPU sources with each of them, warnings as errors; the ops' suite on a build of clang's.
+# The CPU sources with each of them, warnings as errors: clang's are those of a build, on which the ops' suite runs.
 CLANG ?= clang++-14
 OPS_TESTS = $(foreach family,boxes priors matching mining multibox nms detect,tests/test_$(family).py)
 compilers: build/env selftest
-	$(PYTHON) tests/selftest/run.py --sources
+	$(PYTHON) tests/selftest/run.py --sources g++-11 g++-12
 	@if which $(CLANG) > /dev/null; then set -e; \
 	  rm -rf build/clang && mkdir -p build/clang && cp -r csrc ssd_cuda tests build_support setup.py pyproject.toml README.md build/clang; \
-	  cd build/clang && rm -f ssd_cuda/*.so && CXX=$(CLANG) SSD_CUDA_CPU_ONLY=1 $(PYTHON) setup.py build_ext --inplace; \
+	  cd build/clang && rm -f ssd_cuda/*.so && CXX=$(CLANG) CXXFLAGS=-Werror SSD_CUDA_CPU_ONLY=1 $(PYTHON) setup.py build_ext --inplace; \
 	  OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:cacheprovider $(OPS_TESTS) -n $(JOBS); \
 	else test -z "$(CI)" && echo "skipped: no $(CLANG)"; fi
 
