@@ -211,6 +211,19 @@ def test_images_begin_anywhere_in_a_vector(dtype, classes):
         check(*head(3, num_priors, classes, background=2.0, dtype=dtype), DetectConfig(), seeds=(0,))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("classes", [2, 81])
+def test_a_tensor_begins_anywhere_in_a_vector(dtype, classes):
+    """A part of a larger tensor: nothing before its first number is its own."""
+    loc, conf, priors = head(2, 37, classes, background=2.0, dtype=dtype)
+    options = op_options(DetectConfig(), 37, classes)
+    detect = kernels("detect").with_seeds(0)
+    expected = detect.detect(loc, conf, priors, None, options)
+    for shift in range(1, 16 // conf.element_size()):
+        found = detect.shifted_detect(loc, conf, priors, options, shift)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
 def test_scores_that_crowd_are_sorted_too():
     """All scores but one in one bucket of the sort."""
     loc, _, priors = head(1, 300, 3)

@@ -55,6 +55,13 @@ Results<T> detect(Array<S> loc, Array<S> conf, Array<T> priors, std::optional<Ar
                    settings);
 }
 
+// The same with logits that begin `shift` elements behind the begin of a vector.
+template <typename S>
+Results<float> shifted_detect(Array<S> loc, Array<S> conf, Array<float> priors,
+                              const DetectSettings& settings, std::size_t shift) {
+  return detect<float, S>(loc, Array<S>(conf.numpy(), shift), priors, std::nullopt, settings);
+}
+
 // loc: [B, P, 4], conf: [B, P, C], whose rows, or columns where channels come first, lie `step` apart; priors: [P, 4], for
 // each image once more, `step` rows apart.
 Results<float> wide_detect(Array<float> loc, Array<float> conf, Array<float> priors,
@@ -86,5 +93,7 @@ EMULATOR_MODULE(m) {
   m.def("detect", &detect<double, double>);
   m.def("detect", &detect<float, __half>);
   m.def("detect", &detect<float, __nv_bfloat16>);
+  m.def("shifted_detect", &shifted_detect<float>);
+  m.def("shifted_detect", &shifted_detect<__half>);
   m.def("wide_detect", &wide_detect);
 }

@@ -1,5 +1,5 @@
 // Kernels that use every primitive once, and kernels that are wrong on purpose: the emulator's own tests.
-#include "common/cuda/launch.cuh"
+#include "common/cuda/copies.cuh"
 #include "emulator/binding.h"
 
 namespace {

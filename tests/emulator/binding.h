@@ -41,8 +41,10 @@ class Array {
     for (std::size_t i = 0; i < size(); ++i) data()[i] = value;
     checker_mark_initialized(data(), bytes());
   }
-  explicit Array(const py::array& source)
-      : shape_(source.shape(), source.shape() + source.ndim()), buffer_(allocate("an input")) {
+  // shift: elements behind the begin of a vector of 16 bytes.
+  explicit Array(const py::array& source, std::size_t shift = 0)
+      : shape_(source.shape(), source.shape() + source.ndim()),
+        buffer_(allocate("an input", shift)) {
     if (bytes()) std::memcpy(buffer_->data(), source.data(), bytes());
     checker_mark_initialized(data(), bytes());
   }
@@ -63,8 +65,8 @@ class Array {
   }
 
  private:
-  std::shared_ptr<GuardedBuffer> allocate(const std::string& name) const {
-    return std::make_shared<GuardedBuffer>(bytes(), name);
+  std::shared_ptr<GuardedBuffer> allocate(const std::string& name, std::size_t shift = 0) const {
+    return std::make_shared<GuardedBuffer>(bytes(), name, false, shift * sizeof(T));
   }
   std::vector<py::ssize_t> shape_;
   std::shared_ptr<GuardedBuffer> buffer_;

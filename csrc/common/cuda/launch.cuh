@@ -8,7 +8,6 @@
 #else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cuda_pipeline.h>
 #include <cuda_runtime.h>
 #endif
 
@@ -178,36 +177,6 @@ __device__ __forceinline__ void store_relaxed(T* address, std::type_identity_t<T
 #else
   *static_cast<volatile T*>(address) = value;
 #endif
-}
-
-// Asks for 16 bytes of global memory in shared memory, past the registers, so that a thread can have any number on their
-// way; on sm_75 a load and a store. The thread sees them after wait_copies(), others after a barrier behind that.
-__device__ __forceinline__ void copy_async(uint4* shared, const uint4* global) {
-#if defined(SSD_CUDA_EMULATE)
-  ::emulator::copy_async(shared, global);
-#else
-  __pipeline_memcpy_async(shared, global, sizeof(uint4));
-#endif
-}
-// Ends a group of what the thread has asked for since the last one, so that it can wait for all groups but the newest.
-__device__ __forceinline__ void end_copies() {
-#if defined(SSD_CUDA_EMULATE)
-  ::emulator::end_copies();
-#else
-  __pipeline_commit();
-#endif
-}
-template <int kNewest>
-__device__ __forceinline__ void wait_copies_but() {
-#if defined(SSD_CUDA_EMULATE)
-  ::emulator::wait_copies(kNewest);
-#else
-  __pipeline_wait_prior(kNewest);
-#endif
-}
-__device__ __forceinline__ void wait_copies() {
-  end_copies();
-  wait_copies_but<0>();
 }
 
 // Taken from the blocks that a kernel asks for a multiprocessor where ptxas, for 8.6 and 8.7 alone, would put some bytes of

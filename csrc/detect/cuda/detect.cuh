@@ -197,8 +197,8 @@ __global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 1 : kScanBlocks
     unsigned char* own = tiles + threadIdx.x / 32 * kTileStages * plan.bytes;
     const S* image = inputs.conf.row(range.image, 0);
     const S* image_end = image + inputs.num_priors * inputs.num_classes;
-    TileScan<T, S>{scan, own, plan, reinterpret_cast<uintptr_t>(image),
-                   reinterpret_cast<uintptr_t>(image_end)}
+    TileScan<T, S, kScanThreads / 32>{scan, own, plan, reinterpret_cast<uintptr_t>(image),
+                                      reinterpret_cast<uintptr_t>(image_end)}
         .fill(pool);
   } else {
     scan.fill(pool);

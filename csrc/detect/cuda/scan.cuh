@@ -89,27 +89,61 @@ struct RowScan {
     return top;
   }
 
-  // What a lane holds of a row's first kHeldRounds * 32 columns: number lane + kLanes * u less the greatest. 91 classes are
-  // COCO's; a fourth round spills on sm_75.
+  // What a lane holds of a row's first kHeldRounds * 32 columns: number lane + kLanes * u less the greatest, so that the
+  // memory of a row that is held whole can be taken for others. 91 classes are COCO's; a fourth round spills on sm_75.
   static constexpr int kHeldRounds = 3;
   template <int kLanes>
   static constexpr int kHeld = kHeldRounds * (32 / kLanes);
+  __device__ __forceinline__ bool holds_all() const {
+    return inputs.num_classes <= kHeldRounds * 32;
+  }
+
+  // top: the row's greatest number, 0 but for softmax. Beyond the last column: -inf, whose exponential is 0.
+  template <int kLanes, typename Index>
+  __device__ __forceinline__ void hold(const S* x, Index step, T top,
+                                       T (&held)[kHeld<kLanes>]) const {
+    const Index lane = static_cast<Index>(threadIdx.x % kLanes);
+    const Index mine = static_cast<Index>(inputs.num_classes) - lane;
+    x += lane * step;
+#pragma unroll
+    for (int u = 0; u < kHeld<kLanes>; ++u) held[u] = T(-INFINITY);
+#pragma unroll
+    for (int i = 0; i < kHeldRounds; ++i) {
+      if (32 * i >= static_cast<int>(inputs.num_classes)) break;
+#pragma unroll
+      for (int c = 32 * i; c < 32 * (i + 1); c += kLanes) {
+        if (c < mine) held[c / kLanes] = sub_rn(static_cast<T>(x[c * step]), top);
+      }
+    }
+  }
+
+  // held[u]. Halves are chosen between: an index that nobody knows would put the numbers into local memory.
+  template <int kCount>
+  __device__ __forceinline__ static T chosen(const T (&held)[kCount], unsigned u) {
+    T left[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) left[i] = held[i];
+#pragma unroll
+    for (int count = kCount; count > 1; count = (count + 1) / 2, u /= 2) {
+#pragma unroll
+      for (int i = 0; i < count / 2; ++i) left[i] = (u & 1u) != 0 ? left[2 * i + 1] : left[2 * i];
+      if (count % 2 != 0) left[count / 2] = left[count - 1];
+    }
+    return left[0];
+  }
 
   // The sum of exp(number - top) of a row, the same in each of its kLanes lanes. A lane has the columns of
   // 32 / kLanes residues modulo 32; it joins its own sums first, as the butterfly over 32 lanes would.
   template <int kLanes, typename Index>
   __device__ __forceinline__ T sum_of_row(const S* x, Index step, T top,
-                                          T (&held)[kHeld<kLanes>]) const {
+                                          const T (&held)[kHeld<kLanes>]) const {
     constexpr int kParts = 32 / kLanes;
     const Index lane = static_cast<Index>(threadIdx.x % kLanes);
     const Index columns = static_cast<Index>(inputs.num_classes);
     x += lane * step;
-    // Beyond the last column: -inf, whose exponential is 0.
     const auto number = [&](Index c) {
       return c < columns - lane ? sub_rn(static_cast<T>(x[c * step]), top) : T(-INFINITY);
     };
-#pragma unroll
-    for (int u = 0; u < kHeld<kLanes>; ++u) held[u] = number(kLanes * u);
     T sums[kParts] = {};
 #pragma unroll
     for (int i = 0; i < kHeldRounds; ++i) {
@@ -191,14 +225,16 @@ struct RowScan {
     return open;
   }
 
-  // Offers the rows of a warp, 32 / kLanes at once: x is that of the lane and top its greatest number, 0 but for softmax;
-  // valid: there is one. columns: foreground(0). False when some found no room: to be called again with the same rows.
+  // Offers the rows of a warp, 32 / kLanes at once: x is that of the lane, not read where holds_all(), top and held are as
+  // hold() had them; valid: there is one. columns: foreground(0). False when some found no room: to be called again with
+  // the same rows.
   template <int kLanes, typename Index, typename P>
   __device__ __forceinline__ bool row(const S* x, Index step, int64_t prior, bool valid, T top,
-                                      unsigned columns, Progress<Index>& at, const P& pool) const {
-    const bool softmax = options.scores == ScoreKind::kSoftmax;
-    T held[kHeld<kLanes>], sum = 1;
-    if (softmax) sum = sum_of_row<kLanes>(x, step, top, held);
+                                      const T (&held)[kHeld<kLanes>], unsigned columns,
+                                      Progress<Index>& at, const P& pool) const {
+    const bool held_whole = holds_all();
+    T sum = 1;
+    if (options.scores == ScoreKind::kSoftmax) sum = sum_of_row<kLanes>(x, step, top, held);
     const T least = least_x(sum, candidate_score(pool.state->worst));
     const int lane = static_cast<int>(threadIdx.x % kLanes);
 #pragma unroll 1
@@ -206,7 +242,7 @@ struct RowScan {
       const Index own = at.column + lane;
       if (!at.listed) {
         at.open = !valid ? 0 : at.column == 0 ? columns : foreground<kLanes>(at.column);
-        if (softmax && inputs.num_classes <= kHeldRounds * 32) {
+        if (held_whole) {
           unsigned found = 0;
 #pragma unroll
           for (int u = 0; u < kHeld<kLanes>; ++u) found |= !(held[u] < least) ? 1u << u : 0u;
@@ -221,8 +257,11 @@ struct RowScan {
         CandidateKey<T> key = 0;
         bool wanted = at.open != 0;
         if (wanted) {
-          const Index c = own + kLanes * static_cast<Index>(__ffs(static_cast<int>(at.open)) - 1);
-          const T s = score(sub_rn(static_cast<T>(x[c * step]), top), sum);
+          const int u = __ffs(static_cast<int>(at.open)) - 1;
+          const Index c = own + kLanes * static_cast<Index>(u);
+          const T number = held_whole ? chosen(held, static_cast<unsigned>(u))
+                                      : sub_rn(static_cast<T>(x[c * step]), top);
+          const T s = score(number, sum);
           key =
               candidate_key(s, static_cast<uint32_t>(c) * static_cast<uint32_t>(inputs.num_priors) +
                                    static_cast<uint32_t>(prior));
@@ -253,7 +292,9 @@ struct RowScan {
         if (prior >= range.last_row) return true;
         const bool softmax = options.scores == ScoreKind::kSoftmax;
         const T top = softmax ? greatest_of_row(x, step) : T(0);
-        if (!row<32>(x, step, prior, true, top, columns, at, pool)) return false;
+        T held[kHeld<32>];
+        hold<32>(x, step, top, held);
+        if (!row<32>(x, step, prior, true, top, held, columns, at, pool)) return false;
       }
     });
   }

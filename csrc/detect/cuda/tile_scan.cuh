@@ -1,16 +1,19 @@
 // The scan of rows that lie next to each other, a warp a tile of them: copied to shared memory in 16-byte vectors, whatever
 // the alignment of a row, while the tile before is scanned. A test for the rows of a whole tile at once, some lanes a
-// row, leaves out those without a candidate; the others get kRowLanes lanes each.
+// row, leaves out those without a candidate; the others get kRowLanes lanes each. Their numbers go into registers, where
+// they wait until a warp has its fill of rows: of a trained head's tile one row in nine has a candidate.
 #pragma once
 
+#include "common/cuda/copies.cuh"
 #include "greatest.cuh"
 #include "scan.cuh"
 
 namespace ssd_cuda {
 
-constexpr int kRowLanes = 16;         // of a row with a candidate: 8, 16 or 32
+constexpr int kRowLanes = 8;  // of a row with a candidate: 8, 16 or 32
+constexpr int kRowsAtOnce = 32 / kRowLanes;
 constexpr int kTileStages = 2;        // of a warp: one is scanned, the next is under way
-constexpr int kMostTileBytes = 2624;  // 8 rows of 81 floats, beginning anywhere in a vector
+constexpr int kMostTileBytes = 3904;  // 12 rows of 81 floats, beginning anywhere in a vector
 constexpr int kTileVectors = ceil_div(kMostTileBytes, 16 * 32);  // a lane
 
 // rows: of a tile, 0: the rows do not lie next to each other, or are too long. The test takes 2^shift lanes a row.
@@ -26,7 +29,8 @@ inline TilePlan plan_tiles(const DetectInputs<T, S>& inputs, int64_t slice_rows,
   int64_t tile = static_cast<int64_t>(room) / (warps * kTileStages) / 16 * 16;
   if (tile > kMostTileBytes) tile = kMostTileBytes;
   const bool together = inputs.conf.column_stride == 1 && inputs.conf.row_stride == columns;
-  const int64_t most = columns > 0 && tile > 16 ? (tile - 16) / bytes : 0;
+  int64_t most = columns > 0 && tile > 16 ? (tile - 16) / bytes : 0;
+  if (most > 32) most -= most % 32;  // a test takes so many
   if (!together || most == 0 || slice_rows == 0) return {0, 0, 0};
   // The same for all warps.
   const int64_t rows = ceil_div(slice_rows, warps * ceil_div(slice_rows, warps * most));
@@ -35,48 +39,46 @@ inline TilePlan plan_tiles(const DetectInputs<T, S>& inputs, int64_t slice_rows,
   return {static_cast<int>(rows), shift, static_cast<int>(tile)};
 }
 
-template <typename T, typename S>
+template <typename T, typename S, int kWarps>
 struct TileScan {
   static constexpr int kElements = 16 / sizeof(S);  // of a vector
+  static_assert(kWarps * sizeof(S) % 16 == 0, "a warp's tiles begin at the same place of a vector");
+  using Scan = RowScan<T, S>;
 
-  RowScan<T, S> scan;
+  Scan scan;
   unsigned char* tiles;  // [kTileStages][plan.bytes] of this warp, shared memory
   TilePlan plan;
   uintptr_t image, image_end;  // where its rows begin and end
 
-  // A tile under way, or in hand.
-  struct Tile {
-    const S* rows;  // where the first one begins
-    int count;
-    unsigned prior;  // the first one's
+  // Rows that wait for others: what the lanes of each hold, and what RowScan::row is told.
+  struct Waiting {
+    T held[Scan::template kHeld<kRowLanes>] = {};
+    T top = 0;
+    const S* x = nullptr;
+    unsigned prior = 0;
+    int count = 0;
   };
 
-  // Begins to copy `count` rows that begin at x.
-  __device__ __forceinline__ Tile start(const S* x, int count, unsigned prior, int stage) const {
-    constexpr uintptr_t kBytes = 16;
-    const auto address = reinterpret_cast<uintptr_t>(x), source = address & ~(kBytes - 1);
-    const int skew = static_cast<int>(address - source) / static_cast<int>(sizeof(S));
-    const int wanted = skew + count * static_cast<int>(scan.inputs.num_classes);
+  // Begins to copy the vectors with the `wanted` elements from `source` on. inside: all of them lie in the image.
+  __device__ __forceinline__ void start(uintptr_t source, uint4* place, int wanted,
+                                        bool inside) const {
     const int lane = static_cast<int>(threadIdx.x % 32);
-    unsigned char* place = tiles + stage * plan.bytes;
-    int low = 0, high = ceil_div(wanted, kElements);  // whole vectors lie in [low, high)
-    if (source < image || source + static_cast<unsigned>(high) * kBytes > image_end) {
-      low = source < image ? 1 : 0;
-      if ((image_end - source) / kBytes < static_cast<uintptr_t>(high)) --high;
+    int low = 0, high = static_cast<int>(ceil_div<unsigned>(wanted, kElements));
+    if (!inside) {
+      low = source < image ? 1 : 0;  // whole vectors lie in [low, high)
+      const uintptr_t whole = (image_end - source) / sizeof(uint4);
+      if (whole < static_cast<uintptr_t>(high)) high = static_cast<int>(whole);
       if (high < low) high = low;
-      copy_ends(reinterpret_cast<const S*>(source), reinterpret_cast<S*>(place),
-                low > 0 ? skew : kElements, high * kElements, wanted);
+      const int head =
+          low > 0 ? static_cast<int>(image - source) / static_cast<int>(sizeof(S)) : kElements;
+      copy_ends(reinterpret_cast<const S*>(source), reinterpret_cast<S*>(place), head,
+                high * kElements, wanted);
     }
-    uint4* to = reinterpret_cast<uint4*>(place) + lane;
-    const uint4* from = reinterpret_cast<const uint4*>(source) + lane;
     const int mine = high - lane;
-#pragma unroll
-    for (int u = 0; u < kTileVectors; ++u) {
-      if (mine > 32 * u && (u > 0 || lane >= low)) {
-        copy_async(to + 32 * u, from + 32 * u);
-      }
-    }
-    return {reinterpret_cast<const S*>(place) + skew, count, prior};
+    const auto* from = reinterpret_cast<const uint4*>(source) + lane;
+    [&]<int... u>(std::integer_sequence<int, u...>) {
+      (copy_async<32 * u>(place + lane, from, mine > 32 * u && (u > 0 || lane >= low)), ...);
+    }(std::make_integer_sequence<int, kTileVectors>());
   }
 
   // The elements of the two vectors that may cross an end of the image: [head, a vector) and [tail, wanted).
@@ -87,25 +89,31 @@ struct TileScan {
     if (tail + lane < wanted) tile[tail + lane] = source[tail + lane];
   }
 
-  // Bits of the lanes that found that their row, one of 32 >> shift from `row` on, may have a candidate: see
-  // RowScan::next_row. top: the greatest number of the lane's row where one may, for softmax.
-  __device__ __forceinline__ unsigned test(const Tile& tile, int row, T& top) const {
+  // How many labels a lane tests, and from which of its row: the last may meet some of its neighbour's again.
+  __device__ __forceinline__ int labels_each() const {
+    const int labels = static_cast<int>(scan.range.last_label - scan.range.first_label);
+    return (labels + (1 << plan.shift) - 1) >> plan.shift;
+  }
+  __device__ __forceinline__ int own_labels() const {
+    const int each = labels_each(), most = static_cast<int>(scan.range.last_label) - each;
+    const int lane_of_row = static_cast<int>(threadIdx.x) & ((1 << plan.shift) - 1);
+    const int begin = static_cast<int>(scan.range.first_label) + lane_of_row * each;
+    return begin < most ? begin : most;
+  }
+
+  // Bits of the lanes that found that their row, one of `count` from x on, may have a candidate: see RowScan::next_row.
+  // top: the greatest number of the lane's row where one may, for softmax.
+  __device__ __forceinline__ unsigned test(const S* x, int count, int labels, T& top) const {
     const DetectOptions<T>& options = scan.options;
-    const int lane = static_cast<int>(threadIdx.x % 32);
     const int columns = static_cast<int>(scan.inputs.num_classes);
-    row += lane >> plan.shift;
-    const bool softmax = options.scores == ScoreKind::kSoftmax, inside = row < tile.count;
-    const S* x = tile.rows + (inside ? row : 0) * columns;
+    const int own = static_cast<int>(threadIdx.x % 32) >> plan.shift;
+    const bool softmax = options.scores == ScoreKind::kSoftmax, inside = own < count;
+    if (inside) x += own * columns;  // else the first row, for lanes without one of their own
     T limit = options.skip_below;
     if (softmax) {
       limit = add_rn(static_cast<T>(x[options.first_label > 0 ? 0 : columns - 1]), limit);
     }
-    // The lanes share the labels; the last may meet some of its neighbour's again.
-    const int labels = static_cast<int>(scan.range.last_label - scan.range.first_label);
-    const int each = (labels + (1 << plan.shift) - 1) >> plan.shift;
-    int begin = (lane & ((1 << plan.shift) - 1)) * each;
-    if (begin > labels - each) begin = labels - each;
-    top = greatest_of<T>(x + scan.range.first_label + begin, each);
+    top = greatest_of<T>(x + labels, labels_each());
     const unsigned found = __ballot_sync(kFullWarp, inside && !(top < limit));
     if (found == 0 || !softmax) {
       top = 0;
@@ -126,75 +134,99 @@ struct TileScan {
     return found;
   }
 
-  // Offers the rows of the lanes in `found`, 32 / kRowLanes at a time, and takes them out of it. top: as of test().
-  template <typename P>
-  __device__ __forceinline__ bool offer(const Tile& tile, int row, T top, unsigned columns,
-                                        unsigned& found,
-                                        typename RowScan<T, S>::template Progress<int>& at,
-                                        const P& pool) const {
+  // Moves rows of the lanes in `found` to those that wait, as many as there is room for. x, prior: of the test's first
+  // row, top: as of test().
+  __device__ __forceinline__ void take(const S* x, unsigned prior, T top, unsigned& found,
+                                       Waiting& waiting) const {
     const int group = static_cast<int>(threadIdx.x % 32) / kRowLanes;
     const unsigned lanes_of_row = (2u << ((1 << plan.shift) - 1)) - 1u;
-    while (found != 0) {
-      unsigned left = found;
-      int own = 0;
-      bool valid = false;
-#pragma unroll
-      for (int g = 0; g < 32 / kRowLanes; ++g) {
-        if (left == 0) break;
-        const int next = (__ffs(static_cast<int>(left)) - 1) >> plan.shift;
-        left &= ~(lanes_of_row << (next << plan.shift));
-        if (g == 0 || g == group) own = next;  // without a row of its own: that of the first
-        valid = valid || g == group;
-      }
-      const T own_top = __shfl_sync(kFullWarp, top, own << plan.shift);
-      own += row;
-      const S* x = tile.rows + own * static_cast<int>(scan.inputs.num_classes);
-      if (!scan.template row<kRowLanes>(x, 1, tile.prior + own, valid, own_top, columns, at, pool))
-        return false;
-      found = left;
+    int own = -1;
+#pragma unroll 1
+    while (found != 0 && waiting.count < kRowsAtOnce) {
+      const int next = (__ffs(static_cast<int>(found)) - 1) >> plan.shift;
+      found &= ~(lanes_of_row << (next << plan.shift));
+      if (group >= waiting.count) own = next;  // without a row of its own: the last one
+      ++waiting.count;
     }
-    return true;
+    const T own_top = __shfl_sync(kFullWarp, top, (own < 0 ? 0 : own) << plan.shift);
+    if (own < 0) return;
+    waiting.top = own_top;
+    waiting.prior = prior + own;
+    waiting.x = x + own * static_cast<int>(scan.inputs.num_classes);
+    scan.template hold<kRowLanes>(waiting.x, 1, own_top, waiting.held);
   }
 
   // All threads: fills the pool with the candidates of the range.
   template <typename P>
   __device__ __forceinline__ void fill(const P& pool) const {
     // Rows of the slice are counted from its first one.
-    const int warps = blockDim.x / 32, stride = warps * plan.rows;
     const int rows = static_cast<int>(scan.range.last_row - scan.range.first_row);
-    const auto prior = static_cast<unsigned>(scan.range.first_row);
-    const int64_t step = stride * scan.inputs.num_classes;
-    int next = threadIdx.x / 32 * plan.rows;
-    const S* x = scan.inputs.conf.row(scan.range.image, scan.range.first_row + next);
-    Tile coming{}, tile{};
-    int stage = 0, row = 0;
-    const unsigned columns = scan.template foreground<kRowLanes>(0);
+    const int columns = static_cast<int>(scan.inputs.num_classes);
+    int next = static_cast<int>(threadIdx.x) / 32 * plan.rows;  // the tile under way, or past all
+    const auto address = reinterpret_cast<uintptr_t>(
+        scan.inputs.conf.row(scan.range.image, scan.range.first_row + next));
+    const int skew = static_cast<int>(address % sizeof(uint4)) / static_cast<int>(sizeof(S));
+    uintptr_t source = address - skew * sizeof(S);
+    // The vectors of tiles that begin before the first of these rows, or end behind the other, may cross the image's ends.
+    const int margin = columns < kElements ? kElements : 1;
+    const int64_t behind = scan.inputs.num_priors - scan.range.last_row;
+    const int inside_first = scan.range.first_row < kElements ? kElements : 0;
+    const int inside_last = behind < margin ? rows + static_cast<int>(behind) - margin : rows;
+    int stage = 0;         // where the tile under way is
+    const S* x = nullptr;  // the test's first row, of the tile in hand
+    int row = 0, end = 0;  // its number, and that of the tile's end
+    const int at_once = 32 >> plan.shift, group = static_cast<int>(threadIdx.x % 32) / kRowLanes;
+    const unsigned foreground = scan.template foreground<kRowLanes>(0);
+    const int labels = own_labels();
     unsigned found = 0;
     T top = 0;
-    typename RowScan<T, S>::template Progress<int> at;
+    bool full = false, last = false;  // the rows that wait are to be offered; no more come
+    Waiting waiting;
+    typename Scan::template Progress<int> at;
     const auto load = [&] {
-      if (next < rows)
-        coming = start(x, rows - next < plan.rows ? rows - next : plan.rows, prior + next, stage);
+      if (next < rows) {
+        const int count = rows - next < plan.rows ? rows - next : plan.rows;
+        start(source, reinterpret_cast<uint4*>(tiles + stage), skew + count * columns,
+              next >= inside_first && next + count <= inside_last);
+      }
       end_copies();
     };
     load();
     pool.fill([&] {
       while (true) {
-        if (!offer(tile, row, top, columns, found, at, pool)) return false;
-        row += 32 >> plan.shift;
-        if (row >= tile.count) {
-          if (next >= rows) return true;
-          __syncwarp();  // everyone has read the tile whose place is taken
-          tile = coming;
-          next += stride;
-          x += step;
-          stage = 1 - stage;
-          load();
-          wait_copies_but<1>();
-          __syncwarp();  // the tile is there for all lanes
-          row = 0;
+        while (!full && found == 0) {
+          row += at_once;
+          if (row < end) {
+            x += at_once * columns;
+          } else {
+            last = next >= rows;
+            if (last) break;
+            __syncwarp();  // everyone has read the tile whose place is taken
+            row = next;
+            end = rows - next < plan.rows ? rows : next + plan.rows;
+            x = reinterpret_cast<const S*>(tiles + stage) + skew;
+            next += kWarps * plan.rows;
+            source += static_cast<uintptr_t>(kWarps * plan.rows * columns) * sizeof(S);
+            stage = plan.bytes - stage;
+            load();
+            wait_copies_but<1>();
+            __syncwarp();  // the tile is there for all lanes
+          }
+          found = test(x, end - row, labels, top);
         }
-        found = test(tile, row, top);
+        if (!full && found != 0) {
+          take(x, static_cast<unsigned>(scan.range.first_row) + row, top, found, waiting);
+        }
+        full = waiting.count == kRowsAtOnce ||
+               (waiting.count > 0 && found == 0 && (last || !scan.holds_all()));
+        if (full) {
+          if (!scan.template row<kRowLanes>(waiting.x, 1, waiting.prior, group < waiting.count,
+                                            waiting.top, waiting.held, foreground, at, pool))
+            return false;
+          waiting.count = 0;
+          full = false;
+        }
+        if (last) return true;
       }
     });
   }

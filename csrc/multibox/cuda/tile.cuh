@@ -2,7 +2,7 @@
 // block writes beside them.
 #pragma once
 
-#include "common/cuda/launch.cuh"
+#include "common/cuda/copies.cuh"
 
 namespace ssd_cuda {
 
