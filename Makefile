@@ -114,8 +114,8 @@ fuzz: build
 model: build/env
 	$(PYTHON) -m benchmarks.model $(CARD) $(if $(BATCH),--batch $(BATCH))
 
-# Needs a card and the torch that finds it; STAGE=needs|build|contract|tests|bench|results|sanitizer runs one stage
-# alone, STUB=1 rehearses without a card, BUDGET= is its seconds, OUT= a folder for copies of the results.
+# Needs a card and the torch that finds it; STAGE=needs|build|contract|tests|kernels|bench|results|sanitizer|package runs
+# one stage alone, STUB=1 rehearses without a card, BUDGET= is its seconds, OUT= a folder for copies of the results.
 gpu-check: $(filter .venv/bin/python,$(PYTHON))
 	$(PYTHON) -m benchmarks.gpu_check $(if $(STAGE),--stage $(STAGE)) $(if $(STUB),--stub-gpu) \
 	  $(if $(BUDGET),--budget $(BUDGET))

@@ -3,7 +3,7 @@
 Stages: needs (what fails to import is installed, where that can be), build, contract (no sync, graphs),
 tests, kernels (the time of each kernel, kernel_times), bench (every case of a card, into results/cuda.json),
 results (RESULTS.md, README and docs take it up), sanitizer (its four tools over a reduced suite).
-``--stage`` runs one alone. The clock
+``--stage`` runs one alone; only so does package, whose compilations take minutes. The clock
 (``--budget`` seconds) is shared: a stage gets what is left less what the later ones need, and the benchmarks
 measure the goals first and stop in time. A stage that is cut off or fails tells what it printed so far; the
 next one runs all the same. ``--out`` (default: $OUT) gets copies of the results as they appear. Without a
@@ -258,6 +258,16 @@ def sanitizer(stub: bool, limit: float) -> list[Stage]:
     return found
 
 
+def package(stub: bool, limit: float) -> list[Stage]:
+    """Packages of AOTInductor for this card, the smaller one first."""
+    which = "equal_bits" if stub else "cuda"
+    return [
+        _stage(
+            "package", ["-m", "pytest", "-v", "tests/test_package.py", "-k", which], limit, "passed|failed"
+        )
+    ]
+
+
 STAGES: dict[str, Callable[[bool, float], list[Stage]]] = {
     "needs": needs,
     "build": build,
@@ -268,13 +278,14 @@ STAGES: dict[str, Callable[[bool, float], list[Stage]]] = {
     "results": results,
     "sanitizer": sanitizer,
 }
+ALONE: dict[str, Callable[[bool, float], list[Stage]]] = {"package": package}
 
 
 def limits(names: Sequence[str], name: str, left: float, budget: float = BUDGET) -> float:
     """Seconds for a stage: its part of the budget; some can use what earlier ones left over."""
     scale = budget / BUDGET
-    later = scale * sum(LIMITS[other] for other in names[list(names).index(name) + 1 :])
-    rest = name in ("bench", "sanitizer") or name == names[-1]
+    later = scale * sum(LIMITS.get(other, 0) for other in names[list(names).index(name) + 1 :])
+    rest = name in ("bench", "sanitizer", *ALONE) or name == names[-1]
     return min(left, max(10.0, left - later if rest else scale * LIMITS[name]))
 
 
@@ -343,7 +354,7 @@ def _handing_over(folder: Path | None, stub: bool) -> Iterator[None]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make gpu-check", description=__doc__)
-    parser.add_argument("--stage", choices=tuple(STAGES), action="append", help="run this stage only")
+    parser.add_argument("--stage", choices=(*STAGES, *ALONE), action="append", help="run this stage only")
     parser.add_argument("--stub-gpu", action="store_true", help="rehearse on the CPU; marks all output STUB")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="a folder for copies (default: $OUT)")
@@ -362,7 +373,7 @@ def _all(options: argparse.Namespace) -> tuple[list[Stage], Path]:
         if left < 5:
             found = [Stage(name, False, 0.0, "left out, the time was up")]
         else:
-            found = STAGES[name](stub, limits(names, name, left, options.budget))
+            found = {**STAGES, **ALONE}[name](stub, limits(names, name, left, options.budget))
         if name == "build":
             environment = _environment()
         stages += found

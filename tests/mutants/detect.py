@@ -98,6 +98,19 @@ DETECT = rows_of(
         "options",
     ),
     (
+        "the chunk in which a list fills up is not looked at",
+        "«num_before + count > options.top_k»;",
+        "num_before > options.top_k",
+        "options or equal_logits",
+    ),
+    ("candidates of early chunks are not counted", "if («counts») atomicAdd", "false", "equal_logits"),
+    (
+        "a slice's first key is taken for the last one's",
+        "«places->first[slice[u] + step] <= threadIdx.x + u * kImageThreads»",
+        "places->first[slice[u] + step] < threadIdx.x + u * kImageThreads",
+        "presets",
+    ),
+    (
         "some kept boxes suppress nothing",
         "k += «32 * parts») {",
         "32 * parts + 32",

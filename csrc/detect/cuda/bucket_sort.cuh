@@ -6,7 +6,7 @@
 // nothing is changed and the caller sorts in another way.
 #pragma once
 
-#include "common/cuda/launch.cuh"
+#include "common/cuda/warp_largest.cuh"
 #include "detect/detect_rule.h"
 
 namespace ssd_cuda {
@@ -37,21 +37,19 @@ template <int kThreads>
 __device__ __forceinline__ void sort_range(unsigned long long least, unsigned long long greatest,
                                            SortScratch<kThreads>* scratch, unsigned long long& low,
                                            int& shift) {
-  const auto fold = [&](int offset) {
-    const unsigned long long a = __shfl_xor_sync(kFullWarp, least, offset);
-    const unsigned long long b = __shfl_xor_sync(kFullWarp, greatest, offset);
-    least = a < least ? a : least;
-    greatest = b > greatest ? b : greatest;
+  constexpr int kWarps = kThreads / 32;
+  const auto fold = [&] {
+    least = ~warp_largest_bits(~least);
+    greatest = warp_largest_bits(greatest);
   };
-  for (int offset = 16; offset > 0; offset /= 2) fold(offset);
+  fold();
   if (threadIdx.x % 32 == 0) {
     scratch->least[threadIdx.x / 32] = least;
     scratch->greatest[threadIdx.x / 32] = greatest;
   }
   __syncthreads();
-  constexpr int kWarps = kThreads / 32;
   least = scratch->least[threadIdx.x % kWarps], greatest = scratch->greatest[threadIdx.x % kWarps];
-  for (int offset = kWarps / 2; offset > 0; offset /= 2) fold(offset);
+  fold();
   low = least;
   const int bits = 64 - __clzll(static_cast<long long>(greatest - least));
   constexpr int kBits = kThreads == 512 ? 11 : 10;
@@ -89,6 +87,36 @@ __device__ __forceinline__ bool sort_places(SortScratch<kThreads>* scratch) {
   return true;
 }
 
+// The places of a thread's keys: that of their bucket's first, and the smaller keys there. Each comparison waits for a load,
+// so the four keys take them side by side where a thread has registers for that. The loops end by a number, not by a
+// flag: see benchmarks/kernel_barriers.py.
+template <int kThreads, typename Key>
+__device__ __forceinline__ void rank_keys(const Key* keys, unsigned count,
+                                          const Key (&key)[kSortKeys],
+                                          const unsigned (&bucket)[kSortKeys],
+                                          const unsigned* start, unsigned (&place)[kSortKeys]) {
+  constexpr int kAtOnce = kThreads > 256 ? kSortKeys : 1;
+#pragma unroll
+  for (int begin = 0; begin < kSortKeys; begin += kAtOnce) {
+    unsigned first[kAtOnce], size[kAtOnce], longest = 0;
+#pragma unroll
+    for (int v = 0; v < kAtOnce; ++v) {
+      const int u = begin + v;
+      const bool mine = threadIdx.x + u * kThreads < count;
+      place[u] = first[v] = mine ? start[bucket[u]] : 0;
+      size[v] = mine ? start[bucket[u] + 1] - first[v] : 0;
+      longest = size[v] > longest ? size[v] : longest;
+    }
+#pragma unroll 1
+    for (unsigned i = 0; i < longest; ++i) {
+#pragma unroll
+      for (int v = 0; v < kAtOnce; ++v) {
+        if (i < size[v]) place[begin + v] += keys[first[v] + i] < key[begin + v];
+      }
+    }
+  }
+}
+
 // All kThreads threads, after a barrier: keys [0, count) into ascending order, count <= kCapacity. False, and nothing
 // changed, when they crowd.
 template <int kThreads, typename Key>
@@ -122,14 +150,7 @@ __device__ __forceinline__ bool bucket_sort(Key* keys, unsigned count,
     if (threadIdx.x + u * kThreads < count) keys[scratch->start[bucket[u]] + place[u]] = key[u];
   }
   __syncthreads();
-#pragma unroll
-  for (int u = 0; u < kSortKeys; ++u) {
-    if (threadIdx.x + u * kThreads >= count) continue;
-    const unsigned first = scratch->start[bucket[u]], last = scratch->start[bucket[u] + 1];
-    place[u] = first;
-#pragma unroll 1
-    for (unsigned i = first; i < last; ++i) place[u] += keys[i] < key[u];
-  }
+  rank_keys<kThreads>(keys, count, key, bucket, scratch->start, place);
   __syncthreads();
 #pragma unroll
   for (int u = 0; u < kSortKeys; ++u) {

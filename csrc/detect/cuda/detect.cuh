@@ -182,9 +182,10 @@ __global__ void __launch_bounds__(kScanThreads, sizeof(T) == 8 ? 1 : kScanBlocks
                                    &shared.scratch};
   if (threadIdx.x == 0) pool.reset();
   __syncthreads();
-  const int64_t slice = blockIdx.x % workspace.slices, begin = slice * workspace.slice_rows;
+  const auto slices = static_cast<unsigned>(workspace.slices);
+  const int64_t begin = blockIdx.x % slices * workspace.slice_rows;
   const int64_t end = begin + workspace.slice_rows;
-  const ScanRange<T> range{.image = blockIdx.x / workspace.slices,
+  const ScanRange<T> range{.image = blockIdx.x / slices,
                            .first_row = begin,
                            .last_row = end < inputs.num_priors ? end : inputs.num_priors,
                            .first_label = options.first_label,
@@ -244,10 +245,6 @@ __global__ void __launch_bounds__(kImageThreads, 1)
     for (int i = threadIdx.x; i < words; i += kImageThreads) table.chunk[i] = 0;
     if (seen) seen = table.chunk + words - table.lists;
   }
-  after_previous_kernel();  // shared memory is ready by then
-  if (table.lists == 0 && seen) {
-    for (int64_t i = threadIdx.x; i < lists; i += kImageThreads) seen[i] = 0;
-  }
   const int64_t first_slice = image * workspace.slices;
   const StoredSlices<T> slices{
       workspace.slice_keys + first_slice * kSliceCapacity, workspace.slice_worst + first_slice,
@@ -267,11 +264,17 @@ __global__ void __launch_bounds__(kImageThreads, 1)
                      .after_any = false,
                      .after = 0,
                      .seen = seen};
-  int64_t num_kept = 0;
+  int64_t num_kept = 0, num_before = 0;
   Key bound;  // every candidate up to here is stored
   for (bool stored = true, first = true;; first = false) {
     if (threadIdx.x == 0) pool.reset();
-    if (first) bound = slices.measure(places);
+    if (first) {
+      after_previous_kernel();  // by then shared memory is ready, and all that does not change in the loop
+      for (int64_t i = threadIdx.x; table.lists == 0 && seen && i < lists; i += kImageThreads) {
+        seen[i] = 0;
+      }
+      bound = slices.measure(places);
+    }
     __syncthreads();
     if (first && slices.fit(places, bound))
       slices.copy(places, pool);
@@ -285,7 +288,9 @@ __global__ void __launch_bounds__(kImageThreads, 1)
     const Key worst = state.worst;
     for (int i = 0, size; i < count && num_kept < rows; i += size) {
       size = chunk_size(rows - num_kept);
-      num_kept = nms.add(keys + i, count - i < size ? count - i : size, num_kept);
+      if (size > count - i) size = count - i;
+      num_kept = nms.add(keys + i, size, num_before, num_kept);
+      num_before += size;
     }
     if (num_kept == rows || (!cut && (!stored || bound == ~Key{0}))) break;
     range.after = cut ? worst : bound;

@@ -53,12 +53,15 @@ struct ImageNms {
   ChunkState<T>* chunk;
   ListTable table;
 
-  // All threads. keys: the next `count` <= kChunk candidates in order; num_kept: kept so far. Returns the new number.
-  __device__ __forceinline__ int64_t add(const CandidateKey<T>* keys, int count,
+  // All threads. keys: the next `count` <= kChunk candidates in order, num_before: how many came before, num_kept: kept of
+  // them. Returns the new number.
+  __device__ __forceinline__ int64_t add(const CandidateKey<T>* keys, int count, int64_t num_before,
                                          int64_t num_kept) const {
-    load(keys, count);
+    // No list has had more than all before; where a list cannot be full its candidates are only counted.
+    const bool may_be_full = seen != nullptr && num_before + count > options.top_k;
+    load(keys, count, seen != nullptr && !may_be_full);
     __syncthreads();
-    drop_beyond_top_k(count);
+    if (may_be_full) drop_beyond_top_k(count);
     drop_suppressed(count, num_kept);
     __syncthreads();
     build_mask(count);
@@ -117,7 +120,7 @@ struct ImageNms {
     return found;
   }
 
-  __device__ __forceinline__ void load(const CandidateKey<T>* keys, int count) const {
+  __device__ __forceinline__ void load(const CandidateKey<T>* keys, int count, bool counts) const {
     for (int t = threadIdx.x; t < kChunk; t += blockDim.x) {
       if (t % 32 == 0) chunk->gone[t / 32] = chunk->kept[t / 32] = 0;
       if (t >= count) continue;
@@ -133,11 +136,11 @@ struct ImageNms {
       if (table.chunk != nullptr) {
         atomicOr(&table.chunk[t / 32 * table.lists + static_cast<int>(list)], 1u << (t % 32));
       }
+      if (counts) atomicAdd(&seen[list], 1u);
     }
   }
 
   __device__ __forceinline__ void drop_beyond_top_k(int count) const {
-    if (seen == nullptr) return;
     for (int t = threadIdx.x; t < count; t += blockDim.x) {
       const unsigned list = chunk->list[t];
       int64_t rank = seen[list];

@@ -46,7 +46,8 @@ struct StoredSlices {
     __syncthreads();
     if (t < kMostSlices) {
       unsigned before = inclusive - count;
-      for (int w = 0; w < t / 32; ++w) before += places->sums[w];
+#pragma unroll
+      for (int w = 0; w < kMostSlices / 32; ++w) before += w < t / 32 ? places->sums[w] : 0;
       places->first[t] = before;
       if (t == kMostSlices - 1) places->first[kMostSlices] = before + count;
     }
@@ -62,20 +63,27 @@ struct StoredSlices {
   template <typename P>
   __device__ __forceinline__ void copy(const SlicePlaces* places, const P& pool) const {
     const unsigned count = places->first[kMostSlices];
-    Key found[kImageCapacity / kImageThreads];
+    constexpr int kEach = static_cast<int>(kImageCapacity) / kImageThreads;
+    // The last slice that begins at a key or before, for all keys of the thread side by side: a search is a chain of loads.
+    int slice[kEach] = {};
 #pragma unroll
-    for (int u = 0; u < static_cast<int>(kImageCapacity) / kImageThreads; ++u) {
-      const unsigned i = threadIdx.x + u * kImageThreads;
-      if (i >= count) break;
-      int slice = 0;  // the last that begins at i or before
+    for (int step = kMostSlices / 2; step > 0; step /= 2) {
 #pragma unroll
-      for (int step = kMostSlices / 2; step > 0; step /= 2) {
-        if (places->first[slice + step] <= i) slice += step;
+      for (int u = 0; u < kEach; ++u) {
+        if (places->first[slice[u] + step] <= threadIdx.x + u * kImageThreads) slice[u] += step;
       }
-      found[u] = keys[slice * static_cast<int64_t>(kSliceCapacity) + (i - places->first[slice])];
+    }
+    Key found[kEach];
+#pragma unroll
+    for (int u = 0; u < kEach; ++u) {
+      const unsigned i = threadIdx.x + u * kImageThreads;
+      if (i < count) {
+        const unsigned place = i - places->first[slice[u]];
+        found[u] = keys[slice[u] * static_cast<int64_t>(kSliceCapacity) + place];
+      }
     }
 #pragma unroll
-    for (int u = 0; u < static_cast<int>(kImageCapacity) / kImageThreads; ++u) {
+    for (int u = 0; u < kEach; ++u) {
       const unsigned i = threadIdx.x + u * kImageThreads;
       if (i < count) pool.keys[i] = found[u];
     }

@@ -172,7 +172,16 @@ struct TileScan {
     const int64_t behind = scan.inputs.num_priors - scan.range.last_row;
     const int inside_first = scan.range.first_row < kElements ? kElements : 0;
     const int inside_last = behind < margin ? rows + static_cast<int>(behind) - margin : rows;
-    int stage = 0;         // where the tile under way is
+    int stage = 0;  // where the tile under way is
+    const auto load = [&] {
+      if (next < rows) {
+        const int count = rows - next < plan.rows ? rows - next : plan.rows;
+        start(source, reinterpret_cast<uint4*>(tiles + stage), skew + count * columns,
+              next >= inside_first && next + count <= inside_last);
+      }
+      end_copies();
+    };
+    load();
     const S* x = nullptr;  // the test's first row, of the tile in hand
     int row = 0, end = 0;  // its number, and that of the tile's end
     const int at_once = 32 >> plan.shift, group = static_cast<int>(threadIdx.x % 32) / kRowLanes;
@@ -183,15 +192,6 @@ struct TileScan {
     bool full = false, last = false;  // the rows that wait are to be offered; no more come
     Waiting waiting;
     typename Scan::template Progress<int> at;
-    const auto load = [&] {
-      if (next < rows) {
-        const int count = rows - next < plan.rows ? rows - next : plan.rows;
-        start(source, reinterpret_cast<uint4*>(tiles + stage), skew + count * columns,
-              next >= inside_first && next + count <= inside_last);
-      }
-      end_copies();
-    };
-    load();
     pool.fill([&] {
       while (true) {
         while (!full && found == 0) {

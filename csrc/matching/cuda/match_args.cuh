@@ -1,7 +1,7 @@
 // What the kernels of matching share: their arguments, and the work of one warp.
 #pragma once
 
-#include "common/cuda/launch.cuh"
+#include "common/cuda/warp_largest.cuh"
 #include "common/math/ordered_key.h"
 #include "matching/matching_rule.h"
 #include "matching/prior_group.h"
@@ -94,25 +94,6 @@ struct MatchArgs : MatchProblem<T> {
 };
 
 __device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x % 32); }
-
-// The largest of the warp's integers, for every lane.
-template <typename Bits>
-__device__ __forceinline__ Bits warp_largest_bits(Bits top) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  constexpr bool kReduce = false;
-#else
-  constexpr bool kReduce = sizeof(Bits) == 4;
-#endif
-  if constexpr (kReduce) {
-    return __reduce_max_sync(kFullWarp, top);
-  } else {
-    for (int delta = 16; delta > 0; delta /= 2) {
-      const Bits other = __shfl_xor_sync(kFullWarp, top, delta);
-      top = other > top ? other : top;
-    }
-    return top;
-  }
-}
 
 // A value of the warp, the same for every lane: the largest where none is below 0 and none is NaN, since numbers from 0
 // on have the order of their bits.

@@ -1,0 +1,33 @@
+// The largest of a warp's integers.
+#pragma once
+
+#include "launch.cuh"
+
+namespace ssd_cuda {
+
+// Of 32 or 64 bits, for every lane of a whole warp. 64 bits are two reductions: of the upper halves, then of the lower ones
+// beside the largest of these.
+template <typename Bits>
+__device__ __forceinline__ Bits warp_largest_bits(Bits value) {
+  constexpr unsigned kLanes = 0xffffffffu;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  for (int delta = 16; delta > 0; delta /= 2) {
+    const Bits other = __shfl_xor_sync(kLanes, value, delta);
+    value = other > value ? other : value;
+  }
+  return value;
+#else
+  if constexpr (sizeof(Bits) == 4) {
+    return __reduce_max_sync(kLanes, value);
+  } else {
+    using Upper = std::conditional_t<std::is_signed_v<Bits>, int, unsigned>;
+    const auto own = static_cast<Upper>(value >> 32);
+    const Upper upper = __reduce_max_sync(kLanes, own);
+    const unsigned lower =
+        __reduce_max_sync(kLanes, own == upper ? static_cast<unsigned>(value) : 0);
+    return static_cast<Bits>(static_cast<uint64_t>(static_cast<unsigned>(upper)) << 32 | lower);
+  }
+#endif
+}
+
+}  // namespace ssd_cuda
