@@ -163,6 +163,20 @@ def test_a_slice_that_overflows_among_others(others):
         check(torch.zeros(1, 180, 4), conf, apart, config, seeds=(0,))
 
 
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_top_k_counts_the_candidates_of_every_chunk(class_agnostic):
+    """The first 256 of one class cannot fill its list, the next do; those of another class fill none."""
+    scores = torch.zeros(1, 450, 3)
+    scores[0, :400, 1] = 0.2 + 0.7 * torch.rand(400)
+    scores[0, 400:, 2] = 0.1
+    x = 2.0 * torch.arange(450)
+    apart = torch.stack([x, 0 * x, 0 * x + 1, 0 * x + 1], 1)
+    fields = {"scores": "given", "score_threshold": 0.05, "detections_per_image": 600, "top_k": 300}
+    config = DetectConfig(class_agnostic=class_agnostic, **fields)
+    found = check(torch.zeros(1, 450, 4), scores, apart, config, seeds=(0,))
+    assert found[4].item() == (300 if class_agnostic else 350)
+
+
 @pytest.mark.parametrize("num_priors, dtype", [(1090, torch.float16), (2100, torch.float32)])
 def test_tiles_of_many_rows(num_priors, dtype):
     """A small card divides six images into eight slices each: tiles of 18 and of 33 rows, a lane a row."""

@@ -103,7 +103,7 @@ DETECT = rows_of(
         "num_before > options.top_k",
         "options or equal_logits",
     ),
-    ("candidates of early chunks are not counted", "if («counts») atomicAdd", "false", "equal_logits"),
+    ("candidates of early chunks are not counted", "if («counts») atomicAdd", "false", "every_chunk"),
     (
         "a slice's first key is taken for the last one's",
         "«places->first[slice[u] + step] <= threadIdx.x + u * kImageThreads»",
