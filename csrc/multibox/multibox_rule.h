@@ -146,6 +146,13 @@ struct Row {
   int32_t label;
 };
 
+// What is stored of a prior: its code, or its ready label. Nothing is reckoned of it, so that a kernel can ask for it long
+// before it looks.
+struct Mark {
+  int32_t code;
+  int64_t label;
+};
+
 // The targets of a batch: match codes into ragged ground truth, or (codes null) ready class and box targets.
 template <typename T>
 struct Targets {
@@ -169,16 +176,28 @@ struct Targets {
 
   // Row of boxes and labels that prior p of an image is matched to, -1 where its code names none of them.
   SSD_HOST_DEVICE int64_t ground_truth(int64_t image, int64_t p) const {
-    const int64_t g = static_cast<int64_t>(offsets[image]) + codes[image * width + p];
-    return g >= 0 && g >= offsets[image] && g < offsets[image + 1] && g < num_boxes ? g : -1;
+    return named_by(image, codes[image * width + p]);
   }
 
+  SSD_HOST_DEVICE Mark mark(int64_t image, int64_t p) const {
+    Mark found{};
+    if (codes != nullptr) {
+      found.code = codes[image * width + p];
+    } else {
+      found.label = labels[image * width + p];
+    }
+    return found;
+  }
   SSD_HOST_DEVICE Row row(int64_t image, int64_t p, const LabelRule& rule) const {
+    return row(image, mark(image, p), rule);
+  }
+  SSD_HOST_DEVICE Row row(int64_t image, Mark mark, const LabelRule& rule) const {
     const int32_t background = static_cast<int32_t>(rule.background);
-    if (codes == nullptr) return ready_row(labels[image * width + p], rule);
-    const int32_t code = codes[image * width + p];
-    if (code < 0) return {code == -1 ? RowKind::kNegative : RowKind::kIgnored, background};
-    const int64_t g = ground_truth(image, p);
+    if (codes == nullptr) return ready_row(mark.label, rule);
+    if (mark.code < 0) {
+      return {mark.code == -1 ? RowKind::kNegative : RowKind::kIgnored, background};
+    }
+    const int64_t g = named_by(image, mark.code);
     if (g < 0) return {RowKind::kPositive, -1};
     int64_t label = labels[g];
     if (rule.has_ignore && label == rule.ignore) return {RowKind::kIgnored, background};
@@ -220,6 +239,10 @@ struct Targets {
   }
 
  private:
+  SSD_HOST_DEVICE int64_t named_by(int64_t image, int32_t code) const {
+    const int64_t g = static_cast<int64_t>(offsets[image]) + code;
+    return g >= 0 && g >= offsets[image] && g < offsets[image + 1] && g < num_boxes ? g : -1;
+  }
   // Row of priors and variances of prior p of an image.
   SSD_HOST_DEVICE int64_t prior_row(int64_t image, int64_t p) const {
     return own_priors ? image * width + p : p;

@@ -12,6 +12,33 @@ _MULTIBOX = _of(
     "multibox",
     "tests/test_emulated_multibox.py",
     (
+        "keys: the counts are read before all have added",
+        "«__syncthreads();»\n  ImageSums sums{};\n  set_counts",
+        "",
+        "presets",
+    ),
+    ("keys: the counts are what memory held", "if (t == 0) «counts = 0;»", "", "presets"),
+    ("keys: rows of the first warp alone", "atomicAdd(counts, «own»);", "threadIdx.x < 32 ? own : 0u", ""),
+    (
+        "keys: rows beyond the last are counted",
+        "__popc(__ballot_sync(kFullWarp, «inside && counted»))",
+        "counted || !inside",
+        "",
+    ),
+    ("keys: every row has the first mark", "inside ? args.targets.mark(image, «p») : Mark{}", "0", "presets"),
+    (
+        "backward: every row has the first mark",
+        "marks[j] = args.targets.mark(image, «p»);",
+        "begin",
+        "presets",
+    ),
+    (
+        "backward: keys of the first rows for all",
+        "keys[j] = args.keys[image * args.width + «p»];",
+        "begin + t",
+        "presets",
+    ),
+    (
         "select: the sums are not fenced before the arrival",
         "«__threadfence();»  // the sums of this image",
         "",

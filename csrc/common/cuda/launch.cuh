@@ -187,6 +187,8 @@ constexpr int kBlocksLess = 1;
 constexpr int kBlocksLess = 0;
 #endif
 
+constexpr unsigned kFullWarp = 0xffffffffu;  // the mask of all lanes
+
 template <typename T>
 __host__ __device__ constexpr T ceil_div(T a, T b) {
   return (a + b - 1) / b;

@@ -9,22 +9,21 @@ namespace ssd_cuda {
 // beside the largest of these.
 template <typename Bits>
 __device__ __forceinline__ Bits warp_largest_bits(Bits value) {
-  constexpr unsigned kLanes = 0xffffffffu;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   for (int delta = 16; delta > 0; delta /= 2) {
-    const Bits other = __shfl_xor_sync(kLanes, value, delta);
+    const Bits other = __shfl_xor_sync(kFullWarp, value, delta);
     value = other > value ? other : value;
   }
   return value;
 #else
   if constexpr (sizeof(Bits) == 4) {
-    return __reduce_max_sync(kLanes, value);
+    return __reduce_max_sync(kFullWarp, value);
   } else {
     using Upper = std::conditional_t<std::is_signed_v<Bits>, int, unsigned>;
     const auto own = static_cast<Upper>(value >> 32);
-    const Upper upper = __reduce_max_sync(kLanes, own);
+    const Upper upper = __reduce_max_sync(kFullWarp, own);
     const unsigned lower =
-        __reduce_max_sync(kLanes, own == upper ? static_cast<unsigned>(value) : 0);
+        __reduce_max_sync(kFullWarp, own == upper ? static_cast<unsigned>(value) : 0);
     return static_cast<Bits>(static_cast<uint64_t>(static_cast<unsigned>(upper)) << 32 | lower);
   }
 #endif

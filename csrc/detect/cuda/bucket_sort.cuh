@@ -11,7 +11,6 @@
 
 namespace ssd_cuda {
 
-constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kSortKeys = 4;         // keys and buckets a thread
 constexpr unsigned kSortCrowd = 64;  // more keys in a bucket: give up
 constexpr int kSortMostWarps = 16;

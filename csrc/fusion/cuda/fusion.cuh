@@ -124,7 +124,7 @@ struct ImageLabels {
     for (int64_t begin = self; begin < n; begin += kFuseBlock) {
       const int64_t j = begin + threadIdx.x;
       const bool mine = j < n && is(j, label);
-      const unsigned votes = __ballot_sync(0xffffffffu, mine);
+      const unsigned votes = __ballot_sync(kFullWarp, mine);
       if (lane == 0) counts[warp] = static_cast<unsigned>(__popc(votes));
       __syncthreads();
       unsigned before = 0, all = 0;
@@ -153,8 +153,8 @@ __device__ __forceinline__ int find_cluster(const FusedCluster<T>* clusters, int
     if (overlap > best.overlap) best = {overlap, k};
   }
   for (int offset = 16; offset > 0; offset /= 2) {
-    const T overlap = __shfl_xor_sync(0xffffffffu, best.overlap, offset);
-    const int at = __shfl_xor_sync(0xffffffffu, best.at, offset);
+    const T overlap = __shfl_xor_sync(kFullWarp, best.overlap, offset);
+    const int at = __shfl_xor_sync(kFullWarp, best.at, offset);
     best.take(overlap, at);
   }
   if (threadIdx.x % 32 == 0) buffer[threadIdx.x / 32] = best;

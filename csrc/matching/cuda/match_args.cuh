@@ -13,8 +13,6 @@ constexpr int kMatchWarps = kMatchBlock / 32;
 constexpr int kGroupPriors = 32;  // a warp evaluates a group at once
 template <typename T>
 constexpr int kSpan = 2048 / sizeof(T);  // groups that a search orders by bound
-constexpr unsigned kFullWarp = 0xffffffffu;
-
 SSD_HOST_DEVICE int64_t num_groups(int64_t priors) {
   return (priors + kGroupPriors - 1) / kGroupPriors;
 }

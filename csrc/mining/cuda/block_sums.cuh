@@ -8,10 +8,10 @@ namespace ssd_cuda {
 // The sum over the warp's values, the same on every lane.
 __device__ __forceinline__ unsigned warp_sum(unsigned value) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(kFullWarp, value, step);
   return value;
 #else
-  return __reduce_add_sync(0xffffffffu, value);
+  return __reduce_add_sync(kFullWarp, value);
 #endif
 }
 
@@ -40,7 +40,7 @@ struct Add {
 template <typename T, typename Fn>
 __device__ __forceinline__ T warp_reduce(T value, const Fn& fn) {
   for (int step = 16; step > 0; step /= 2) {
-    value = fn(value, __shfl_xor_sync(0xffffffffu, value, step));
+    value = fn(value, __shfl_xor_sync(kFullWarp, value, step));
   }
   return value;
 }

@@ -86,7 +86,7 @@ __device__ __forceinline__ Scan scan_histogram(SearchShared& shared) {
   }
   scan.through = scan.sum;
   for (int step = 1; step < 32; step *= 2) {
-    const unsigned other = __shfl_up_sync(0xffffffffu, scan.through, step);
+    const unsigned other = __shfl_up_sync(kFullWarp, scan.through, step);
     if (lane >= step) scan.through += other;
   }
   if (lane == 31) shared.warp_total[t / 32] = scan.through;

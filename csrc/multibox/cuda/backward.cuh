@@ -78,14 +78,14 @@ __device__ __forceinline__ void store_loc(S* target, int64_t stride, Vec4<S> val
 template <typename T>
 __device__ __forceinline__ T warp_largest(T value) {
   for (int step = 16; step > 0; step /= 2) {
-    const T other = __shfl_xor_sync(0xffffffffu, value, step);
+    const T other = __shfl_xor_sync(kFullWarp, value, step);
     value = other > value ? other : value;
   }
   return value;
 }
 template <typename T>
 __device__ __forceinline__ T warp_tree_sum(T value) {
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(kFullWarp, value, step);
   return value;
 }
 
@@ -141,7 +141,7 @@ struct RowGradient {
   }
   __device__ __forceinline__ void write(const S (&held)[kLaneLogits]) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    T largest = __shfl_sync(0xffffffffu, static_cast<T>(held[0]), 0);
+    T largest = __shfl_sync(kFullWarp, static_cast<T>(held[0]), 0);
 #pragma unroll
     for (int j = 0; j < kLaneLogits; ++j) {
       const T x = static_cast<T>(held[j]);  // that of class 0 beyond the last
@@ -248,13 +248,23 @@ __global__ void __launch_bounds__(kBackwardBlock, backward_threads<T, kGeneral>(
   after_previous_kernel();
   using U = Ordered<T>;
   __shared__ ChosenRows chosen;
-  const int64_t runs = (args.width + kBackwardRows - 1) / kBackwardRows;
-  const int64_t image = blockIdx.x / runs, begin = blockIdx.x % runs * kBackwardRows;
+  const auto runs = static_cast<unsigned>(ceil_div<int64_t>(args.width, kBackwardRows));
+  const unsigned from_image = blockIdx.x / runs;
+  const int64_t image = from_image, begin = int64_t{blockIdx.x - from_image * runs} * kBackwardRows;
   const int64_t left = args.width - begin;
   const int rows = static_cast<int>(left < kBackwardRows ? left : kBackwardRows);
   const int t = static_cast<int>(threadIdx.x);
   const T scale = args.scales[image];
   const RowCut<U> cut{static_cast<U>(args.cuts[2 * image]), args.cuts[2 * image + 1]};
+  U keys[kBackwardEach];
+  Mark marks[kBackwardEach];
+#pragma unroll
+  for (int j = 0; j < kBackwardEach; ++j) {  // all on their way before the first is looked at
+    const int r = j * kBackwardBlock + t;
+    const int64_t p = begin + (r < rows ? r : 0);
+    keys[j] = args.keys[image * args.width + p];
+    marks[j] = args.targets.mark(image, p);
+  }
   if (t == 0) chosen.count = 0;
   __syncthreads();
   unsigned localized = 0;  // bit j: row j of this thread
@@ -263,9 +273,8 @@ __global__ void __launch_bounds__(kBackwardBlock, backward_threads<T, kGeneral>(
     const int r = j * kBackwardBlock + t;
     if (r >= rows) continue;
     const int64_t p = begin + r;
-    const U key = args.keys[image * args.width + p];
-    const Row row = args.targets.row(image, p, args.rule.label);
-    const int weight = row_weight(row.kind, key, p, cut, args.rule.loss.positives_twice);
+    const Row row = args.targets.row(image, marks[j], args.rule.label);
+    const int weight = row_weight(row.kind, keys[j], p, cut, args.rule.loss.positives_twice);
     if (is_localized(row.kind)) localized |= 1u << j;
     if (weight > 0 && scale != T(0)) {
       const unsigned place =

@@ -20,7 +20,7 @@ __device__ __forceinline__ void finish_batch(const Args& args) {
   }
   for (int64_t b = lane + 32; b < args.images; b += 32) batch.add(args.sums[b]);
   const auto add_lanes = [](int64_t& n) {
-    for (int step = 16; step > 0; step /= 2) n += __shfl_xor_sync(0xffffffffu, n, step);
+    for (int step = 16; step > 0; step /= 2) n += __shfl_xor_sync(kFullWarp, n, step);
   };
   add_lanes(
       batch
@@ -36,8 +36,8 @@ __device__ __forceinline__ void finish_batch(const Args& args) {
     args.scales[b] = static_cast<T>(scale);
   }
   for (int step = 16; step > 0; step /= 2) {
-    loc += __shfl_xor_sync(0xffffffffu, loc, step);
-    conf += __shfl_xor_sync(0xffffffffu, conf, step);
+    loc += __shfl_xor_sync(kFullWarp, loc, step);
+    conf += __shfl_xor_sync(kFullWarp, conf, step);
   }
   if (threadIdx.x != 0) return;
   *args.localization = static_cast<T>(loc * args.rule.loss.loc_factor);

@@ -27,20 +27,40 @@ template <typename S, typename T>
 struct MultiBoxArgs : LossInputs<S, T> {
   Ordered<T>* keys;  // [B, P]
   T* row_loss;  // [B, P], or null: written at positives, which may count twice; see keeps_losses
-  ImageSums* tiles;   // [B, tiles an image]
+  ImageSums* tiles;  // [B, tiles an image]
+  unsigned tiles_per_image;
   unsigned* arrived;  // [], set to 0
   ZeroedRows<S> zeros;
 };
 
 // The sum over a block of kTileBlock threads, on thread 0.
 __device__ inline double tile_sum(double value, double* scratch) {
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(kFullWarp, value, step);
   __syncthreads();
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
   __syncthreads();
   value = 0;
   for (int w = 0; w < kTileBlock / 32; ++w) value += scratch[w];
   return value;
+}
+
+// The three counts of a tile's rows in one number, ten bits each, so that one barrier serves them all.
+constexpr int kCountBits = 10;
+static_assert(kTileBlock < 1 << kCountBits && 3 * kCountBits <= 32);
+
+__device__ __forceinline__ void add_counts(bool inside, RowKind kind, unsigned* counts) {
+  const auto lanes = [&](bool counted) -> unsigned {
+    return __popc(__ballot_sync(kFullWarp, inside && counted));
+  };
+  const unsigned own = lanes(kind == RowKind::kPositive) | lanes(is_localized(kind)) << kCountBits |
+                       lanes(is_candidate(kind)) << 2 * kCountBits;
+  if (threadIdx.x % 32 == 0) atomicAdd(counts, own);
+}
+__device__ __forceinline__ void set_counts(unsigned counts, ImageSums& sums) {
+  constexpr unsigned kOne = (1u << kCountBits) - 1;
+  sums.positives = counts & kOne;
+  sums.localized = counts >> kCountBits & kOne;
+  sums.candidates = counts >> 2 * kCountBits;
 }
 
 // kGeneral: with the terms of the classes and losses of boxes. A kernel of its own, so that the plain one keeps its registers.
@@ -50,26 +70,30 @@ __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kT
   after_previous_kernel();
   SSD_DYNAMIC_SHARED(S, tile);
   __shared__ double scratch[kTileBlock / 32];
-  const int64_t tiles = plan.tiles(args.width);
-  const int64_t image = blockIdx.x / tiles, begin = blockIdx.x % tiles * plan.rows;
+  __shared__ unsigned counts;  // see add_counts
+  const unsigned from_image = blockIdx.x / args.tiles_per_image;
+  const int64_t image = from_image;
+  const int64_t begin = int64_t{blockIdx.x - from_image * args.tiles_per_image} * plan.rows;
   const int64_t left = args.width - begin;
   const int rows = static_cast<int>(left < plan.rows ? left : plan.rows);
   const int classes = static_cast<int>(args.rule.label.num_classes);
   const int t = static_cast<int>(threadIdx.x);
+  const bool inside = t < rows;
+  const int64_t p = begin + t, place = image * args.width + p;
+  // Asked for first: behind the copies and the zeros it would be the last to come.
+  const Mark mark = inside ? args.targets.mark(image, p) : Mark{};
+  if (t == 0) counts = 0;
   const S* staged = nullptr;
   if (plan.pitch > 0) {
     staged = stage_tile(args.conf, image, begin, rows, classes, plan.pitch, tile);
   }
   args.zeros.clear_part();
-  if (plan.pitch > 0) {
-    wait_copies();
-    __syncthreads();
-  }
   Row row{RowKind::kIgnored, 0};
+  if (inside) row = args.targets.row(image, mark, args.rule.label);
+  wait_copies();
+  __syncthreads();
   double loc = 0, conf = 0;
-  if (t < rows) {
-    const int64_t p = begin + t, place = image * args.width + p;
-    row = args.targets.row(image, p, args.rule.label);
+  if (inside) {
     T loss, rank;
     if constexpr (kGeneral) {
       const auto& terms = args.targets.terms;
@@ -106,11 +130,10 @@ __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kT
             smooth_l1(d.z, beta) + smooth_l1(d.w, beta);
     }
   }
-  const bool inside = t < rows;
+  add_counts(inside, row.kind, &counts);
+  __syncthreads();
   ImageSums sums{};
-  sums.positives = __syncthreads_count(inside && row.kind == RowKind::kPositive);
-  sums.localized = __syncthreads_count(inside && is_localized(row.kind));
-  sums.candidates = __syncthreads_count(inside && is_candidate(row.kind));
+  set_counts(counts, sums);
   if (sums.localized > 0) {  // the same on every thread; most tiles have none
     sums.loc = tile_sum(loc, scratch);
     sums.conf = tile_sum(conf, scratch);
@@ -138,7 +161,13 @@ struct LossPlan {
     ImageSums* tile_sums = take(images * tiles, ImageSums{});
     unsigned* arrived = take(1, unsigned{});
     const int64_t numbers = images * inputs.width * inputs.rule.label.num_classes;
-    keys = {inputs, outputs.keys, row_loss, tile_sums, arrived, {zeros, numbers, images * tiles}};
+    keys = {inputs,
+            outputs.keys,
+            row_loss,
+            tile_sums,
+            static_cast<unsigned>(tiles),
+            arrived,
+            {zeros, numbers, images * tiles}};
     select = {outputs, row_loss,     tile_sums, inputs.targets, inputs.rule,
               images,  inputs.width, tiles,     arrived,        take(images, ImageSums{}),
               nullptr, nullptr};

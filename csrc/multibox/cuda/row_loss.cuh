@@ -6,7 +6,7 @@
 
 namespace ssd_cuda {
 
-// The largest logit of a row anywhere and the sum of exp(x - largest).
+// The largest logit of a row anywhere and the sum of exp(x - largest), NaN where one of them is.
 template <typename T>
 struct RowSum {
   T largest, sum;
@@ -15,8 +15,7 @@ template <typename T, typename S>
 __device__ __forceinline__ RowSum<T> sum_of_row(const S* row, int64_t stride, int classes) {
   T largest = static_cast<T>(row[0]);
   for (int c = 1; c < classes; ++c) {
-    const T x = static_cast<T>(row[c * stride]);
-    largest = x > largest ? x : largest;
+    largest = max_number(static_cast<T>(row[c * stride]), largest);
   }
   T sum = 0;
 #pragma unroll 4
@@ -45,8 +44,7 @@ __device__ RowLoss<T> row_loss_of_terms(const S* row, int64_t stride, int classe
   if (label < 0) return {T(NAN), T(NAN)};
   T largest = static_cast<T>(row[0]);
   for (int c = 1; c < classes; ++c) {
-    const T x = static_cast<T>(row[c * stride]);
-    largest = x > largest ? x : largest;
+    largest = max_number(static_cast<T>(row[c * stride]), largest);
   }
   T sum = 0, total = 0, shifted = 0;
   for (int c = 0; c < classes; ++c) {

@@ -88,11 +88,11 @@ __device__ __forceinline__ const S* copy_run(const S* source, int count, S* tile
   const Packs<S> cut(source, count);
   const int t = static_cast<int>(threadIdx.x);
   tile += cut.misaligned;
-  if (t < cut.head) tile[t] = source[t];
   for (int i = t; i < cut.packs; i += kTileBlock) {
     copy_async(reinterpret_cast<uint4*>(tile + cut.head) + i,
                reinterpret_cast<const uint4*>(source + cut.head) + i);
   }
+  if (t < cut.head) tile[t] = source[t];  // last, for these threads wait for what they load
   if (cut.tail + t < count) tile[cut.tail + t] = source[cut.tail + t];
   return tile;
 }

@@ -34,10 +34,10 @@ struct NmsClearBlock {
 
 // Adds the numbers of the lanes where `add` to a list in shared memory; called by a warp.
 static __device__ __forceinline__ void nms_append(bool add, int number, uint8_t* list, int* count) {
-  const unsigned lanes = __ballot_sync(0xffffffffu, add), lane = threadIdx.x % 32;
+  const unsigned lanes = __ballot_sync(kFullWarp, add), lane = threadIdx.x % 32;
   int at = 0;
   if (lane == 0 && lanes != 0) at = atomicAdd(count, __popc(lanes));
-  at = __shfl_sync(0xffffffffu, at, 0);
+  at = __shfl_sync(kFullWarp, at, 0);
   if (add) list[at + __popc(lanes & ((1u << lane) - 1))] = static_cast<uint8_t>(number);
 }
 

@@ -26,8 +26,8 @@ struct NmsOutput {
 // (sum of a, sum of b) over the block, for all its threads.
 static __device__ __forceinline__ int2 nms_block_sums(int2 value, int2* warps) {
   for (int offset = 16; offset > 0; offset /= 2) {
-    value.x += __shfl_xor_sync(0xffffffffu, value.x, offset);
-    value.y += __shfl_xor_sync(0xffffffffu, value.y, offset);
+    value.x += __shfl_xor_sync(kFullWarp, value.x, offset);
+    value.y += __shfl_xor_sync(kFullWarp, value.y, offset);
   }
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
   __syncthreads();
@@ -69,7 +69,7 @@ static __global__ void __launch_bounds__(kNmsCompactBlock) nms_compact_kernel(Nm
   for (int64_t step = 0; step < steps && at < o.rows; ++step) {
     const int64_t rank = begin + step * kNmsCompactBlock + t;
     const bool mine = rank < o.n && static_cast<NmsState>(o.states[rank]) == NmsState::kKept;
-    const uint32_t word = __ballot_sync(0xffffffffu, mine);
+    const uint32_t word = __ballot_sync(kFullWarp, mine);
     if (lane == 0) totals[warp] = __popc(word);
     __syncthreads();
     int64_t place = at + __popc(word & ((1u << lane) - 1));

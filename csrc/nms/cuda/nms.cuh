@@ -96,7 +96,7 @@ __device__ void nms_deal_slots(const NmsArgs<T>& args, int64_t bin) {
   const int size = bin < args.plan.bins ? args.kept()[bin].size : 0;
   int end = size;
   for (int offset = 1; offset < 32; offset *= 2) {
-    const int other = __shfl_up_sync(0xffffffffu, end, static_cast<unsigned>(offset));
+    const int other = __shfl_up_sync(kFullWarp, end, static_cast<unsigned>(offset));
     if (lane >= offset) end += other;
   }
   if (lane == 31) sums[warp] = end;

@@ -38,8 +38,7 @@ __device__ __forceinline__ NmsWord nms_decide_word(NmsWord word, uint32_t remove
   while (true) {
     const bool goes = word.open && (dead || (removers & word.kept) != 0);
     const bool stays = word.open && !goes && !blocked && (removers & ~word.removed) == 0;
-    const uint32_t gone = __ballot_sync(0xffffffffu, goes),
-                   kept = __ballot_sync(0xffffffffu, stays);
+    const uint32_t gone = __ballot_sync(kFullWarp, goes), kept = __ballot_sync(kFullWarp, stays);
     if ((gone | kept) == 0) return word;
     word.removed |= gone, word.kept |= kept;
     word.open = word.open && !goes && !stays;
@@ -81,7 +80,7 @@ __device__ bool nms_resolve_word(const NmsArgs<T>& args, NmsBits& bits, int32_t*
   NmsVerdict verdict;
   if (word.open) verdict = nms_examine(args, bits, i);
   const bool search = verdict.more && !verdict.dead && !verdict.blocked;
-  uint32_t searches = __ballot_sync(0xffffffffu, search);
+  uint32_t searches = __ballot_sync(kFullWarp, search);
   for (; searches != 0; searches &= searches - 1) {
     const int at = w * 32 + __ffs(static_cast<int>(searches)) - 1;
     const auto status = [&](int64_t j) { return bits.state(static_cast<int>(j - panel.begin)); };
@@ -91,7 +90,7 @@ __device__ bool nms_resolve_word(const NmsArgs<T>& args, NmsBits& bits, int32_t*
                                                by_ranks);
       const bool elsewhere = lane < found.count && list[lane] / 32 != w;
       // Else they are all of this word, fewer than a list holds, and some were found more than once.
-      if (!found.more || by_ranks || __any_sync(0xffffffffu, elsewhere)) break;
+      if (!found.more || by_ranks || __any_sync(kFullWarp, elsewhere)) break;
     }
     if (at != i) continue;
     verdict.dead = found.removed;
@@ -124,8 +123,8 @@ __device__ void nms_resolve(const NmsArgs<T>& args, NmsBits& bits, int32_t* list
   for (int w = warp; w < words; w += kNmsResolveWarps) {
     const int i = w * 32 + lane;
     const NmsState state = i < size ? args.state(begin + i) : NmsState::kRemoved;
-    const uint32_t kept = __ballot_sync(0xffffffffu, state == NmsState::kKept);
-    const uint32_t removed = __ballot_sync(0xffffffffu, state == NmsState::kRemoved);
+    const uint32_t kept = __ballot_sync(kFullWarp, state == NmsState::kKept);
+    const uint32_t removed = __ballot_sync(kFullWarp, state == NmsState::kRemoved);
     if (lane == 0) bits.kept[w] = kept, bits.removed[w] = removed;
   }
   bool any_open = true;

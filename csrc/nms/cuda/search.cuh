@@ -21,11 +21,10 @@ struct NmsSlotBox {
 // without work too: a collective that names a part of the warp only is many instructions, and runs part by part.
 template <int kLanes>
 struct NmsTeam {
-  static constexpr unsigned kAll = 0xffffffffu;
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % kLanes; }
   // A bit a lane, from bit 0.
   static __device__ unsigned ballot(bool value) {
-    const unsigned all = __ballot_sync(kAll, value);
+    const unsigned all = __ballot_sync(kFullWarp, value);
     return kLanes == 32
                ? all
                : (all >> (threadIdx.x % 32 / kLanes * kLanes)) & ((1u << (kLanes % 32)) - 1);
@@ -33,12 +32,12 @@ struct NmsTeam {
   static __device__ bool any(bool value) { return ballot(value) != 0; }
   template <typename V>
   static __device__ V from(V value, int source) {
-    return __shfl_sync(kAll, value, source, kLanes);
+    return __shfl_sync(kFullWarp, value, source, kLanes);
   }
 };
 
 static __device__ __forceinline__ bool nms_any_of_warp(bool value) {
-  return __any_sync(0xffffffffu, value);
+  return __any_sync(kFullWarp, value);
 }
 
 // One box that looks for others.
@@ -105,7 +104,7 @@ __device__ bool nms_scan_bins(const NmsBin (&bins)[kBins], const Read& read, con
   int end = own;  // of the slots of this lane and of those before it
 #pragma unroll
   for (int offset = 1; offset < kLanes; offset *= 2) {
-    const int other = __shfl_up_sync(Team::kAll, end, static_cast<unsigned>(offset), kLanes);
+    const int other = __shfl_up_sync(kFullWarp, end, static_cast<unsigned>(offset), kLanes);
     if (lane >= offset) end += other;
   }
   int left = Team::from(end, kLanes - 1);
@@ -200,7 +199,7 @@ __device__ bool nms_search_cells(const NmsArgs<T>& args, const NmsReach& reach, 
   int end = reach.count;  // of the cells of this lane and of those before it
 #pragma unroll
   for (int offset = 1; offset < kLanes; offset *= 2) {
-    const int other = __shfl_up_sync(Team::kAll, end, static_cast<unsigned>(offset), kLanes);
+    const int other = __shfl_up_sync(kFullWarp, end, static_cast<unsigned>(offset), kLanes);
     if (Team::lane() >= offset) end += other;
   }
   int left = Team::from(end, kLanes - 1);

@@ -104,7 +104,7 @@ __device__ __forceinline__ uint32_t nms_place(const NmsMerge<Item>& merge, uint3
   }
 #pragma unroll
   for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-    place += __shfl_xor_sync(0xffffffffu, place, offset);
+    place += __shfl_xor_sync(kFullWarp, place, offset);
   }
   return place;
 }

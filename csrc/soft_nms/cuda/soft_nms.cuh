@@ -19,8 +19,6 @@ namespace ssd_cuda {
 constexpr int kChooseMost = 512;  // threads of a block; few boxes get fewer
 constexpr int kChooseFew = 128;
 constexpr int64_t kChooseManyBoxes = 1024;
-constexpr unsigned kAllLanes = 0xffffffffu;
-
 template <typename T, typename Rule>
 struct ChooseArgs {
   int64_t n, rows;
@@ -78,7 +76,7 @@ __device__ __forceinline__ int64_t boxes_of_lower_classes(const Args& args, int6
                                                           ChooseShared<U>& shared) {
   int64_t sum = 0;
   for (int64_t j = threadIdx.x; j < args.n; j += blockDim.x) sum += args.idxs[j] < own;
-  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(kFullWarp, sum, offset);
   if (threadIdx.x % 32 == 0) shared.sums[threadIdx.x / 32] = sum;
   __syncthreads();
   sum = 0;
@@ -108,7 +106,7 @@ __device__ __forceinline__ int64_t gather_class(const Args& args, int64_t self, 
   for (int64_t begin = self; begin < args.n; begin += blockDim.x) {
     const int64_t j = begin + threadIdx.x;
     const bool mine = j < args.n && args.idxs[j] == own;
-    const unsigned votes = __ballot_sync(kAllLanes, mine);
+    const unsigned votes = __ballot_sync(kFullWarp, mine);
     if (lane == 0) shared.counts[warp] = static_cast<unsigned>(__popc(votes));
     __syncthreads();
     unsigned before = 0, all = 0;
@@ -128,8 +126,8 @@ __device__ __forceinline__ int64_t gather_class(const Args& args, int64_t self, 
 template <typename U>
 __device__ __forceinline__ ChooseBest<U> block_best(ChooseBest<U> best, ChooseBest<U>* buffer) {
   for (int offset = 16; offset > 0; offset /= 2) {
-    const U key = __shfl_xor_sync(kAllLanes, best.key, offset);
-    const unsigned at = __shfl_xor_sync(kAllLanes, best.at, offset);
+    const U key = __shfl_xor_sync(kFullWarp, best.key, offset);
+    const unsigned at = __shfl_xor_sync(kFullWarp, best.at, offset);
     best.take(key, at);
   }
   if (threadIdx.x % 32 == 0) buffer[threadIdx.x / 32] = best;
