@@ -196,18 +196,12 @@ def contract(stub: bool, limit: float) -> list[Stage]:
 
 
 def kernels(stub: bool, limit: float) -> list[Stage]:
-    """The time of each kernel of the goals' ops, with a cold L2, into results/kernels_cuda.json; on a card
-    that has clusters matching once more, in these, into results/kernels_match_clusters_cuda.json."""
+    """The time of each kernel of the goals' ops, with a cold L2, into results/kernels_cuda.json."""
     if stub:
         return [Stage("kernels", True, 0.0, "left out: the driver's trace needs a card")]
-    folder, command = ROOT / "benchmarks/results", ["-m", "benchmarks.kernel_times", "--seconds", "0.3"]
-    end = time.monotonic() + limit
-    found = [_stage("kernels", [*command, "--json", str(folder / "kernels_cuda.json")], limit)]
-    if torch.cuda.get_device_capability() >= (9, 0):
-        command += ["matching", "--json", str(folder / "kernels_match_clusters_cuda.json")]
-        left = max(10, end - time.monotonic())
-        found.append(_stage("kernels, clusters", command, left, SSD_CUDA_MATCH="cluster"))
-    return found
+    path = ROOT / "benchmarks/results/kernels_cuda.json"
+    command = ["-m", "benchmarks.kernel_times", "--seconds", "0.3", "--json", str(path)]
+    return [_stage("kernels", command, limit)]
 
 
 def target(stub: bool) -> Path:

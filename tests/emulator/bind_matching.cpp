@@ -10,8 +10,9 @@ using emulator::Array;
 namespace py = pybind11;
 using namespace ssd_cuda;
 
-// boxes: [G, 4], offsets: [B + 1], priors: [P, 4] or [B, P, 4] -> [B, P]
-template <typename T, MatchForm kForm>
+// boxes: [G, 4], offsets: [B + 1], priors: [P, 4] or [B, P, 4] -> [B, P]. kClusters: as match_plan() has it, else in three
+// kernels.
+template <typename T, bool kClusters>
 Array<int32_t> match(Array<T> boxes, Array<int32_t> offsets, Array<T> priors, int64_t prior_dims,
                      const MatchSettings& settings) {
   const int64_t batch = offsets.shape(0) - 1;
@@ -27,24 +28,26 @@ Array<int32_t> match(Array<T> boxes, Array<int32_t> offsets, Array<T> priors, in
                                 .rule = match_rule<T>(settings),
                                 .codes = codes};
   const emulator::Memory memory;
-  const MatchPlan plan = match_plan(problem, kForm);
+  const MatchPlan plan = kClusters ? match_plan(problem) : MatchPlan{};
   emulator::check(launch_match(MatchArgs<T>(problem, plan, memory), plan, nullptr));
   return codes;
 }
 
 // How clusters match so many priors -> blocks of a cluster, threads of a block, bytes of shared memory; 0 blocks: not at all.
 template <typename T>
-py::tuple cluster_plan_of(int64_t batch, int64_t num_priors, const MatchSettings& settings) {
+py::tuple cluster_plan_of(int64_t batch, int64_t num_priors, int64_t rows,
+                          const MatchSettings& settings) {
   MatchProblem<T> problem{};
+  problem.rows = rows;
   problem.batch = batch;
   problem.num_priors = num_priors;
   problem.rule = match_rule<T>(settings);
-  const MatchPlan plan = match_plan(problem, MatchForm::kClusters);
+  const MatchPlan plan = match_plan(problem);
   return py::make_tuple(plan.blocks, plan.threads, plan.shared_bytes);
 }
 
 // boxes: [G, 4], all in the last image; priors: the last ones of [images, num_priors, 4] -> their codes
-template <MatchForm kForm>
+template <bool kClusters>
 Array<int32_t> wide_match(Array<float> boxes, Array<float> priors, int64_t images,
                           int64_t num_priors, const MatchSettings& settings) {
   const Array<float> table = emulator::ending_in(priors, 4 * images * num_priors);
@@ -60,7 +63,7 @@ Array<int32_t> wide_match(Array<float> boxes, Array<float> priors, int64_t image
                                     .rule = match_rule<float>(settings),
                                     .codes = codes};
   const emulator::Memory memory;
-  const MatchPlan plan = match_plan(problem, kForm);
+  const MatchPlan plan = kClusters ? match_plan(problem) : MatchPlan{};
   emulator::check(launch_match(MatchArgs<float>(problem, plan, memory), plan, nullptr));
   return emulator::end_of(codes, priors.shape(0));
 }
@@ -86,13 +89,12 @@ Array<T> overlap_bound(Array<T> boxes, Array<T> priors, double eps) {
 EMULATOR_MODULE(m) {
   m.def("overlap_bound", &overlap_bound<float>);
   m.def("overlap_bound", &overlap_bound<double>);
-  m.def("match", &match<float, MatchForm::kThreeKernels>);
-  m.def("match", &match<double, MatchForm::kThreeKernels>);
-  m.def("match_in_clusters", &match<float, MatchForm::kClusters>);
-  m.def("match_in_clusters", &match<double, MatchForm::kClusters>);
-  m.def("wants_clusters", [] { return wanted_match_form() == MatchForm::kClusters; });
+  m.def("match", &match<float, false>);
+  m.def("match", &match<double, false>);
+  m.def("match_in_clusters", &match<float, true>);
+  m.def("match_in_clusters", &match<double, true>);
   m.def("cluster_plan", &cluster_plan_of<float>);
   m.def("cluster_plan_of_double", &cluster_plan_of<double>);
-  m.def("wide_match", &wide_match<MatchForm::kThreeKernels>);
-  m.def("wide_match_in_clusters", &wide_match<MatchForm::kClusters>);
+  m.def("wide_match", &wide_match<false>);
+  m.def("wide_match_in_clusters", &wide_match<true>);
 }

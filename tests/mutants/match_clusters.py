@@ -103,6 +103,18 @@ MATCH_CLUSTERS = rows_of(
     ("clusters: groups of the last team alone", "if («base > 0») load_group", "false", "more_groups"),
     ("clusters: more shared memory than there is", "|| «bytes > dynamic_shared_room(0)»)", "false", "who_is"),
     (
+        "clusters: of 8 in two waves",
+        "if (few && most > 2 && «!all_at_once(problem.batch)»)",
+        "false",
+        "who_is",
+    ),
+    (
+        "clusters: of 4 for many truths",
+        "const bool few = «problem.rows <= kFewTruths * problem.batch»;",
+        "true",
+        "who_is",
+    ),
+    (
         "clusters: on a card without",
         "if («!has_clusters(reinterpret_cast<const void*>(cluster_match_of(problem)))») return",
         "false",

@@ -2,25 +2,10 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
-#include <string_view>
 
 #include "cluster_match.cuh"
 
 namespace ssd_cuda {
-
-enum class MatchForm { kThreeKernels, kClusters };
-
-// SSD_CUDA_MATCH=cluster asks for clusters, to compare them. Three kernels are the default until a card has timed both;
-// then this goes, and match_plan knows by card and size.
-inline MatchForm wanted_match_form() {
-  static const MatchForm wanted = [] {
-    const char* text = std::getenv("SSD_CUDA_MATCH");
-    return text != nullptr && std::string_view(text) == "cluster" ? MatchForm::kClusters
-                                                                  : MatchForm::kThreeKernels;
-  }();
-  return wanted;
-}
 
 // In clusters of 2^bits blocks; none where the priors of a block do not fit in its shared memory.
 template <typename T>
@@ -34,17 +19,28 @@ inline MatchPlan cluster_plan(const MatchProblem<T>& problem, int bits) {
   return {1u << bits, static_cast<unsigned>(threads), bits, static_cast<int>(slots), bytes};
 }
 
-// The one place that chooses. Clusters of 8 while all blocks fit on the card at once, two a multiprocessor, else of 4, where
-// these can hold the priors; a block has four groups at least.
+// Truths of an image, on average, that are few: their pairs take less time than the second wave of a launch.
+constexpr int64_t kFewTruths = 32;
+
+// Whether all clusters of 8 run at once. Two blocks fit on a multiprocessor, but a cluster lies in one part of the card,
+// whose multiprocessors are seldom a multiple of 8: of 33 that the blocks alone would allow an H200 runs 30.
+inline bool all_at_once(int64_t clusters) {
+  return clusters * 8 * 11 <= 2 * multiprocessors() * 10;
+}
+
+// The one place that chooses. Clusters wherever they can: on an H100 and an H200 the three kernels took longer at every size
+// (B = 1 8.1 us for 5.5, 32 11.9 for 10.8, 32 with 100 truths 40.4 for 38, 128 26 for 25.6). Of 8 blocks where these are
+// all there at once or where an image has many truths (38 us at B = 32, of 4 46), else of 4 (10.8, of 8 11.7), where these
+// can hold the priors; a block has four groups at least.
 template <typename T>
-inline MatchPlan match_plan(const MatchProblem<T>& problem, MatchForm form) {
+inline MatchPlan match_plan(const MatchProblem<T>& problem) {
   if constexpr (MatchArgs<T>::kKeys) {
-    const bool can = problem.rule.forced != Forced::kBipartite;
-    if (form != MatchForm::kClusters || !can) return {};
+    if (problem.rule.forced == Forced::kBipartite) return {};
     if (!has_clusters(reinterpret_cast<const void*>(cluster_match_of(problem)))) return {};
     int most = 3;
     while (most > 0 && num_groups(problem.num_priors) < int64_t{4} << most) --most;
-    if (problem.batch * 8 > 2 * multiprocessors() && most > 2) {
+    const bool few = problem.rows <= kFewTruths * problem.batch;
+    if (few && most > 2 && !all_at_once(problem.batch)) {
       const MatchPlan plan = cluster_plan(problem, 2);
       if (plan.blocks > 0) return plan;
     }

@@ -10,7 +10,7 @@ struct RunOnCard {
   template <typename T>
   static void match(const MatchProblem<T>& problem, const Tensor& where) {
     const CudaScope scope(where);
-    const MatchPlan plan = match_plan(problem, wanted_match_form());
+    const MatchPlan plan = match_plan(problem);
     const auto [memory, args] = planned<MatchArgs<T>>(where, problem, plan);
     check_cuda(launch_match(args, plan, scope.stream()), "match");
   }
