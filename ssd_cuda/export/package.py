@@ -18,6 +18,10 @@ from .network import describe, network_of
 
 __all__ = ["to_pt2"]
 
+# By default the weights come from an assembler file that asks for an executable stack, which glibc 2.41 and
+# later refuse to a library that is loaded. Behind the library's end they ask for nothing.
+_SETTINGS = {"aot_inductor.use_consts_asm_build": False, "aot_inductor.force_mmap_weights": True}
+
 
 def to_pt2(
     model: nn.Module,
@@ -44,7 +48,8 @@ def to_pt2(
         The path. ``get_metadata()["ssd_cuda"]`` of what is loaded is the JSON of :func:`to_onnx`.
 
     A post-process gives the bits of the module itself; the network's convolutions are compiled anew and round
-    otherwise. Compiling takes a C++ compiler and minutes.
+    otherwise. Compiling takes a C++ compiler and minutes, for a card CUDA's headers too (``CUDA_HOME`` says
+    where). Inputs that an op refuses are an error; under torch 2.11 a line on stderr, and the results None.
 
     Raises:
         ValueError, TypeError: as :func:`to_onnx`, but every rule of detection is taken.
@@ -62,7 +67,7 @@ def to_pt2(
     )
     batch = torch.export.Dim("batch", min=1, max=1024)
     shapes = (tuple({0: batch} for _ in network.example),)
-    settings = {"aot_inductor.metadata": {"ssd_cuda": json.dumps(describe(network, "pt2"))}}
+    settings = {**_SETTINGS, "aot_inductor.metadata": {"ssd_cuda": json.dumps(describe(network, "pt2"))}}
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         program = torch.export.export(Detecting(network).eval(), network.example, dynamic_shapes=shapes)
         made = torch._inductor.aoti_compile_and_package(
