@@ -94,9 +94,8 @@ class Stage:
     detail: str
 
 
-def _run(command: Sequence[str], limit: float, **more: str) -> tuple[int, str]:
-    """(exit status, all it printed): 124 past the limit, 127 where there is no such program. ``more``: of the
-    environment."""
+def _run(command: Sequence[str], limit: float) -> tuple[int, str]:
+    """(exit status, all it printed): 124 past the limit, 127 where there is no such program."""
     try:
         process = subprocess.Popen(
             command,
@@ -104,7 +103,6 @@ def _run(command: Sequence[str], limit: float, **more: str) -> tuple[int, str]:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=ROOT,
-            env={**os.environ, **more},
             start_new_session=True,  # so that a compiler that it started ends with it
         )
     except FileNotFoundError:
@@ -130,11 +128,10 @@ def _stage(
     limit: float,
     pattern: str = r"\S",
     excuse: Callable[[str], str] = lambda output: "",
-    **more: str,
 ) -> Stage:
     """Runs it; its last line that fits is the detail. ``excuse`` reads a failure's output: why it is none."""
     start = time.perf_counter()
-    code, output = _run([sys.executable, *command] if command[0] != _sanitizer() else command, limit, **more)
+    code, output = _run([sys.executable, *command] if command[0] != _sanitizer() else command, limit)
     if code:
         print(output[-6000:])
     # The last word where there is no summary, or where the clock had it.

@@ -7,8 +7,8 @@
     python -m benchmarks.kernel_samples samples.csv keys scan    # and instructions of 1% or more
 
 A reason stands at the instruction that could not be issued: ``long_sb`` at the first use of what a load from
-memory brings, ``short_sb`` of shared memory, ``barrier`` behind one. A kernel whose warps wait can still be
-as fast as memory: others may run meanwhile (NOTES.md has a case).
+memory brings, ``short_sb`` of shared memory, ``barrier`` behind one; ``selected`` is one that was issued. A
+kernel whose warps wait can still be as fast as memory: others may run meanwhile (NOTES.md has a case).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from pathlib import Path
 from . import kernel_times
 
 REASON = "stall_"
-ALL = "# Samples"
 COUNT = "Instructions Executed"
 
 

@@ -53,12 +53,16 @@ def plan(batch, priors, architecture=90, dtype=torch.float32, truths=7, **option
 
 
 def test_who_is_matched_in_clusters():
-    assert plan(1, 8732) == plan(30, 8732) == (8, 512)  # ten in eleven of two blocks a multiprocessor, of 132
-    assert plan(31, 8732) == plan(64, 8732) == plan(64, 8732, truths=32) == (4, 512)
-    assert plan(31, 8732, truths=33) == (8, 512)
-    assert plan(64, 40_000) == (8, 512)  # blocks of 4 could not hold them
+    assert (
+        plan(1, 8732) == plan(64, 8732) == (8, 512)
+    )  # so many at once by the emulator, which counts no registers
+    assert plan(65, 8732) == plan(65, 8732, truths=32) == (4, 512)
+    assert plan(65, 8732, truths=33) == (8, 512)
+    assert plan(32, 24_564) == (0, 0)  # blocks of 4 could not hold them
+    assert plan(32, 24_564, truths=33) == (8, 512)
+    assert plan(1, 8732, 91) == (8, 512) and plan(5, 24_564, 91, truths=99) == (0, 0)  # a part without room
     assert plan(2, 24_564) == plan(2, 8732, 120) == (8, 512)
-    assert plan(1, 300) == (2, 160) and plan(1, 1) == (1, 128) and plan(99, 1100) == (4, 288)
+    assert plan(1, 300) == (2, 160) and plan(1, 1) == (1, 128) and plan(9999, 1100) == (4, 288)
     for unable in (
         plan(1, 200_000),
         plan(2, 24_564, 120),  # less shared memory

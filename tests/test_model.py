@@ -116,3 +116,27 @@ def test_rows_of_a_profile():
         "resident": 8,
         "instructions": 18947114,
     }
+
+
+@pytest.mark.parametrize(
+    "match", [("group_kernel<float>", "match_kernel<float,1>"), ("cluster_match_kernel<float,1>",)]
+)
+def test_kernels_are_dealt_to_their_cases(match):
+    """Also where a card has clusters, and the losses' first kernel is matching's."""
+    order = [
+        ("scan_kernel<float,float,1>", "image_kernel<float,float,0>"),
+        match,
+        match,
+        ("hard_negatives_kernel<float,9>",),
+        (*match, "keys_kernel<float,float,0>"),
+        ("nms_tile_kernel<float>", "nms_gather_kernel<8>"),
+    ]
+    rows = [{"kernel": kernel} for case in order for kernel in case]
+    dealt = kernel_counts.by_case(rows, {"detect": {"scan_kernel<float,float,1>": ("scan", 130)}})
+    assert [(row["family"], row["case"], row["kernel"]) for row in dealt] == [
+        (*case, kernel)
+        for case, kernels in zip(kernel_counts.CASES, order, strict=True)
+        for kernel in kernels
+    ]
+    assert (dealt[0]["name"], dealt[0]["ptx"], dealt[1]["ptx"]) == ("scan", 130, 0)
+    assert all(kernel.split("<")[0] in model.BYTES for kernel in match)

@@ -37,10 +37,22 @@ int main() {
   ssd_cuda::PerKernel<int> known;
   asked = 0;
   const auto find = [&](int kernel, int device) {
-    return known(&kernels[kernel], device, [&] { return ++asked; });
+    return known(&kernels[kernel], device, 0, [&] { return std::optional(++asked); });
   };
   const int first = find(0, 0), same = find(0, 0), card = find(0, 1), other = find(1, 0);
-  std::printf("%d%d%d%d %d\n", first, same, card, other, asked);  // each answer is kept
+  std::printf("%d%d%d%d %d ", first, same, card, other, asked);  // each answer is kept
+  ssd_cuda::PerKernel<int, std::pair<const void*, int>> launches;
+  asked = 0;
+  const auto launch = [&](int threads) {
+    return launches({&kernels[0], threads}, 0, 0, [&] { return std::optional(++asked); });
+  };
+  const int small = launch(32), large = launch(64), small_again = launch(32);
+  std::printf("%d%d%d ", small, large, small_again);  // of each launch of a kernel
+  const auto fail = [&](std::optional<int> answer) {
+    return launches({&kernels[1], 32}, 0, 9, [&] { return answer; });
+  };
+  const int none = fail(std::nullopt), found = fail(5), kept = fail(6);
+  std::printf("%d%d%d\n", none, found, kept);  // what is not found out is asked again
 }
 """
 
@@ -51,4 +63,4 @@ def test_a_question_is_asked_once_for_a_kernel_on_a_device(tmp_path):
     build = ["c++", "-std=c++20", "-pthread", "-I", str(ROOT / "csrc"), "once.cpp", "-o", "once"]
     subprocess.run(build, cwd=tmp_path, check=True)
     told = subprocess.run([tmp_path / "once"], capture_output=True, text=True, check=True).stdout
-    assert told == "1 3 6 7700 3 1123 3\n"
+    assert told == "1 3 6 7700 3 1123 3 121 955\n"

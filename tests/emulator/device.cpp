@@ -20,6 +20,7 @@ constexpr Device kDevices[] = {
     {100, 148, 2048, 32, 227 * kKilo, 228 * kKilo},  // B200
     {110, 20, 1536, 24, 227 * kKilo, 228 * kKilo},   // Thor
     {120, 170, 1536, 24, 99 * kKilo, 100 * kKilo},   // RTX 5090
+    {91, 4, 2048, 32, 227 * kKilo, 228 * kKilo},     // a part of an H100
 };
 int g_device = 5;
 

@@ -20,7 +20,8 @@ inline constexpr std::size_t kSharedReserved = 1024;  // of each block, by the d
 
 const Device& device();
 int device_index();
-// 75, 80, 86, 87, 89, 90, 100, 110 or 120. At first 90. Each is a device of its own number, as more than one card has.
+// 75, 80, 86, 87, 89, 90, 91 (no card: a part of one), 100, 110 or 120. At first 90. Each is a device of its own number, as
+// more than one card has.
 void set_architecture(int architecture);
 
 // The bytes of the static shared variables that a kernel declares itself; a function that it calls may declare more.

@@ -98,3 +98,15 @@ inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Ke
   *blocks = std::min({*blocks, by_shared, device.blocks_per_multiprocessor});
   return cudaSuccess;
 }
+
+namespace emulator {
+// Of a launch: a cluster lies in one part of the card, of 16 multiprocessors.
+template <typename Kernel>
+int64_t clusters_at_once(unsigned cluster, Kernel* kernel, unsigned threads, std::size_t dynamic) {
+  int blocks = 0;
+  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, static_cast<int>(threads),
+                                                dynamic);
+  const int part = std::min(16, device().multiprocessors);
+  return int64_t{device().multiprocessors / part} * (part * blocks / static_cast<int>(cluster));
+}
+}  // namespace emulator

@@ -101,10 +101,9 @@ MATCH_CLUSTERS = rows_of(
         "options or fuzz",
     ),
     ("clusters: groups of the last team alone", "if («base > 0») load_group", "false", "more_groups"),
-    ("clusters: more shared memory than there is", "|| «bytes > dynamic_shared_room(0)»)", "false", "who_is"),
     (
         "clusters: of 8 in two waves",
-        "if (few && most > 2 && «!all_at_once(problem.batch)»)",
+        "if (few && most > 2 && «problem.batch > running»)",
         "false",
         "who_is",
     ),
@@ -114,9 +113,10 @@ MATCH_CLUSTERS = rows_of(
         "true",
         "who_is",
     ),
+    ("clusters: on a part of a card without room", "if («running > 0») return wide;", "true", "who_is"),
     (
         "clusters: on a card without",
-        "if («!has_clusters(reinterpret_cast<const void*>(cluster_match_of(problem)))») return",
+        "if («!has_clusters(reinterpret_cast<const void*>(kernel))») return",
         "false",
         "cannot",
     ),

@@ -8,6 +8,8 @@
 // barrier, unless both are atomic.
 #pragma once
 
+#include <tuple>
+
 #include "launch.cuh"
 
 namespace ssd_cuda {
@@ -89,15 +91,54 @@ inline bool has_clusters(const void* kernel) {
   static PerKernel<bool> known;
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess) return false;
-  return known(kernel, device, [&] {
+  return known(kernel, device, false, [&]() -> std::optional<bool> {
     int clusters = 0;
     cudaFuncAttributes attributes;
     const bool found =
         cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device) == cudaSuccess &&
         cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
-    if (!found) cudaGetLastError();  // nobody else's failure
-    return found && clusters != 0 && attributes.ptxVersion >= 90;
+    if (!found) {
+      cudaGetLastError();  // nobody else's failure
+      return std::nullopt;
+    }
+    return clusters != 0 && attributes.ptxVersion >= 90;
   });
+}
+
+// How many clusters of such a launch the current device runs at the same time. A cluster lies in one part of the card, whose
+// multiprocessors are seldom a multiple of 8: where the blocks alone would allow 33 clusters of 8 an H200 runs 30. 0: it
+// cannot launch them, as on a part of a card.
+template <typename... Params>
+inline int64_t clusters_at_once(unsigned cluster, void (*kernel)(Params...), unsigned threads,
+                                std::size_t shared_bytes) {
+#if defined(SSD_CUDA_EMULATE)
+  return ::emulator::clusters_at_once(cluster, kernel, threads, shared_bytes);
+#else
+  using Launch = std::tuple<const void*, unsigned, unsigned, std::size_t>;
+  static PerKernel<int64_t, Launch> known;
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  const auto* address = reinterpret_cast<const void*>(kernel);
+  return known(
+      {address, cluster, threads, shared_bytes}, device, 0, [&]() -> std::optional<int64_t> {
+        cudaLaunchAttribute size{};
+        size.id = cudaLaunchAttributeClusterDimension;
+        size.val.clusterDim.x = cluster;
+        size.val.clusterDim.y = size.val.clusterDim.z = 1;
+        cudaLaunchConfig_t config{};
+        config.gridDim = dim3(cluster);
+        config.blockDim = dim3(threads);
+        config.dynamicSmemBytes = shared_bytes;
+        config.attrs = &size;
+        config.numAttrs = 1;
+        int count = 0;
+        const bool found = allow_dynamic_shared(address) == cudaSuccess &&
+                           cudaOccupancyMaxActiveClusters(&count, kernel, &config) == cudaSuccess;
+        if (found) return count;
+        cudaGetLastError();  // nobody else's failure
+        return std::nullopt;
+      });
+#endif
 }
 
 }  // namespace ssd_cuda

@@ -102,13 +102,16 @@ inline bool may_overlap(const void* kernel) {
   static PerKernel<bool> known;
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess) return false;
-  return known(kernel, device, [&] {
+  return known(kernel, device, false, [&]() -> std::optional<bool> {
     int driver = 0;
     cudaFuncAttributes attributes;
     const bool found = cudaDriverGetVersion(&driver) == cudaSuccess &&
                        cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
-    if (!found) cudaGetLastError();  // nobody else's failure
-    return found && driver >= 12030 && attributes.ptxVersion >= 90;
+    if (!found) {
+      cudaGetLastError();  // nobody else's failure
+      return std::nullopt;
+    }
+    return driver >= 12030 && attributes.ptxVersion >= 90;
   });
 }
 #endif

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -25,21 +26,24 @@ class OncePerKernel {
   std::set<std::pair<int, const void*>> done_;
 };
 
-// What is so for a kernel on a device, found out by its first launch.
-template <typename Value>
+// What is so for a kernel, or for a launch of it, on a device, found out by its first launch. What fn() does not find out is
+// `otherwise` this time, and asked again.
+template <typename Value, typename Kernel = const void*>
 class PerKernel {
  public:
   template <typename Fn>
-  Value operator()(const void* kernel, int device, const Fn& fn) {
+  Value operator()(const Kernel& kernel, int device, Value otherwise, const Fn& fn) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto known = values_.find({device, kernel});
     if (known != values_.end()) return known->second;
-    return values_[{device, kernel}] = fn();
+    const std::optional<Value> found = fn();
+    if (!found) return otherwise;
+    return values_[{device, kernel}] = *found;
   }
 
  private:
   std::mutex mutex_;
-  std::map<std::pair<int, const void*>, Value> values_;
+  std::map<std::pair<int, Kernel>, Value> values_;
 };
 
 }  // namespace ssd_cuda
