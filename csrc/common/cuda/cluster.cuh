@@ -97,11 +97,8 @@ inline bool has_clusters(const void* kernel) {
     const bool found =
         cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device) == cudaSuccess &&
         cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
-    if (!found) {
-      cudaGetLastError();  // nobody else's failure
-      return std::nullopt;
-    }
-    return clusters != 0 && attributes.ptxVersion >= 90;
+    if (!found) cudaGetLastError();  // nobody else's failure
+    return found ? std::optional(clusters != 0 && attributes.ptxVersion >= 90) : std::nullopt;
   });
 }
 
@@ -134,9 +131,8 @@ inline int64_t clusters_at_once(unsigned cluster, void (*kernel)(Params...), uns
         int count = 0;
         const bool found = allow_dynamic_shared(address) == cudaSuccess &&
                            cudaOccupancyMaxActiveClusters(&count, kernel, &config) == cudaSuccess;
-        if (found) return count;
-        cudaGetLastError();  // nobody else's failure
-        return std::nullopt;
+        if (!found) cudaGetLastError();  // nobody else's failure
+        return found ? std::optional<int64_t>(count) : std::nullopt;
       });
 #endif
 }
