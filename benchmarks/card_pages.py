@@ -78,7 +78,7 @@ def kernels() -> str:
     return "\n".join(lines) + f"\n\nFirst: {conditions(first)} Last: {conditions(last)}"
 
 
-def early_starts() -> str:
+def runs_of_an_h100() -> str:
     """Every op as a CUDA graph on an H100, in the first of its runs, where it was in it, and in the last.
 
     No kernels' times: from its launch on a kernel that came early is counted, waiting as well.

@@ -136,6 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.what == "run":
         run()
         return 0
+    if options.csv is None or not options.csv.is_file():
+        parser.error(f"csv must be a file that ncu printed, got {options.csv}")
     lengths = {family: ptx_lengths(family) for family in ("detect", "matching", "mining", "multibox", "nms")}
     kernels = by_case(rows_of(options.csv.read_text().splitlines()), lengths)
     COUNTS.write_text(

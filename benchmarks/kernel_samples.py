@@ -122,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("csv", type=Path, help="ncu's --page source --csv")
     parser.add_argument("kernel", nargs="*", help="list the instructions of kernels that begin so")
     options = parser.parse_args(arguments)
+    if not options.csv.is_file():
+        parser.error(f"csv must be a file that ncu printed, got {options.csv}")
     with options.csv.open(newline="") as file:
         kernels = kernels_of(file)
     if not kernels:
@@ -129,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     for kernel in kernels:
         print(summary(kernel))
-        if kernel.name.startswith(tuple(options.kernel)) and options.kernel:
+        if kernel.name.startswith(tuple(options.kernel)):  # of none: no kernel
             print(listing(kernel))
     return 0
 

@@ -72,7 +72,7 @@ BYTES: dict[str, Callable[[Size], float]] = {
     "group_kernel": lambda s: 17 * s.p + 8 * s.b * s.g,
     "match_kernel": lambda s: 17 * s.p + 4 * s.b * s.p + 16 * s.b * s.g,
     "claim_kernel": lambda s: 28 * s.b * s.g,
-    "cluster_match_kernel": lambda s: 17 * s.p + 4 * s.b * s.p + 16 * s.b * s.g,
+    "cluster_match_kernel": lambda s: 16 * s.p + 4 * s.b * s.p + 16 * s.b * s.g,  # without the groups
     "hard_negatives_kernel": lambda s: 7 * s.b * s.p,
     "keys_kernel": lambda s: s.b * s.p * (2 * s.c * s.t + 8),
     "select_kernel": lambda s: 4 * s.b * s.p,

@@ -299,7 +299,7 @@ BLOCKS = {
     "card": card_pages.some_steps,
     "steps": card_pages.steps,
     "kernels": card_pages.kernels,
-    "h100": card_pages.early_starts,
+    "h100": card_pages.runs_of_an_h100,
     "growth": readme_growth,
     "share": readme_share,
     "compat": readme_compat,

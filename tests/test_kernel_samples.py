@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import kernel_samples
+from benchmarks import kernel_counts, kernel_samples
 
 HEADER = (
     '"Address","Source","Warp Stall Sampling (All Samples)","# Samples","Instructions Executed",'
@@ -45,6 +45,20 @@ def test_command(tmp_path, capsys):
     path.write_text("==PROF== nothing\n")
     assert kernel_samples.main([str(path)]) == 1
     assert "has no kernel with code" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "main, arguments",
+    [
+        (kernel_samples.main, ["nothing.csv"]),
+        (kernel_counts.main, ["read", "nothing.csv"]),
+        (kernel_counts.main, ["read"]),
+    ],
+)
+def test_a_profile_that_is_not_there(main, arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "csv must be a file that ncu printed, got" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text, number", [("1,234", 1234), ("-", 0), ("", 0), ("3.0", 3)])
