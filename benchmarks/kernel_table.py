@@ -57,6 +57,7 @@ BYTES = {
     "batch_totals_kernel": "48 B a tile read, 48 B an image written and read",
     "batch_sums_kernel": "4 B P read, two losses written",
     "keys_kernel": "B P (C T + 4) read, 4 B P written; the zeros of a gradient, B P C T",
+    "keys_beside_match_kernel": "as keys_kernel",
     "select_kernel": "4 B P read, two losses written; rows longer than shared memory in each pass",
     "backward_kernel": "8 B P and C T a row that counts read, 4 B P T and C T a row that counts written",
     "focal_rows_kernel": "4 B a row, 8 T at each localized one read, 13 B a row written",

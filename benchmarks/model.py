@@ -65,6 +65,10 @@ class Size:
     n: int = 10_000
 
 
+def keys_bytes(s: Size) -> float:
+    return s.b * s.p * (2 * s.c * s.t + 8)
+
+
 # Bytes from and to memory, each once, by the kernel's name without its template.
 BYTES: dict[str, Callable[[Size], float]] = {
     "scan_kernel": lambda s: s.b * s.p * s.c * s.t,
@@ -74,7 +78,8 @@ BYTES: dict[str, Callable[[Size], float]] = {
     "claim_kernel": lambda s: 28 * s.b * s.g,
     "cluster_match_kernel": lambda s: 16 * s.p + 4 * s.b * s.p + 16 * s.b * s.g,  # without the groups
     "hard_negatives_kernel": lambda s: 7 * s.b * s.p,
-    "keys_kernel": lambda s: s.b * s.p * (2 * s.c * s.t + 8),
+    "keys_kernel": keys_bytes,
+    "keys_beside_match_kernel": keys_bytes,
     "select_kernel": lambda s: 4 * s.b * s.p,
     "backward_kernel": lambda s: s.b * s.p * (8 + 16) + 2 * s.b * 4 * 5 * s.g * s.c * s.t,
     "nms_tile_kernel": lambda s: 36 * s.n,

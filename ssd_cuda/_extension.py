@@ -162,14 +162,18 @@ def register_fake(name: str) -> Callable[[Fn], Fn]:
     return decorate
 
 
-def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
-    """The backward of op ``name``, which calls the op ``<name>_backward``; nothing without the extension.
+def register_autograd(name: str, backward: Callable, setup_context: Callable, has_own: bool = True) -> None:
+    """The backward of op ``name``, which calls the op ``<name>_backward`` (has_own) or that of another op;
+    nothing without the extension.
 
     That op has no derivative itself: unless it says so, torch warns and leaves the second derivative out.
     """
     if not _has_op(name):
         return
     torch.library.register_autograd(f"ssd_cuda::{name}", backward, setup_context=setup_context)
+
+    if not has_own:
+        return
 
     def refuse(ctx, *_):
         raise NotImplementedError(f"{name} has a first derivative only, got a backward through its gradient")

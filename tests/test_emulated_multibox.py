@@ -15,6 +15,7 @@ from test_multibox import CHANGES, DTYPES, PRESETS, READY_RULES
 
 from ssd_cuda import MultiBoxConfig, ops
 from ssd_cuda.ops._checks import four_variances
+from ssd_cuda.ops.matching import op_options as match_options
 from ssd_cuda.ops.multibox import op_options
 
 
@@ -23,14 +24,15 @@ def multibox():
     return kernels("multibox").with_seeds(0, 3)
 
 
-def emulated(multibox, loc, conf, gt, priors, config, weights=(1.5, 0.7), class_weights=None):
-    """(localization, classification, num_positives, keys, d_loc, d_conf) of the emulated kernels."""
+def emulated(multibox, loc, conf, gt, priors, config, weights=(1.5, 0.7), class_weights=None, matches=False):
+    """(localization, classification, num_positives, keys, d_loc, d_conf) of the emulated kernels. matches: of
+    those that match as well; then the last is how many blocks the clusters had that did."""
     wide = torch.float64 if conf.dtype == torch.float64 else torch.float32
-    codes = ops.match(gt, priors, config=config.match)
+    codes = None if matches else ops.match(gt, priors, config=config.match)
     variances = None
     if config.variances != (0.1, 0.2):  # given to each prior then
         variances = torch.tensor(four_variances(config.variances), dtype=wide).expand_as(priors)
-    return multibox.loss(
+    *found, cluster = multibox.loss(
         loc.detach(),
         conf.detach(),
         config.layout == "bcp",
@@ -43,7 +45,9 @@ def emulated(multibox, loc, conf, gt, priors, config, weights=(1.5, 0.7), class_
         None if class_weights is None else class_weights.to(wide),
         op_options(config),
         *weights,
+        match_options(config.match) if matches else None,
     )
+    return [*found, cluster] if matches else found
 
 
 def assert_is_reference(multibox, loc, conf, gt, priors, config, **terms):
@@ -133,6 +137,31 @@ def test_keys_have_the_bits_of_the_cpu_kernels(multibox, dtype, classes, layout)
     assert torch.equal(*keys_of_both(multibox, *case, config))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes, layout", [(2, "bpc"), (21, "bpc"), (6, "bcp"), (6200, "bpc")])
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_keys_beside_matching(multibox, dtype, classes, layout, architecture):
+    """The bits of one after the other; beside it where there are clusters. The checker sees what is touched
+    too early."""
+    config = MultiBoxConfig(layout=layout)
+    width = 40 if classes > 1000 else 1100  # rows that are not staged wait
+    case = batch_of(config, (3, 0, 2), width=width, classes=classes, dtype=dtype)
+    *found, cluster = emulated(multibox.on(architecture), *case, config, matches=True)
+    assert (cluster > 0) == (architecture == 90 and dtype != torch.float64)
+    for mine, theirs in zip(found, emulated(multibox, *case, config), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: ", ".join(change))
+def test_options_beside_matching(multibox, change):
+    """Kernels of other options, and of a batch ranked as a whole, do not begin before the codes are there."""
+    config = MultiBoxConfig(**change)
+    case = batch_of(config, (4, 0, 2, 1))
+    *found, _ = emulated(multibox.on(90), *case, config, matches=True)
+    for mine, theirs in zip(found, emulated(multibox, *case, config), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 @pytest.mark.parametrize("architecture, width", [(86, 12 * 1024 + 1), (75, 14 * 1024), (86, 22 * 1024)])
 def test_long_rows(multibox, architecture, width):
     """More priors than registers hold, on cards of 64 and 99 KB; twice more than shared memory does."""
@@ -197,7 +226,7 @@ def test_a_location_on_its_target_costs_nothing(multibox, beta):
     loc_target, conf = torch.randn(2, 70, 4), torch.randn(2, 70, 5)
     target = torch.randint(0, 5, (2, 70))
     inputs = (loc_target, conf, False, loc_target, target, *[None] * 5)
-    result = multibox.loss(*inputs, op_options(config), 1.0, 1.0)
+    *result, _ = multibox.loss(*inputs, op_options(config), 1.0, 1.0, None)
     assert result[0].item() == 0 and not result[4].any() and result[5].any()
 
 
@@ -222,7 +251,7 @@ def test_ready_targets(multibox):
     conf = torch.randn(2, 70, 5)
     target = torch.randint(0, 5, (2, 70)) * (torch.rand(2, 70) < 0.2)
     options = op_options(MultiBoxConfig.preset("seed"))
-    result = multibox.loss(loc, conf, False, loc_target, target, *[None] * 5, options, 1.0, 1.0)
+    *result, _ = multibox.loss(loc, conf, False, loc_target, target, *[None] * 5, options, 1.0, 1.0, None)
     expected = ops.ssd_loss(loc, conf, loc_target, target)
     torch.testing.assert_close(result[0][0], expected[0])
     torch.testing.assert_close(result[1][0], expected[1])
@@ -240,7 +269,7 @@ def test_ready_targets_follow_the_config(multibox, name):
     loc_target = torch.randn_like(loc)
     rows = loc_target.transpose(1, 2) if config.layout == "bcp" else loc_target
     inputs = (loc, conf, config.layout == "bcp", rows.contiguous(), target, *[None] * 5)
-    result = multibox.loss(*inputs, op_options(config), 1.5, 0.7)
+    *result, _ = multibox.loss(*inputs, op_options(config), 1.5, 0.7, None)
     x, y = loc.clone().requires_grad_(), conf.clone().requires_grad_()
     expected = ops.multibox_loss_on_targets(x, y, loc_target, target, config)
     assert result[2].item() == expected.num_positives.item() > 0
@@ -280,7 +309,7 @@ def test_ready_targets_with_ignored_rows_are_the_seeds(multibox, ignored, ratio)
     mining = dataclasses.replace(MultiBoxConfig.preset("seed").mining, ratio=ratio)
     options = op_options(MultiBoxConfig.preset("seed", ignore_label=-100, mining=mining))
     inputs = (loc.detach(), conf.detach(), False, loc_target, target)
-    result = multibox.loss(*inputs, *[None] * 5, options, 1.5, 0.7)
+    *result, _ = multibox.loss(*inputs, *[None] * 5, options, 1.5, 0.7, None)
     expected = seed.SSDLoss(conf.shape[2], ratio)(loc, conf, loc_target, target)
     assert result[2].item() == (target > 0).sum()
     for mine, theirs in zip(result[:2], expected, strict=True):

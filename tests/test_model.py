@@ -119,16 +119,20 @@ def test_rows_of_a_profile():
 
 
 @pytest.mark.parametrize(
-    "match", [("group_kernel<float>", "match_kernel<float,1>"), ("cluster_match_kernel<float,1>",)]
+    "match, keys",
+    [
+        (("group_kernel<float>", "match_kernel<float,1>"), "keys_kernel<float,float,0>"),
+        (("cluster_match_kernel<float,1>",), "keys_beside_match_kernel<float,float>"),
+    ],
 )
-def test_kernels_are_dealt_to_their_cases(match):
+def test_kernels_are_dealt_to_their_cases(match, keys):
     """Also where a card has clusters, and the losses' first kernel is matching's."""
     order = [
         ("scan_kernel<float,float,1>", "image_kernel<float,float,0>"),
         match,
         match,
         ("hard_negatives_kernel<float,9>",),
-        (*match, "keys_kernel<float,float,0>"),
+        (*match, keys),
         ("nms_tile_kernel<float>", "nms_gather_kernel<8>"),
     ]
     rows = [{"kernel": kernel} for case in order for kernel in case]
@@ -139,4 +143,4 @@ def test_kernels_are_dealt_to_their_cases(match):
         for kernel in kernels
     ]
     assert (dealt[0]["name"], dealt[0]["ptx"], dealt[1]["ptx"]) == ("scan", 130, 0)
-    assert all(kernel.split("<")[0] in model.BYTES for kernel in match)
+    assert all(kernel.split("<")[0] in model.BYTES for kernel in (*match, keys))

@@ -16,6 +16,7 @@ from ssd_cuda.ops.priors import _generate
 BOXES, PRIORS = torch.rand(3, 4).cumsum(1), torch.rand(3, 4)
 SCORES = torch.rand(3)
 LOC, CONF = torch.rand(1, 3, 4), torch.rand(1, 3, 2)
+CODES = torch.zeros(1, 3, dtype=torch.int32)
 GT = ops.GroundTruth.from_list([BOXES[:1]], [torch.tensor([1])])
 SPEC = PriorSpec(feature_maps=(1,), sizes=(30,), larger_sizes=(60,), ratios=((2,),), steps=None)
 
@@ -40,7 +41,8 @@ CALLS = {
     "fill_priors": lambda: _generate(SPEC, torch.device("cpu"), torch.float32),
     "match": lambda: ops.match(GT, PRIORS),
     "matrix_nms": lambda: ops.matrix_nms(BOXES, SCORES),
-    "multibox_loss": lambda: ops.multibox_loss(LOC, CONF, GT, PRIORS),
+    "multibox_loss": lambda: ops.multibox_loss(LOC, CONF, GT, PRIORS, codes=CODES),
+    "multibox_match_loss": lambda: ops.multibox_loss(LOC, CONF, GT, PRIORS),
     "multibox_loss_backward": lambda: differentiate(
         lambda x, y: ops.multibox_loss(x, y, GT, PRIORS), LOC, CONF
     ),
@@ -146,6 +148,7 @@ def test_every_word_of_every_table_is_compared():
     words = ("cap", "key", "loc_loss", "scope", "zero_label")
     shared = {("multibox_loss_backward", option) for option in words}
     shared |= {("multibox_loss_backward_into", option) for option in (*words, "normalizer")}
+    shared |= {("multibox_match_loss", option) for option in (*words, "normalizer", "forced")}
     shared |= {("focal_loss_backward", o) for o in ("form", "background", "zero_label", "normalizer")}
     assert texts == compared | shared
 

@@ -28,13 +28,16 @@ torch.save((found, compiled.get_metadata()["ssd_cuda"]), out)
 
 PLAIN = """
 import sys, torch
-torch._inductor.aoti_load_package(sys.argv[1])(torch.rand(2, 5, device=sys.argv[2]))
+compiled = torch._inductor.aoti_load_package(sys.argv[1])
+print(compiled(torch.rand(2, 5, device=sys.argv[2])))
 """
 
 
-class Sorted(torch.nn.Module):
+class Distances(torch.nn.Module):
+    """One call of torch's own, as ours is one: no kernel of Triton's, which needs more of the machine."""
+
     def forward(self, x):
-        return (x.sort(dim=1)[0],)
+        return (torch.ops.aten._cdist_forward(x, x, 2.0, 2),)
 
 
 def run(program, folder, *arguments):
@@ -43,9 +46,9 @@ def run(program, folder, *arguments):
 
 
 def torch_dies_alone(device, folder) -> bool:
-    """Whether a package without anything of ours kills its process: seen on an H200 with torch 2.11 and
-    g++ 13, where one that g++ 12 had compiled ran."""
-    program = torch.export.export(Sorted(), (torch.rand(2, 5, device=device),))
+    """Whether a package without anything of ours kills its process: seen of packages that an H200's machine
+    had compiled itself (torch 2.11, g++ 13); one compiled elsewhere, with g++ 12, ran there."""
+    program = torch.export.export(Distances(), (torch.rand(2, 5, device=device),))
     made = torch._inductor.aoti_compile_and_package(program, package_path=str(folder / "plain.pt2"))
     return run(PLAIN, folder, made, device).returncode < 0
 

@@ -18,6 +18,21 @@ inline void check_match(const Tensor& boxes, const Tensor& offsets, const Tensor
   SSD_CHECK(width < (int64_t{1} << 31), "priors must have fewer than 2^31 rows, got ", width);
 }
 
+// Of dense tensors that are in order; codes: [B, P].
+template <typename T, typename Settings>
+MatchProblem<T> match_problem(const Tensor& boxes, const Tensor& offsets, const Tensor& priors,
+                              const Settings& settings, const Tensor& codes) {
+  return {.boxes = in<Vec4<T>>(boxes),
+          .offsets = in<int32_t>(offsets),
+          .priors = in<Vec4<T>>(priors),
+          .rows = boxes.size(0),
+          .batch = codes.size(0),
+          .num_priors = codes.size(1),
+          .per_image = priors.dim() == 3,
+          .rule = match_rule<T>(settings),
+          .codes = out<int32_t>(codes)};
+}
+
 // boxes: [G, 4], offsets: [B + 1], priors: [P, 4] or [B, P, 4] -> int32 [B, P]. Run::match(problem, where)
 template <typename Run>
 Tensor match_op(const Tensor& boxes, const Tensor& offsets, const Tensor& priors,
@@ -29,16 +44,7 @@ Tensor match_op(const Tensor& boxes, const Tensor& offsets, const Tensor& priors
   if (batch * num_priors == 0) return result;
   dispatch_real(prior.scalar_type(), "match", [&](auto zero) {
     using T = decltype(zero);
-    const MatchProblem<T> problem{.boxes = in<Vec4<T>>(truth),
-                                  .offsets = in<int32_t>(offset),
-                                  .priors = in<Vec4<T>>(prior),
-                                  .rows = truth.size(0),
-                                  .batch = batch,
-                                  .num_priors = num_priors,
-                                  .per_image = prior.dim() == 3,
-                                  .rule = match_rule<T>(settings),
-                                  .codes = out<int32_t>(result)};
-    Run::match(problem, prior);
+    Run::match(match_problem<T>(truth, offset, prior, settings, result), prior);
   });
   return result;
 }

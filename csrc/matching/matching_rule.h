@@ -17,7 +17,7 @@ struct Choice<Forced> {
   static constexpr std::array<const char*, 3> kWords{"none", "argmax", "bipartite"};
 };
 
-#define SSD_MATCH_OPTIONS(X)                                                      \
+#define SSD_MATCH_RULE_OPTIONS(X)                                                 \
   X(double, threshold)                                                            \
   X(bool, inclusive)                                                              \
   X(double, eps)                                                                  \
@@ -27,9 +27,11 @@ struct Choice<Forced> {
   X(bool, tie_last)                                                               \
   X(double, candidate_max) /* negative: no such rule */                           \
   X(bool, ignore_degenerate)                                                      \
-  X(bool, xyxy)          /* priors: x1, y1, x2, y2; else cx, cy, w, h */          \
   X(bool, narrow_truths) /* the boxes were float before they met double priors */ \
   X(bool, narrow_priors)
+#define SSD_MATCH_OPTIONS(X) \
+  SSD_MATCH_RULE_OPTIONS(X)  \
+  X(bool, xyxy) /* priors: x1, y1, x2, y2; else cx, cy, w, h */
 
 SSD_OPTION_STRUCT(MatchSettings, SSD_MATCH_OPTIONS);
 
@@ -106,8 +108,9 @@ struct MatchRule {
   }
 };
 
-template <typename T>
-inline MatchRule<T> match_rule(const MatchSettings& settings) {
+// Of any table that has these options.
+template <typename T, typename Settings>
+inline MatchRule<T> match_rule(const Settings& settings) {
   return {.threshold = T(settings.threshold),
           .eps = T(settings.eps),
           .forced_min = T(settings.forced_min),

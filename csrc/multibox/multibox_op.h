@@ -4,6 +4,7 @@
 
 #include "common/torch/boxing.h"
 #include "common/torch/checks.h"
+#include "matching/matching_op.h"
 #include "multibox_rule.h"
 
 namespace ssd_cuda {
@@ -131,22 +132,17 @@ Tensor rows_like(const Tensor& like, const Make& make) {
   return first ? swap_last(rows) : rows;
 }
 
-// loc: [B, P, 4], conf: [B, P, C], codes: [B, P], boxes: [G, 4] (ready targets: [B, P, 4], and no labels)
-// -> localization [], classification [], num_positives [], keys [B, P], cuts [B, 2], scales [B], zeros: where asked for
+// localization [], classification [], num_positives [], keys [B, P], cuts [B, 2], scales [B], zeros: where asked for
 // [B, P, C] laid out as conf, for multibox_loss_backward_into, else [0].
-// Run::forward<S>(loc, conf, targets, rule, outputs, zeros); Run::zeros_of_forward<S>(like, size) allocates what it fills
-template <typename Run>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss(
-    const Tensor& loc_in, const Tensor& conf_in, const Tensor& codes, const Tensor& boxes,
-    const std::optional<Tensor>& labels, const std::optional<Tensor>& offsets,
-    const std::optional<Tensor>& priors, const std::optional<Tensor>& variances,
-    const std::optional<Tensor>& class_weights, const MultiBoxForwardSettings& settings) {
-  check_batch(loc_in, conf_in, codes, boxes, labels, offsets, priors, variances);
-  check_class_terms(conf_in, class_weights, settings.label_smoothing);
-  check_loc_loss(settings.loc_loss, labels);
-  Run::check(conf_in);
+using ForwardTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// Of a batch that is in order. forward(S{}, loc, conf, targets, rule, outputs, zeros) fills them;
+// Run::zeros_of_forward<S>(like, size) allocates what it fills with zeros
+template <typename Run, typename Settings, typename Forward>
+ForwardTensors loss_forward(const Tensor& loc_in, const Tensor& conf_in,
+                            const TargetTensors& targets, const Settings& settings,
+                            const Forward& forward) {
   const Tensor loc = readable(loc_in), conf = readable(conf_in);
-  const TargetTensors targets(codes, boxes, labels, offsets, priors, variances, class_weights);
   const int64_t images = conf.size(0), width = conf.size(1);
   const ScalarType wide = wide_dtype(conf.scalar_type());
   const Tensor localization = empty_on(conf, {}, wide), classification = empty_on(conf, {}, wide);
@@ -165,11 +161,58 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss
                                  .keys = out<Ordered<T>>(keys),
                                  .cuts = out<int64_t>(cuts),
                                  .scales = out<T>(scales)};
-    Run::template forward<S>(loc, conf, targets.get<T>(settings, conf.size(2)),
-                             multibox_rule(settings, conf.size(2)), outputs, zeros);
+    forward(zero, loc, conf, targets.get<T>(settings, conf.size(2)),
+            multibox_rule(settings, conf.size(2)), outputs, zeros);
   });
   if (!zeros) zeros = empty_on(conf, {0}, conf.scalar_type());
   return {localization, classification, num_positives, keys, cuts, scales, *zeros};
+}
+
+// loc: [B, P, 4], conf: [B, P, C], codes: [B, P], boxes: [G, 4] (ready targets: [B, P, 4], and no labels).
+// Run::forward<S>(loc, conf, targets, rule, outputs, zeros)
+template <typename Run>
+ForwardTensors multibox_loss(const Tensor& loc_in, const Tensor& conf_in, const Tensor& codes,
+                             const Tensor& boxes, const std::optional<Tensor>& labels,
+                             const std::optional<Tensor>& offsets,
+                             const std::optional<Tensor>& priors,
+                             const std::optional<Tensor>& variances,
+                             const std::optional<Tensor>& class_weights,
+                             const MultiBoxForwardSettings& settings) {
+  check_batch(loc_in, conf_in, codes, boxes, labels, offsets, priors, variances);
+  check_class_terms(conf_in, class_weights, settings.label_smoothing);
+  check_loc_loss(settings.loc_loss, labels);
+  Run::check(conf_in);
+  const TargetTensors targets(codes, boxes, labels, offsets, priors, variances, class_weights);
+  return loss_forward<Run>(loc_in, conf_in, targets, settings, [](auto zero, const auto&... batch) {
+    Run::template forward<decltype(zero)>(batch...);
+  });
+}
+
+// Matches and computes the loss of what it found: match() and multibox_loss(), bit for bit, in one call, so that a card can
+// do the one beside the other. -> as multibox_loss(), then codes [B, P].
+// Run::match_and_forward<S>(problem, loc, conf, targets, rule, outputs, zeros), of at least one prior
+template <typename Run>
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> multibox_match_loss(
+    const Tensor& loc_in, const Tensor& conf_in, const Tensor& boxes_in, const Tensor& labels,
+    const Tensor& offsets_in, const Tensor& priors_in, const std::optional<Tensor>& variances,
+    const std::optional<Tensor>& class_weights, const MatchLossSettings& settings) {
+  check_floating("conf", conf_in);
+  check_size("conf", conf_in, {kAnySize, kAnySize, kAnySize});
+  const Tensor codes = empty_on(conf_in, {conf_in.size(0), conf_in.size(1)}, ScalarType::Int);
+  check_batch(loc_in, conf_in, codes, boxes_in, labels, offsets_in, priors_in, variances);
+  check_class_terms(conf_in, class_weights, settings.label_smoothing);
+  check_match(boxes_in, offsets_in, priors_in);
+  Run::check(conf_in);
+  const Tensor boxes = dense(boxes_in), offsets = dense(offsets_in), priors = dense(priors_in);
+  const TargetTensors targets(codes, boxes, labels, offsets, priors, variances, class_weights);
+  const auto forward = [&](auto zero, const auto&... batch) {
+    using S = decltype(zero);
+    if (codes.numel() == 0) return Run::template forward<S>(batch...);
+    Run::template match_and_forward<S>(
+        match_problem<acc_t<S>>(boxes, offsets, priors, settings, codes), batch...);
+  };
+  auto found = loss_forward<Run>(loc_in, conf_in, targets, settings, forward);
+  return std::tuple_cat(std::move(found), std::tuple(codes));
 }
 
 // Arguments of the backward that are in order.
@@ -267,6 +310,7 @@ Tensor multibox_loss_backward_into(const Tensor& grad_loc, const Tensor& grad_co
 template <typename Run, typename Library>
 void implement_multibox(Library& m) {
   m.impl("multibox_loss", SSD_BOX(&multibox_loss<Run>));
+  m.impl("multibox_match_loss", SSD_BOX(&multibox_match_loss<Run>));
   m.impl("multibox_loss_backward", SSD_BOX(&multibox_loss_backward<Run>));
   m.impl("multibox_loss_backward_into", SSD_BOX(&multibox_loss_backward_into<Run>));
 }

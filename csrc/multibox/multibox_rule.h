@@ -4,6 +4,7 @@
 #include "boxes/boxes_rule.h"
 #include "common/math/iou_loss_math.h"
 #include "common/math/loss_math.h"
+#include "matching/matching_rule.h"
 #include "mining/mining_rule.h"
 
 namespace ssd_cuda {
@@ -107,6 +108,13 @@ SSD_OPTION_STRUCT(MultiBoxSettings, SSD_MULTIBOX_OPTIONS);
   X(bool, with_zeros)
 
 SSD_OPTION_STRUCT(MultiBoxForwardSettings, SSD_MULTIBOX_FORWARD_OPTIONS);
+
+// Of the forward that matches as well.
+#define SSD_MATCH_LOSS_OPTIONS(X) \
+  SSD_MATCH_RULE_OPTIONS(X)       \
+  SSD_MULTIBOX_FORWARD_OPTIONS(X)
+
+SSD_OPTION_STRUCT(MatchLossSettings, SSD_MATCH_LOSS_OPTIONS);
 
 // Of either's settings.
 template <typename Settings>

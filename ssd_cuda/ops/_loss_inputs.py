@@ -74,9 +74,15 @@ def matched_targets(
         codes = match(gt, priors, config=config.match)
     elif should_check(check, codes):
         check_codes(codes, gt)
+    return (codes, *truths_of(conf, gt, priors, variances))
+
+
+def truths_of(
+    conf: Tensor, gt: GroundTruth, priors: Tensor, variances: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """What codes are codes into, as the ops take it."""
     wide = arithmetic_of(conf)
     return (
-        codes,
         gt.boxes.detach().to(wide),
         gt.labels.long(),
         gt.offsets,

@@ -76,9 +76,8 @@ def match(
     if not torch.compiler.is_compiling() and priors.shape[-2] > _MAX_PRIORS:
         raise ValueError(f"priors must have at most {_MAX_PRIORS} rows, got {priors.shape[-2]}")
     require("match", gt.boxes, gt.offsets, priors)
-    wide = torch.float64 if torch.float64 in (gt.boxes.dtype, priors.dtype) else torch.float32
-    look = readable(gt.offsets)
-    if look:
+    wide = arithmetic_of(gt, priors)
+    if readable(gt.offsets):
         check_offsets(gt)
     codes = torch.ops.ssd_cuda.match(
         gt.boxes.detach().to(wide),
@@ -86,14 +85,24 @@ def match(
         priors.to(wide),
         **op_options(rule, gt.boxes.dtype, priors.dtype),
     )
-    if look and not _warned_of_units and codes.numel() and len(gt.boxes) and codes.amax() < 0:
-        _warn_of_units(gt, priors.detach(), rule.prior_format)
+    warn_of_units(gt, priors, rule.prior_format, codes, level=3)
     return codes
 
 
-def _warn_of_units(gt: GroundTruth, priors: Tensor, prior_format: str) -> None:
-    """Warn, once, where no box lies within what the priors cover together: pixels and fractions, mostly."""
+def arithmetic_of(gt: GroundTruth, priors: Tensor) -> torch.dtype:
+    """What they are matched in."""
+    return torch.float64 if torch.float64 in (gt.boxes.dtype, priors.dtype) else torch.float32
+
+
+def warn_of_units(gt: GroundTruth, priors: Tensor, prior_format: str, codes: Tensor, level: int) -> None:
+    """Warn, once, where nothing is matched since no box lies within what the priors cover together: pixels
+    and fractions, mostly. Not where that would wait for a device. level: of the caller whose line is told."""
     global _warned_of_units
+    if _warned_of_units or not readable(gt.offsets) or not codes.numel() or not len(gt.boxes):
+        return
+    if codes.amax() >= 0:
+        return
+    priors = priors.detach()
     boxes = gt.boxes.detach()[: int(gt.offsets[-1])]
     if len(boxes) == 0:
         return
@@ -107,7 +116,7 @@ def _warn_of_units(gt: GroundTruth, priors: Tensor, prior_format: str) -> None:
             f"no ground truth overlaps any prior: the boxes, such as {box}, lie outside of all that the "
             f"priors cover, {cover}; boxes and priors must be in the same units, pixels or fractions of the "
             "image, and prior_format must be that of the priors",
-            stacklevel=3,
+            stacklevel=level,
         )
 
 

@@ -20,10 +20,14 @@ from ._loss_inputs import (
     matched_targets,
     predictions_of,
     ready_targets,
+    truths_of,
 )
 from ._pytrees import register_named_tuple
 from ._target_checks import check_class_weights, check_classes, check_labels, should_check
-from .ground_truth import GroundTruth
+from .ground_truth import GroundTruth, check_offsets, readable
+from .matching import arithmetic_of as matching_in
+from .matching import op_options as match_options
+from .matching import warn_of_units
 from .mining import op_options as mining_options
 
 _TORCH_IGNORE = -100  # the ignore_index of torch's cross_entropy
@@ -159,8 +163,32 @@ def multibox_loss(
     weights = _class_weights(class_weights, conf, check)
     if should_check(check, gt.labels):
         check_labels(gt, config, num_classes)
+    if codes is None and matching_in(gt, priors) == arithmetic_of(conf):
+        return _match_and_call(loc, conf, gt, priors, variances, weights, config, process_group)
     targets = matched_targets(conf, gt, priors, variances, codes, config, check)
     return _call(loc, conf, targets, weights, config, process_group)
+
+
+def _match_and_call(
+    loc: Tensor,
+    conf: Tensor,
+    gt: GroundTruth,
+    priors: Tensor,
+    variances: Tensor | None,
+    weights: Tensor | None,
+    config: MultiBoxConfig,
+    process_group: torch.distributed.ProcessGroup | None,
+) -> MultiBoxLosses:
+    """match() and the loss in one op: a card computes the one beside the other."""
+    if readable(gt.offsets):
+        check_offsets(gt)
+    matching = match_options(config.match, gt.boxes.dtype, priors.dtype)
+    options = {**matching, **op_options(config), "with_zeros": _wants_zeros(conf)}
+    *found, codes = torch.ops.ssd_cuda.multibox_match_loss(
+        loc, conf, *truths_of(conf, gt, priors, variances), weights, **options
+    )
+    warn_of_units(gt, priors, config.match.prior_format, codes, level=4)
+    return losses_of(found, config, conf.shape[0], process_group)
 
 
 def _call(

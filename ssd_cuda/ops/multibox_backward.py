@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 from .._extension import register_autograd, register_fake
+from ..config import MatchConfig
+from .matching import op_options as match_options
+
+# Of multibox_match_loss, not of the backward.
+MATCH_OPTIONS = frozenset(match_options(MatchConfig())) - {"xyxy"}
 
 
 def _empty_rows(rows: Tensor) -> Tensor:
@@ -16,9 +21,19 @@ def _empty_rows(rows: Tensor) -> Tensor:
     return rows.new_empty(batch, width, classes)
 
 
+@register_fake("multibox_match_loss")
+def _(loc, conf, *_, with_zeros, **__):
+    codes = conf.new_empty(conf.shape[:2], dtype=torch.int32)
+    return (*_results(conf, with_zeros), codes)
+
+
 @register_fake("multibox_loss")
 def _(loc, conf, *_, with_zeros, **__):
-    batch, width, _classes = conf.shape
+    return _results(conf, with_zeros)
+
+
+def _results(conf: Tensor, with_zeros: bool) -> tuple[Tensor, ...]:
+    batch, width, _ = conf.shape
     wide, key = (torch.float64, torch.int64) if conf.dtype == torch.float64 else (torch.float32, torch.int32)
     return (
         conf.new_empty((), dtype=wide),
@@ -42,11 +57,22 @@ def _(grad_loc, grad_conf, loc, *_, **__):
 
 
 def _save(ctx, inputs, keyword_only_inputs, output):
-    _, _, num_positives, keys, cuts, scales, zeros = output
-    ctx.mark_non_differentiable(num_positives, keys, cuts, scales, zeros)
+    _keep(ctx, inputs, keyword_only_inputs, output[2:])
+
+
+def _save_match(ctx, inputs, keyword_only_inputs, output):
+    loc, conf, *truths = inputs
+    *found, codes = output
+    _keep(ctx, (loc, conf, codes, *truths), keyword_only_inputs, found[2:], codes)
+
+
+def _keep(ctx, inputs, options, found, *more):
+    """inputs: of multibox_loss; found: its results but the losses; more: what else the op gives."""
+    num_positives, keys, cuts, scales, zeros = found
+    ctx.mark_non_differentiable(num_positives, keys, cuts, scales, zeros, *more)
     ctx.save_for_backward(*inputs, keys, cuts, scales)
     # Not saved: nobody else has them, and the first backward makes them the gradient.
-    ctx.options = dict(keyword_only_inputs)
+    ctx.options = {name: value for name, value in options.items() if name not in MATCH_OPTIONS}
     ctx.zeros = [zeros] if ctx.options.pop("with_zeros") else []
     ctx.set_materialize_grads(False)  # else every backward fills zeros for those that have no gradient
 
@@ -64,4 +90,10 @@ def _backward(ctx, grad_loc, grad_conf, *_):
     return d_loc, d_conf, None, None, None, None, None, None, None
 
 
+def _backward_match(ctx, *grads):
+    d_loc, d_conf, *rest = _backward(ctx, *grads)
+    return d_loc, d_conf, *rest[1:]  # it was not given the codes
+
+
 register_autograd("multibox_loss", _backward, _save)
+register_autograd("multibox_match_loss", _backward_match, _save_match, has_own=False)

@@ -30,7 +30,8 @@ struct BlockLog {
   std::vector<Event> fences, atomics;
 };
 std::vector<BlockLog> g_log;
-uint64_t g_launch = 0, g_launch_first = 0;
+uint64_t g_launch = 0, g_launch_first = 0,
+         g_before_first = 0;  // first intervals: of the launch, of the one before
 uint32_t g_tick = 0;
 
 #if defined(EMULATOR_CHECKED)
@@ -210,6 +211,28 @@ void note(Access& last, bool atomic, Space space, bool far) {
   last.warp_clock = std::max(last.warp_clock, self.warp_clock);
 }
 
+// Whether it belongs to the launch before, which may still go on.
+bool is_of_launch_before(const Access& earlier) {
+  return earlier.interval >= g_before_first && earlier.interval < g_launch_first;
+}
+
+// kWaits: no access at all may come before the wait. kBeside: none to what the kernel before has written, no write to what it
+// has read.
+[[noreturn]] void report_early(const Region& region, std::ptrdiff_t offset, Kind kind,
+                               const char* why, const void* code) {
+  fail(std::string(verb(kind)) + " " + text(region, offset) + why +
+       " before after_previous_kernel() (" + source_line(code) + ")");
+}
+void check_early(const Region& region, const Cell& cell, std::ptrdiff_t offset, Kind kind,
+                 const void* code) {
+  if (is_of_launch_before(cell.write)) {
+    report_early(region, offset, kind, ", which the kernel before writes,", code);
+  }
+  if (!is_read(kind) && is_of_launch_before(cell.read)) {
+    report_early(region, offset, kind, ", which the kernel before reads,", code);
+  }
+}
+
 void check_cell(Region& region, Cell& cell, std::ptrdiff_t offset, Kind kind, const void* code) {
   const bool far = is_of_other_block(region);
   const bool atomic =
@@ -250,10 +273,8 @@ void check_access(const volatile void* where, std::size_t bytes, Kind kind, cons
   Region* const region_or_null = locate(address, bytes, kind, code);
   if (!region_or_null) return;
   Region& region = *region_or_null;
-  if (region.space == Space::kGlobal && comes_too_early()) {
-    fail(std::string(verb(kind)) + " " + text(region, address - region.begin) +
-         " before after_previous_kernel() (" + source_line(code) + ")");
-  }
+  const Overlap early = region.space == Space::kGlobal ? comes_early() : Overlap::kNone;
+  if (early == Overlap::kWaits) report_early(region, address - region.begin, kind, "", code);
   if (is_of_other_block(region)) {
     const std::string wrong = reach_other_block(region.begin);
     if (!wrong.empty()) {
@@ -265,6 +286,9 @@ void check_access(const volatile void* where, std::size_t bytes, Kind kind, cons
   const std::size_t offset = static_cast<std::size_t>(address - region.begin);
   const auto [first, last] = region.cells(offset, bytes);
   for (Cell* cell = first; cell != last; ++cell) {
+    if (early == Overlap::kBeside) {
+      check_early(region, *cell, static_cast<std::ptrdiff_t>(offset), kind, code);
+    }
     check_cell(region, *cell, static_cast<std::ptrdiff_t>(offset), kind, code);
   }
   if (kind == Kind::kAtomic && region.space == Space::kGlobal) {
@@ -308,6 +332,7 @@ void checker_begin_launch() {
   g_log.clear();
   g_tick = 0;
   ++g_launch;
+  g_before_first = g_launch_first;
   g_launch_first = g_interval + 1;
   if (!kChecked || !g_static.empty()) return;
   for (const SharedVariable& v : static_shared()) {

@@ -2,6 +2,7 @@
 #include "emulator/binding.h"
 #include "emulator/options.h"
 #include "emulator/wide.h"
+#include "matching/cuda/matching.cuh"
 #include "multibox/cuda/multibox.cuh"
 
 namespace {
@@ -47,16 +48,36 @@ struct Problem {
   }
 };
 
+// Matches, as the op that does both: match_plan() chooses, and what runs beside it -> blocks of a cluster, 0: none.
+template <typename T>
+unsigned match(const Problem<T>& problem, int64_t width, Array<int32_t>& codes,
+               const MatchSettings& settings, const emulator::Memory& memory) {
+  const MatchProblem<T> matching{.boxes = rows<Vec4<T>>(problem.boxes),
+                                 .offsets = emulator::pointer(problem.offsets),
+                                 .priors = rows<Vec4<T>>(problem.priors),
+                                 .rows = problem.boxes.shape(0),
+                                 .batch = problem.offsets->shape(0) - 1,
+                                 .num_priors = width,
+                                 .per_image = problem.targets(width, 1).own_priors,
+                                 .rule = match_rule<T>(settings),
+                                 .codes = codes};
+  const MatchPlan plan = match_plan(matching);
+  emulator::check(launch_match(MatchArgs<T>(matching, plan, memory), plan, nullptr));
+  return plan.blocks;
+}
+
+// codes: [B, P], or null and what they are matched by. With the last result: blocks of the clusters that matched.
 template <typename S>
 py::tuple loss(Array<S> loc, Array<S> conf, bool channels_first, Array<acc_t<S>> boxes,
                Array<int64_t> labels, std::optional<Array<int32_t>> codes,
                std::optional<Array<int32_t>> offsets, std::optional<Array<acc_t<S>>> priors,
                std::optional<Array<acc_t<S>>> variances,
                std::optional<Array<acc_t<S>>> class_weights, const MultiBoxSettings& settings,
-               acc_t<S> grad_loc, acc_t<S> grad_conf) {
+               acc_t<S> grad_loc, acc_t<S> grad_conf, std::optional<MatchSettings> matching) {
   using T = acc_t<S>;
   const int64_t images = conf.shape(0), width = conf.shape(channels_first ? 2 : 1);
   const int64_t classes = conf.shape(channels_first ? 1 : 2);
+  if (matching) codes.emplace(Array<int32_t>({images, width}));
   const Problem<T> problem{boxes,  labels,    codes,         offsets,
                            priors, variances, class_weights, settings};
   const LossInputs<S, T> inputs{.loc = view<const S>(loc, width, 4, channels_first),
@@ -76,14 +97,16 @@ py::tuple loss(Array<S> loc, Array<S> conf, bool channels_first, Array<acc_t<S>>
                           : std::vector<py::ssize_t>{images, width, columns};
   };
   Array<S> d_loc(shape(4)), d_conf(shape(classes));
-  emulator::check(launch_loss(LossPlan<S, T>(inputs, outputs, d_conf.data(), memory), nullptr));
+  const LossPlan<S, T> plan(inputs, outputs, d_conf.data(), memory);
+  const unsigned cluster = matching ? match<T>(problem, width, *codes, *matching, memory) : 0;
+  emulator::check(launch_loss(plan, nullptr, cluster > 0));
   Array<T> upstream_loc({1}, grad_loc), upstream_conf({1}, grad_conf);
   const BackwardArgs<S, T> args{
       inputs,
       {key_data, cuts, scales, upstream_loc, upstream_conf},
       {view<S>(d_loc, width, 4, channels_first), view<S>(d_conf, width, classes, channels_first)}};
   emulator::check(launch_backward(args, nullptr));
-  return py::make_tuple(localization, classification, num_positives, keys, d_loc, d_conf);
+  return py::make_tuple(localization, classification, num_positives, keys, d_loc, d_conf, cluster);
 }
 
 // The loss on ready targets. loc, loc_target: [B, P, 4], conf: [B, P, C], labels: [B, P]; rows, or columns where channels

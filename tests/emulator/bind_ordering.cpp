@@ -138,14 +138,49 @@ __global__ void overlapping_kernel(int* output) {
 template <Begins kBegins>
 Array<int> overlapping(unsigned blocks, unsigned threads) {
   Array<int> output({64}, 0);
-  emulator::check(emulator::launch<true>(overlapping_kernel<kBegins>, dim3(blocks), dim3(threads),
-                                         0, nullptr, output.data()));
+  emulator::check(emulator::launch<emulator::Overlap::kWaits>(
+      overlapping_kernel<kBegins>, dim3(blocks), dim3(threads), 0, nullptr, output.data()));
+  return output;
+}
+
+// A kernel that the next one may begin beside, or (kWaits) may not: doubles what it reads.
+template <bool kSpares>
+__global__ void first_kernel(const int* input, int* output) {
+  kSpares ? emulator::after_all_before() : emulator::after_previous_kernel();
+  output[threadIdx.x] = 2 * input[threadIdx.x];
+}
+// Begins beside it.
+enum class Touches { kOther, kWritten, kRead, kUnordered };
+template <Touches kTouches>
+__global__ void beside_kernel(int* input, const int* doubled, const int* other, int* output) {
+  const int own = other[threadIdx.x];
+  output[threadIdx.x] = own;
+  if (kTouches == Touches::kWritten && threadIdx.x == 7) output[7] = doubled[7];
+  if (kTouches == Touches::kRead && threadIdx.x == 7) input[7] = 0;
+  emulator::after_previous_kernel();
+  output[threadIdx.x] = own + doubled[threadIdx.x];
+}
+template <Touches kTouches, bool kSpares>
+Array<int> beside(Array<int> input, Array<int> other, bool host_between) {
+  using emulator::Overlap;
+  const dim3 block(static_cast<unsigned>(input.size()));
+  Array<int> doubled({input.shape(0)}), output({input.shape(0)}), byte({1}, 0);
+  emulator::check(emulator::launch<Overlap::kWaits>(first_kernel<kSpares>, dim3(1), block, 0,
+                                                    nullptr, input.data(), doubled.data()));
+  if (host_between) cudaMemsetAsync(byte.data(), 0, sizeof(int), nullptr);
+  emulator::check(emulator::launch<Overlap::kBeside>(beside_kernel<kTouches>, dim3(1), block, 0,
+                                                     nullptr, input.data(), doubled.data(),
+                                                     other.data(), output.data()));
   return output;
 }
 
 }  // namespace
 
 EMULATOR_MODULE(m) {
+  m.def("beside", &beside<Touches::kOther, true>);
+  m.def("beside_written", &beside<Touches::kWritten, true>);
+  m.def("beside_read", &beside<Touches::kRead, true>);
+  m.def("beside_unordered", &beside<Touches::kUnordered, false>);
   m.def("last_block_sum", [](Array<int> input, unsigned omitted, bool is_volatile) {
     const auto blocks = static_cast<unsigned>(input.size() / 32);
     Array<int> partial({py::ssize_t(blocks)}), sum({1});

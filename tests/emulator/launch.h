@@ -9,22 +9,22 @@
 
 namespace emulator {
 
-// kernel<<<grid, block, shared_bytes>>>(args...), finished on return. Each thread gets its own copy of args. kOverlaps: the
-// kernel may begin before the one before it has ended, so that it has to wait for it (after_previous_kernel).
+// kernel<<<grid, block, shared_bytes>>>(args...), finished on return. Each thread gets its own copy of args. kOverlap:
+// where the kernel may begin before the one before it has ended, it has to wait for it (after_previous_kernel).
 // cluster: the blocks of a cluster, neighbours along x.
-template <bool kOverlaps = false, typename... Params>
+template <Overlap kOverlap = Overlap::kNone, typename... Params>
 cudaError_t launch_clusters(unsigned cluster, void (*kernel)(Params...), dim3 grid, dim3 block,
                             std::size_t shared_bytes, cudaStream_t,
                             const std::type_identity_t<Params>&... args) {
   auto body = [&] { kernel(args...); };
   return run_grid(
-      reinterpret_cast<const void*>(kernel), {grid, block, cluster, shared_bytes, kOverlaps},
+      reinterpret_cast<const void*>(kernel), {grid, block, cluster, shared_bytes, kOverlap},
       [](void* argument) { (*static_cast<decltype(body)*>(argument))(); }, &body);
 }
-template <bool kOverlaps = false, typename... Params>
+template <Overlap kOverlap = Overlap::kNone, typename... Params>
 cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
                    cudaStream_t stream, const std::type_identity_t<Params>&... args) {
-  return launch_clusters<kOverlaps>(1, kernel, grid, block, shared_bytes, stream, args...);
+  return launch_clusters<kOverlap>(1, kernel, grid, block, shared_bytes, stream, args...);
 }
 
 }  // namespace emulator
@@ -41,6 +41,7 @@ inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaMemsetAsync(void* address, int byte, std::size_t bytes, cudaStream_t) {
+  emulator::end_of_kernels();
   if (bytes) std::memset(address, byte, bytes);
   emulator::checker_mark_initialized(address, bytes);
   return cudaSuccess;
@@ -53,6 +54,7 @@ enum cudaMemcpyKind {
 };
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
                                    cudaStream_t) {
+  emulator::end_of_kernels();
   if (bytes) std::memmove(to, from, bytes);
   emulator::checker_mark_initialized(to, bytes);
   return cudaSuccess;

@@ -44,17 +44,25 @@ void set_last_blocks(uint64_t count);
 // The same inside a kernel; nothing on the host, whose undefined behaviour is not the emulator's to judge.
 void fail_in_kernel(const std::string& message, Site site);
 
+// Whether a kernel may begin before the one before it has ended; kBeside: and may touch what that one does not before it
+// waits.
+enum class Overlap { kNone, kWaits, kBeside };
+
 // Runs body(argument) once per thread of the grid. Errors a GPU would return are returned.
 struct Launch {
   dim3 grid, block;
   unsigned cluster;  // blocks
   std::size_t shared_bytes;
-  bool overlaps;  // it may begin before the kernel before it has ended
+  Overlap overlap;
 };
 cudaError_t run_grid(const void* kernel, const Launch& launch, void (*body)(void*), void* argument);
 
 // Says that the running thread has waited for the kernel before this one.
 void after_previous_kernel();
+// The same, and that the next kernel may begin beside this one.
+void after_all_before();
+// The host does something of its own between two kernels.
+void end_of_kernels();
 
 void* dynamic_shared_memory();
 

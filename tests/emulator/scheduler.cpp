@@ -44,7 +44,8 @@ Block g_in_flight[kMostInCluster];
 // What the threads of the grid run.
 void (*g_body)(void*) = nullptr;
 void* g_argument = nullptr;
-bool g_overlaps = false;  // the grid may begin before the kernel before it has ended
+Overlap g_overlap = Overlap::kNone;
+bool g_spares = false;  // the next kernel may begin beside this one, or beside the last one
 
 Thread& current() { return g_block->threads[g_block->current]; }
 
@@ -57,11 +58,12 @@ Thread& current() { return g_block->threads[g_block->current]; }
 void thread_main() {
   arrived();
   g_body(g_argument);
-  if (g_overlaps && !current().after_previous) {
+  if (g_overlap != Overlap::kNone && !current().after_previous) {
     fail(
         "ends without after_previous_kernel(): what comes next would not come after what came "
         "before");
   }
+  if (!current().after_all) g_spares = false;
   leave_cluster(current());
   current().status = Status::kDone;
   g_block->warps[g_block->current / 32].running &= ~(1u << g_block->current % 32);
@@ -128,7 +130,7 @@ void begin_block(Block& slot, uint3 index, uint32_t log, std::size_t shared_byte
     slot.warps[i / 32].running |= 1u << i % 32;
     Thread& thread = slot.threads[i];
     thread.status = Status::kReady;
-    thread.started = thread.after_previous = false;
+    thread.started = thread.after_previous = thread.after_all = false;
     thread.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
     thread.warp_clock = thread.arrived = thread.left = thread.left_whole = 0;
     thread.copies.clear();
@@ -261,7 +263,9 @@ void set_seed(uint64_t seed) {
 }
 uint64_t seed() { return g_seed; }
 void after_previous_kernel() { current().after_previous = true; }
-bool comes_too_early() { return g_overlaps && !current().after_previous; }
+void after_all_before() { current().after_previous = current().after_all = true; }
+void end_of_kernels() { g_spares = false; }
+Overlap comes_early() { return current().after_previous ? Overlap::kNone : g_overlap; }
 void set_last_blocks(uint64_t count) { g_last_blocks = count; }
 
 unsigned char poison() {
@@ -361,7 +365,11 @@ cudaError_t run_grid(const void* kernel, const Launch& launch, void (*body)(void
   g_cluster_size = launch.cluster;
   g_body = body;
   g_argument = argument;
-  g_overlaps = launch.overlaps;
+  g_overlap = launch.overlap;
+  if (g_overlap == Overlap::kBeside && !g_spares) {
+    fail("a kernel begins beside one that has not ended with after_all_before()");
+  }
+  g_spares = g_overlap != Overlap::kNone;  // what is launched after the end lets nobody in before
   const KeepFew few;
   checker_begin_launch();
   run_blocks(launch.grid, shared_bytes);

@@ -19,6 +19,7 @@ struct Thread {
   Status status = Status::kReady;
   bool started = false;
   bool after_previous = false;  // it has waited for the kernel before this one
+  bool after_all = false;       // and let the next one in behind that
   uint3 index{};
   // What the thread waits for.
   Meeting meeting{};
@@ -120,7 +121,7 @@ inline Fiber& fiber_of(unsigned thread) {
 // Parks the running thread and runs others until somebody makes it ready again.
 void suspend();
 // Whether the running thread may not touch global memory yet: the kernel before this one may still run.
-bool comes_too_early();
+Overlap comes_early();  // of the running thread, before it has waited
 void make_ready(Block& block, const std::vector<unsigned>& threads);
 // What a thread owes its cluster when it ends.
 void leave_cluster(const Thread& thread);

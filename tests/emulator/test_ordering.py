@@ -119,3 +119,28 @@ def test_checker_reports_a_kernel_that_begins_too_early(checked, name, message):
         checked.set_seed(seed)
         with pytest.raises(RuntimeError, match=message):
             getattr(checked, name)(2, 64)
+
+
+FIRST, OTHER = np.arange(64, dtype=np.int32), np.full(64, 5, np.int32)
+
+
+def test_a_kernel_that_begins_beside_the_one_before_it(checked):
+    for seed in SEEDS:
+        checked.set_seed(seed)
+        assert (checked.beside(FIRST.copy(), OTHER, False) == 2 * FIRST + 5).all()
+
+
+@pytest.mark.parametrize(
+    "name, host_between, message",
+    [
+        ("beside_written", False, "reads byte 28 .* which the kernel before writes, before after_prev"),
+        ("beside_read", False, "writes byte 28 .* which the kernel before reads, before after_prev"),
+        ("beside_unordered", False, "begins beside one that has not ended with after_all_before"),
+        ("beside", True, "begins beside one that has not ended with after_all_before"),
+    ],
+)
+def test_checker_reports_what_two_kernels_touch_side_by_side(checked, name, host_between, message):
+    for seed in SEEDS:
+        checked.set_seed(seed)
+        with pytest.raises(RuntimeError, match=message):
+            getattr(checked, name)(FIRST.copy(), OTHER, host_between)

@@ -4,146 +4,10 @@ from __future__ import annotations
 
 from mutants.detect import DETECT
 from mutants.match_clusters import MATCH_CLUSTERS
+from mutants.multibox import MULTIBOX
 from mutants.mutant import rows_of as _of
 from mutants.nms import NMS
 from mutants.wide import WIDE
-
-_MULTIBOX = _of(
-    "multibox",
-    "tests/test_emulated_multibox.py",
-    (
-        "keys: the counts are read before all have added",
-        "«__syncthreads();»\n  ImageSums sums{};\n  set_counts",
-        "",
-        "presets",
-    ),
-    ("keys: the counts are what memory held", "if (t == 0) «counts = 0;»", "", "presets"),
-    ("keys: rows of the first warp alone", "atomicAdd(counts, «own»);", "threadIdx.x < 32 ? own : 0u", ""),
-    (
-        "keys: rows beyond the last are counted",
-        "__popc(__ballot_sync(kFullWarp, «inside && counted»))",
-        "counted || !inside",
-        "",
-    ),
-    ("keys: every row has the first mark", "inside ? args.targets.mark(image, «p») : Mark{}", "0", "presets"),
-    (
-        "backward: every row has the first mark",
-        "marks[j] = args.targets.mark(image, «p»);",
-        "begin",
-        "presets",
-    ),
-    (
-        "backward: keys of the first rows for all",
-        "keys[j] = args.keys[image * args.width + «p»];",
-        "begin + t",
-        "presets",
-    ),
-    (
-        "select: the sums are not fenced before the arrival",
-        "«__threadfence();»  // the sums of this image",
-        "",
-        "presets",
-    ),
-    ("select: no fence after the arrival", "«__threadfence();»  // the sums of the others", "", "presets"),
-    (
-        "select: the normaliser of 64 images only",
-        "b < «args.images»; b += 32) batch.add",
-        "(args.images < 64 ? args.images : int64_t{64})",
-        "more_images",
-    ),
-    (
-        "select: the losses of 64 images only",
-        "b < «args.images»; b += 32) {\n    const ImageSums",
-        "(args.images < 64 ? args.images : int64_t{64})",
-        "more_images",
-    ),
-    (
-        "select: the last tile's sums are left out",
-        "image * args.tiles_per_image, «args.tiles_per_image», shared.total);",
-        "args.tiles_per_image - 1",
-    ),
-    (
-        "select: the sums of 128 tiles only",
-        "first < count; first += «32 * kAhead») {",
-        "int64_t{1} << 40",
-        "added_at_once",
-    ),
-    (
-        "select: sums of tiles beyond the last",
-        "next[j] = «first + 32 * j < count» ?",
-        "true",
-        "presets",
-    ),
-    ("finish: the sums of the first 32 images for all", "image = «b < 32» ? own", "true", "more_images"),
-    (
-        "finish: a warp that does not wait for its first lane",
-        "«__syncwarp();»\n  if (shared.last) finish",
-        "",
-        "presets",
-    ),
-    (
-        "select: rows of the fill are summed twice",
-        "const bool counts = («key != fill») & is",
-        "true",
-        "seeds or certain or of_loss_0",
-    ),
-    (
-        "finish: the wrong count",
-        "*args.num_positives = «batch.localized»;",
-        "batch.selected",
-        "presets",
-    ),
-    (
-        "finish: the mean over one image more",
-        "image.localized, «args.images»);",
-        "args.images + 1",
-        "options or more_images",
-    ),
-    ("keys: tickets start at 1", "*args.arrived = «0»;", "1", "presets"),
-    ("keys: a tile is copied without its gap", "tile += «cut.misaligned»;", "0", "anywhere or layouts"),
-    (
-        "backward: half is rounded at each addition",
-        "if (32 * j + lane < classes) «sum += powers[j];»",
-        "sum = static_cast<T>(static_cast<S>(sum + powers[j]));",
-        "rounded_once",
-    ),
-    ("backward: the class beside the label", "(power / sum, «c == label»)", "c == label + 1", "presets"),
-    ("backward: the scale is forgotten", "static_cast<S>(«scale * value»)", "value", "presets"),
-    ("backward: the first row of a warp is its only one", "«held[j] = next[j];»", "", "presets"),
-    (
-        "backward: every 32nd class of a long row",
-        "for (int c = lane; «c < classes»; c += 32) {\n      store",
-        "false",
-    ),
-    (
-        "backward: rows are written while they are chosen",
-        "«__syncthreads();»\n  write_chosen",
-        "",
-        "presets",
-    ),
-    (
-        "keys: the last zeros are left out",
-        "«packs * kPack + t < count») data",
-        "packs * kPack + t + 1 < count",
-    ),
-    ("keys: all blocks clear one part", "begin = packs_a_block * «blockIdx.x»;", "0"),
-    ("a copy's head is longer than the run", "if («head > count») head", "false"),
-    ("L1 at difference 0 is 0 / 0", "return «size < beta» ?", "size <= beta", "on_its_target"),
-    (
-        "the gradient of L1 at difference 0 is 0 / 0",
-        "difference < T(0) ? T(-1) : «difference»;",
-        "difference / std::abs(difference)",
-        "on_its_target",
-    ),
-    ("priors of the first image serve all", "return «own_priors» ? image * width", "false", "options"),
-    ("no normaliser below 1", "static_cast<double>(«clamp && n < 1» ? 1", "false", "nothing"),
-    (
-        "a mined positive counts once",
-        "return «positives_twice && selected» ? 2 : 1;",
-        "false",
-        "seeds or presets",
-    ),
-)
 
 _MINING = _of(
     "mining",
@@ -371,4 +235,4 @@ _PRIORS = _of(
     ),
 )
 
-DEVICE = [*_MULTIBOX, *_MINING, *NMS, *DETECT, *_MATCHING, *MATCH_CLUSTERS, *_BOXES, *_PRIORS, *WIDE]
+DEVICE = [*MULTIBOX, *_MINING, *NMS, *DETECT, *_MATCHING, *MATCH_CLUSTERS, *_BOXES, *_PRIORS, *WIDE]

@@ -89,15 +89,12 @@ __device__ __forceinline__ T* shared_of_block(T* shared, unsigned) {
 // Whether the current device launches this kernel in clusters: its code may be of an older architecture than the card.
 inline bool has_clusters(const void* kernel) {
   static PerKernel<bool> known;
-  int device = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return false;
-  return known(kernel, device, false, [&]() -> std::optional<bool> {
+  return known_here(known, kernel, false, [&](int device) -> std::optional<bool> {
     int clusters = 0;
     cudaFuncAttributes attributes;
     const bool found =
         cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device) == cudaSuccess &&
         cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
-    if (!found) cudaGetLastError();  // nobody else's failure
     return found ? std::optional(clusters != 0 && attributes.ptxVersion >= 90) : std::nullopt;
   });
 }
@@ -113,27 +110,25 @@ inline int64_t clusters_at_once(unsigned cluster, void (*kernel)(Params...), uns
 #else
   using Launch = std::tuple<const void*, unsigned, unsigned, std::size_t>;
   static PerKernel<int64_t, Launch> known;
-  int device = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return 0;
   const auto* address = reinterpret_cast<const void*>(kernel);
-  return known(
-      {address, cluster, threads, shared_bytes}, device, 0, [&]() -> std::optional<int64_t> {
-        cudaLaunchAttribute size{};
-        size.id = cudaLaunchAttributeClusterDimension;
-        size.val.clusterDim.x = cluster;
-        size.val.clusterDim.y = size.val.clusterDim.z = 1;
-        cudaLaunchConfig_t config{};
-        config.gridDim = dim3(cluster);
-        config.blockDim = dim3(threads);
-        config.dynamicSmemBytes = shared_bytes;
-        config.attrs = &size;
-        config.numAttrs = 1;
-        int count = 0;
-        const bool found = allow_dynamic_shared(address) == cudaSuccess &&
-                           cudaOccupancyMaxActiveClusters(&count, kernel, &config) == cudaSuccess;
-        if (!found) cudaGetLastError();  // nobody else's failure
-        return found ? std::optional<int64_t>(count) : std::nullopt;
-      });
+  return known_here(known, Launch{address, cluster, threads, shared_bytes}, 0,
+                    [&](int) -> std::optional<int64_t> {
+                      cudaLaunchAttribute size{};
+                      size.id = cudaLaunchAttributeClusterDimension;
+                      size.val.clusterDim.x = cluster;
+                      size.val.clusterDim.y = size.val.clusterDim.z = 1;
+                      cudaLaunchConfig_t config{};
+                      config.gridDim = dim3(cluster);
+                      config.blockDim = dim3(threads);
+                      config.dynamicSmemBytes = shared_bytes;
+                      config.attrs = &size;
+                      config.numAttrs = 1;
+                      int count = 0;
+                      const bool found =
+                          allow_dynamic_shared(address) == cudaSuccess &&
+                          cudaOccupancyMaxActiveClusters(&count, kernel, &config) == cudaSuccess;
+                      return found ? std::optional<int64_t>(count) : std::nullopt;
+                    });
 #endif
 }
 

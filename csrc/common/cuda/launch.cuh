@@ -79,8 +79,9 @@ inline int64_t multiprocessors() {
 }
 
 // When the blocks of a kernel take their places: while the last ones of the kernel before it on the stream still run (from
-// sm_90 on), or after its end.
-enum class Start { kEarly, kAfter };
+// sm_90 on), or after its end. kBeside: early, and such a kernel works before it waits, on what the kernel before it does
+// not touch; that one must be of after_all_before().
+enum class Start { kEarly, kBeside, kAfter };
 
 // The first thing that every thread of a kernel does, before it touches global memory; tests/test_kernel_instructions.py
 // reads that in each kernel's PTX, the emulator sees it at each access. A kernel that was launched early waits here until
@@ -95,23 +96,42 @@ __device__ __forceinline__ void after_previous_kernel() {
 #endif
 }
 
+// The same for a kernel that the next one may run beside: that is let in only when all before this one has ended, so that
+// it comes after that, though not after this one.
+__device__ __forceinline__ void after_all_before() {
+#if defined(SSD_CUDA_EMULATE)
+  ::emulator::after_all_before();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+// What is known of a kernel on the current device; `otherwise` where the driver does not say, whose failure is nobody else's.
+// ask(device): std::nullopt where it fails.
+template <typename Value, typename Kernel, typename Ask>
+inline Value known_here(PerKernel<Value, Kernel>& known, const Kernel& kernel,
+                        std::type_identity_t<Value> otherwise, const Ask& ask) {
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return otherwise;
+  return known(kernel, device, otherwise, [&] {
+    const std::optional<Value> found = ask(device);
+    if (!found) cudaGetLastError();
+    return found;
+  });
+}
+
 #if !defined(SSD_CUDA_EMULATE)
 // Whether after_previous_kernel() waits in this kernel, whose code may be of an older architecture than the card, and
 // whether the driver can put such a launch into a graph (CUDA 12.3).
 inline bool may_overlap(const void* kernel) {
   static PerKernel<bool> known;
-  int device = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return false;
-  return known(kernel, device, false, [&]() -> std::optional<bool> {
+  return known_here(known, kernel, false, [&](int) -> std::optional<bool> {
     int driver = 0;
     cudaFuncAttributes attributes;
     const bool found = cudaDriverGetVersion(&driver) == cudaSuccess &&
                        cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
-    if (!found) {
-      cudaGetLastError();  // nobody else's failure
-      return std::nullopt;
-    }
-    return driver >= 12030 && attributes.ptxVersion >= 90;
+    return found ? std::optional(driver >= 12030 && attributes.ptxVersion >= 90) : std::nullopt;
   });
 }
 #endif
@@ -130,12 +150,14 @@ inline cudaError_t launch_clusters(unsigned cluster, void (*kernel)(Params...), 
     if (error != cudaSuccess) return error;
   }
 #if defined(SSD_CUDA_EMULATE)
-  return ::emulator::launch_clusters<true>(cluster, kernel, grid, block, shared_bytes, stream,
-                                           args...);
+  constexpr auto kOverlap =
+      kStart == Start::kBeside ? ::emulator::Overlap::kBeside : ::emulator::Overlap::kWaits;
+  return ::emulator::launch_clusters<kOverlap>(cluster, kernel, grid, block, shared_bytes, stream,
+                                               args...);
 #else
   cudaLaunchAttribute attributes[2]{};
   unsigned count = 0;
-  if (kStart == Start::kEarly && may_overlap(reinterpret_cast<const void*>(kernel))) {
+  if (kStart != Start::kAfter && may_overlap(reinterpret_cast<const void*>(kernel))) {
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }

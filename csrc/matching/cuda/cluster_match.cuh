@@ -282,10 +282,10 @@ __global__ void __launch_bounds__(kClusterThreads, 2)
     SSD_DYNAMIC_SHARED(unsigned char, memory);
     ClusterMatch<T, kKeeps> match(args, memory);
     match.clear();
-    after_previous_kernel();
+    after_all_before();  // the keys of the loss may begin beside it
     match.run();
   } else {
-    after_previous_kernel();
+    after_all_before();
   }
 }
 

@@ -1,4 +1,5 @@
 // The fused MultiBox loss on the CPU; the schemas of the family.
+#include "matching/cpu/match_call.h"
 #include "multibox/multibox_op.h"
 #include "multibox_loss.h"
 
@@ -18,6 +19,11 @@ struct RunOnCpu {
                       const MultiBoxRule& rule, const LossOutputs<acc_t<S>>& outputs,
                       const std::optional<Tensor>&) {
     run_forward(batch<S>(loc, conf, targets, rule), outputs);
+  }
+  template <typename S, typename... Batch>
+  static void match_and_forward(const MatchProblem<acc_t<S>>& problem, const Batch&... batch) {
+    MatchCall<acc_t<S>>(problem).run();
+    forward<S>(batch...);
   }
   // Few rows of them are written.
   template <typename S>
@@ -57,15 +63,21 @@ struct RunOnCpu {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(ssd_cuda, m) {
+  const std::string predictions = "Tensor loc, Tensor conf, ";
   const std::string batch =
-      "Tensor loc, Tensor conf, Tensor codes, Tensor boxes, Tensor? labels, Tensor? offsets, "
-      "Tensor? priors, Tensor? variances, Tensor? class_weights";
+      predictions +
+      "Tensor codes, Tensor boxes, Tensor? labels, Tensor? offsets, Tensor? priors, "
+      "Tensor? variances, Tensor? class_weights";
+  const std::string truths =
+      predictions +
+      "Tensor boxes, Tensor labels, Tensor offsets, Tensor priors, Tensor? variances, "
+      "Tensor? class_weights";
   const std::string selection = "Tensor keys, Tensor cuts, Tensor scales";
   const std::string gradients = "Tensor grad_loc, Tensor grad_conf, ";
-  define_op<MultiBoxForwardSettings>(
-      m, "multibox_loss", batch,
-      "(Tensor localization, Tensor classification, Tensor num_positives, " + selection +
-          ", Tensor zeros)");
+  const std::string found = "Tensor localization, Tensor classification, Tensor num_positives, " +
+                            selection + ", Tensor zeros";
+  define_op<MultiBoxForwardSettings>(m, "multibox_loss", batch, "(" + found + ")");
+  define_op<MatchLossSettings>(m, "multibox_match_loss", truths, "(" + found + ", Tensor codes)");
   define_op<MultiBoxSettings>(m, "multibox_loss_backward", gradients + batch + ", " + selection,
                               "(Tensor, Tensor)");
   define_op<MultiBoxSettings>(m, "multibox_loss_backward_into",

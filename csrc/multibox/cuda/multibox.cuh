@@ -1,7 +1,8 @@
 // The fused MultiBox loss.
 //
 //   1 keys      a tile of rows: per row log-sum-exp -> cross entropy -> 4-byte key; partial sums per tile; where a
-//               gradient will be wanted, a part of its zeros
+//               gradient will be wanted, a part of its zeros. Where one op matches as well, in clusters, it begins beside
+//               the matching: the codes are not asked for before the sums of the rows are there
 //   2 select    (select_loss.cuh) a block an image: k from its positives, radix selection, sums over the selected rows;
 //               the block that arrives last makes the normaliser and both losses, added in the order of the images. Of a
 //               batch that is ranked as a whole see batch_loss.cuh
@@ -63,11 +64,13 @@ __device__ __forceinline__ void set_counts(unsigned counts, ImageSums& sums) {
   sums.candidates = counts >> 2 * kCountBits;
 }
 
+// What a tile's rows are known to be: when its block begins, or not until the matching beside which it runs has ended.
+enum class Codes { kKnown, kMatching };
+
 // kGeneral: with the terms of the classes and losses of boxes. A kernel of its own, so that the plain one keeps its registers.
-template <typename S, typename T, bool kGeneral>
-__global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kTileBlock)
-    keys_kernel(MultiBoxArgs<S, T> args, TilePlan plan) {
-  after_previous_kernel();
+template <typename S, typename T, bool kGeneral, Codes kCodes>
+__device__ __forceinline__ void keys_of_tile(const MultiBoxArgs<S, T>& args, const TilePlan& plan) {
+  constexpr bool kWaits = kCodes == Codes::kMatching;
   SSD_DYNAMIC_SHARED(S, tile);
   __shared__ double scratch[kTileBlock / 32];
   __shared__ unsigned counts;  // see add_counts
@@ -81,7 +84,8 @@ __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kT
   const bool inside = t < rows;
   const int64_t p = begin + t, place = image * args.width + p;
   // Asked for first: behind the copies and the zeros it would be the last to come.
-  const Mark mark = inside ? args.targets.mark(image, p) : Mark{};
+  Mark mark{};
+  if (!kWaits && inside) mark = args.targets.mark(image, p);
   if (t == 0) counts = 0;
   const S* staged = nullptr;
   if (plan.pitch > 0) {
@@ -89,9 +93,15 @@ __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kT
   }
   args.zeros.clear_part();
   Row row{RowKind::kIgnored, 0};
-  if (inside) row = args.targets.row(image, mark, args.rule.label);
+  if (!kWaits && inside) row = args.targets.row(image, mark, args.rule.label);
   wait_copies();
   __syncthreads();
+  RowSum<T> sum{};
+  if constexpr (kWaits) {
+    if (inside) sum = staged_sum<T>(staged + t * plan.pitch, classes);
+    after_previous_kernel();
+    if (inside) row = args.targets.row(image, args.targets.mark(image, p), args.rule.label);
+  }
   double loc = 0, conf = 0;
   if (inside) {
     T loss, rank;
@@ -106,6 +116,8 @@ __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kT
       loss = both.loss;
       rank = kept ? both.plain : both.loss;
       if (kept) args.row_loss[place] = loss;
+    } else if constexpr (kWaits) {
+      loss = rank = cross_entropy_of(sum, staged + t * plan.pitch, 1, row.label);
     } else {
       loss = plan.pitch > 0 ? staged_cross_entropy<T>(staged + t * plan.pitch, classes, row.label)
                             : row_cross_entropy<T>(args.conf.at(image, p), args.conf.class_stride,
@@ -140,6 +152,25 @@ __global__ void __launch_bounds__(kTileBlock, (sizeof(T) == 8 ? 640 : 1024) / kT
   }
   if (t == 0) args.tiles[blockIdx.x] = sums;
   if (t == 0 && blockIdx.x == 0) *args.arrived = 0;
+}
+
+template <typename T>
+constexpr int kTileBlocks = (sizeof(T) == 8 ? 640 : 1024) / kTileBlock;  // of a multiprocessor
+
+template <typename S, typename T, bool kGeneral>
+__global__ void __launch_bounds__(kTileBlock, kTileBlocks<T>)
+    keys_kernel(MultiBoxArgs<S, T> args, TilePlan plan) {
+  after_previous_kernel();
+  keys_of_tile<S, T, kGeneral, Codes::kKnown>(args, plan);
+}
+
+// Beside cluster_match_kernel, which leaves most of the memory's rate and half of each multiprocessor: all that takes no codes
+// comes before the wait, of as many tiles as find room. Reads the logits and writes the zeros before all other work of the
+// stream but that kernel has ended: nothing else may be launched between the two. Of staged rows only.
+template <typename S, typename T>
+__global__ void __launch_bounds__(kTileBlock, kTileBlocks<T>)
+    keys_beside_match_kernel(MultiBoxArgs<S, T> args, TilePlan plan) {
+  keys_of_tile<S, T, false, Codes::kMatching>(args, plan);
 }
 
 // The forward: its launches, with the scratch memory that one hands to the other.
@@ -177,10 +208,18 @@ struct LossPlan {
   }
 };
 
+// beside: right behind launch_cluster_match() of their codes.
 template <typename S, typename T>
-inline cudaError_t launch_keys(const MultiBoxArgs<S, T>& args, const TilePlan& plan,
+inline cudaError_t launch_keys(const MultiBoxArgs<S, T>& args, const TilePlan& plan, bool beside,
                                cudaStream_t stream) {
   const int64_t blocks = args.images * plan.tiles(args.width);
+  if constexpr (sizeof(T) == 4) {  // no clusters match in double
+    if (beside && plan.pitch > 0 && !is_general(args)) {
+      return launch<Start::kBeside>(keys_beside_match_kernel<S, T>,
+                                    dim3(static_cast<unsigned>(blocks)), dim3(kTileBlock),
+                                    plan.bytes, stream, args, plan);
+    }
+  }
   const auto kernel = is_general(args) ? keys_kernel<S, T, true> : keys_kernel<S, T, false>;
   return launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kTileBlock), plan.bytes, stream,
                 args, plan);
@@ -194,10 +233,13 @@ inline cudaError_t launch_select(const SelectArgs<T>& args, cudaStream_t stream)
 }
 
 template <typename S, typename T>
-inline cudaError_t launch_loss(const LossPlan<S, T>& plan, cudaStream_t stream) {
+inline cudaError_t launch_loss(const LossPlan<S, T>& plan, cudaStream_t stream,
+                               bool beside_match = false) {
   const bool whole = plan.select.rule.mining.scope == MiningScope::kBatch;
   cudaError_t error = whole ? launch_batch_clear(plan.select, stream) : cudaSuccess;
-  if (error == cudaSuccess) error = launch_keys(plan.keys, plan.tile, stream);
+  if (error == cudaSuccess) {
+    error = launch_keys(plan.keys, plan.tile, beside_match && !whole, stream);
+  }
   if (error != cudaSuccess) return error;
   return whole ? launch_batch_select(plan.select, stream) : launch_select(plan.select, stream);
 }

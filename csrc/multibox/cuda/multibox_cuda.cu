@@ -1,5 +1,6 @@
 // Bindings of the MultiBox loss for CUDA tensors.
 #include "common/torch/planned.h"
+#include "matching/cuda/match_launch.cuh"
 #include "multibox.cuh"
 #include "multibox/multibox_op.h"
 
@@ -23,9 +24,21 @@ struct RunOnCard {
                       const MultiBoxRule& rule, const LossOutputs<acc_t<S>>& outputs,
                       const std::optional<Tensor>& zeros) {
     const CudaScope scope(conf);
-    const auto [memory, plan] = planned<LossPlan<S, acc_t<S>>>(
-        conf, inputs<S>(loc, conf, targets, rule), outputs, zeros ? out<S>(*zeros) : nullptr);
+    const auto [memory, plan] = planned_loss<S>(loc, conf, targets, rule, outputs, zeros);
     check_cuda(launch_loss(plan, scope.stream()), "multibox_loss");
+  }
+  template <typename S>
+  static void match_and_forward(const MatchProblem<acc_t<S>>& problem, const Tensor& loc,
+                                const Tensor& conf, const Targets<acc_t<S>>& targets,
+                                const MultiBoxRule& rule, const LossOutputs<acc_t<S>>& outputs,
+                                const std::optional<Tensor>& zeros) {
+    const CudaScope scope(conf);
+    const MatchPlan how = plan_of_match(problem);
+    const Tensor match_memory = empty_on(conf, {match_bytes(problem, how)}, ScalarType::Byte);
+    const auto [memory, plan] = planned_loss<S>(loc, conf, targets, rule, outputs, zeros);
+    check_cuda(launch_planned_match(problem, how, out<char>(match_memory), scope.stream()),
+               "match");
+    check_cuda(launch_loss(plan, scope.stream(), how.blocks > 0), "multibox_loss");
   }
   // forward fills the zeros, backward all of d_loc.
   template <typename S>
@@ -51,6 +64,15 @@ struct RunOnCard {
   }
 
  private:
+  template <typename S>
+  static Planned<LossPlan<S, acc_t<S>>> planned_loss(const Tensor& loc, const Tensor& conf,
+                                                     const Targets<acc_t<S>>& targets,
+                                                     const MultiBoxRule& rule,
+                                                     const LossOutputs<acc_t<S>>& outputs,
+                                                     const std::optional<Tensor>& zeros) {
+    return planned<LossPlan<S, acc_t<S>>>(conf, inputs<S>(loc, conf, targets, rule), outputs,
+                                          zeros ? out<S>(*zeros) : nullptr);
+  }
   template <typename S>
   static LossInputs<S, acc_t<S>> inputs(const Tensor& loc, const Tensor& conf,
                                         const Targets<acc_t<S>>& targets,

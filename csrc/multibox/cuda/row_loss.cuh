@@ -25,12 +25,17 @@ __device__ __forceinline__ RowSum<T> sum_of_row(const S* row, int64_t stride, in
   return {largest, sum};
 }
 
-// Its cross entropy at `label`.
+// Its cross entropy at `label`, NaN where that is -1.
+template <typename T, typename S>
+__device__ __forceinline__ T cross_entropy_of(RowSum<T> found, const S* row, int64_t stride,
+                                              int label) {
+  if (label < 0) return T(NAN);
+  return cross_entropy(log_normal(found.sum), static_cast<T>(row[label * stride]), found.largest);
+}
 template <typename T, typename S>
 __device__ T row_cross_entropy(const S* row, int64_t stride, int classes, int label) {
   if (label < 0) return T(NAN);
-  const auto [largest, sum] = sum_of_row<T>(row, stride, classes);
-  return cross_entropy(log_normal(sum), static_cast<T>(row[label * stride]), largest);
+  return cross_entropy_of(sum_of_row<T>(row, stride, classes), row, stride, label);
 }
 
 // The cross entropy of a row and the loss that it has by the terms of the classes.
@@ -83,12 +88,11 @@ struct Paired<__nv_bfloat16> {
 // Of a row in shared memory whose classes lie side by side. In half precision it is read by words of two, of which the first
 // and the last class may be left over: 18 instructions a class instead of 23.
 template <typename T, typename S>
-__device__ __forceinline__ T staged_cross_entropy(const S* row, int classes, int label) {
+__device__ __forceinline__ RowSum<T> staged_sum(const S* row, int classes) {
   if constexpr (!Paired<S>::kPairs) {
-    return row_cross_entropy<T>(row, 1, classes, label);
+    return sum_of_row<T>(row, 1, classes);
   } else {
     using Pair = typename Paired<S>::Pair;
-    if (label < 0) return T(NAN);
     const bool head = reinterpret_cast<uintptr_t>(row) % sizeof(Pair) != 0;
     const Pair* const pairs = reinterpret_cast<const Pair*>(row + head);
     const int count = (classes - head) / 2;
@@ -108,8 +112,13 @@ __device__ __forceinline__ T staged_cross_entropy(const S* row, int classes, int
       add(__high2float(pair));
     }
     if (tail) add(static_cast<T>(row[classes - 1]));
-    return cross_entropy(log_normal(sum), static_cast<T>(row[label]), largest);
+    return {largest, sum};
   }
+}
+template <typename T, typename S>
+__device__ __forceinline__ T staged_cross_entropy(const S* row, int classes, int label) {
+  if (label < 0) return T(NAN);
+  return cross_entropy_of(staged_sum<T>(row, classes), row, 1, label);
 }
 
 }  // namespace ssd_cuda
