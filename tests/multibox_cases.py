@@ -10,6 +10,13 @@ from conftest import random_boxes, random_priors
 
 from ssd_cuda import MiningConfig, MultiBoxConfig, ops, reference
 
+# Options that have kernels of their own.
+OTHER_KERNELS = [
+    {"label_smoothing": 0.1},
+    {"loc_loss": "giou"},
+    {"mining": MiningConfig(scope="batch")},
+]
+
 
 def with_zeros(call):
     """call() with the zeros of the gradient prepared by the forward on any device, as on a card."""

@@ -9,7 +9,14 @@ import torch
 from emulator.harness import fuzz_examples, kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from multibox_cases import batch_of, certain_negatives, gradients, reference_loss, targets_with_ignored
+from multibox_cases import (
+    OTHER_KERNELS,
+    batch_of,
+    certain_negatives,
+    gradients,
+    reference_loss,
+    targets_with_ignored,
+)
 from oracles import seed
 from test_multibox import CHANGES, DTYPES, PRESETS, READY_RULES
 
@@ -138,7 +145,7 @@ def test_keys_have_the_bits_of_the_cpu_kernels(multibox, dtype, classes, layout)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("classes, layout", [(2, "bpc"), (21, "bpc"), (6, "bcp"), (6200, "bpc")])
+@pytest.mark.parametrize("classes, layout", [(2, "bpc"), (21, "bpc"), (3, "bpc"), (6, "bcp"), (6200, "bpc")])
 @pytest.mark.parametrize("architecture", [80, 90])
 def test_keys_beside_matching(multibox, dtype, classes, layout, architecture):
     """The bits of one after the other; beside it where there are clusters. The checker sees what is touched
@@ -152,7 +159,7 @@ def test_keys_beside_matching(multibox, dtype, classes, layout, architecture):
         assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: ", ".join(change))
+@pytest.mark.parametrize("change", [*CHANGES, *OTHER_KERNELS], ids=lambda change: ", ".join(change))
 def test_options_beside_matching(multibox, change):
     """Kernels of other options, and of a batch ranked as a whole, do not begin before the codes are there."""
     config = MultiBoxConfig(**change)

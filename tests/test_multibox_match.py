@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from multibox_cases import batch_of, gradients, with_zeros
+from multibox_cases import OTHER_KERNELS, batch_of, gradients, with_zeros
 from test_multibox import CHANGES, DTYPES, PRESETS
 from test_multibox_zeros import Watch
 
@@ -45,7 +45,7 @@ def test_presets(device, preset):
     assert_same(*both(*batch_of(config, (), width=9, device=device), config))
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: ", ".join(change))
+@pytest.mark.parametrize("change", [*CHANGES, *OTHER_KERNELS], ids=lambda change: ", ".join(change))
 def test_options(device, change):
     config = MultiBoxConfig(**change)
     loc, conf, gt, priors = batch_of(config, (4, 0, 2, 1), device=device)
@@ -77,20 +77,84 @@ def test_boxes_of_another_precision_are_matched_in_it(device):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_logits_that_the_kernel_before_has_just_written(device):
+@pytest.mark.parametrize("layout", ["bpc", "bcp", "padded"])
+def test_logits_that_the_kernel_before_has_just_written(device, layout):
     """The keys may begin while codes are matched, but not before what comes before the matching has ended."""
-    loc, conf, gt, priors = batch_of(CONFIG, (7, 3, 9, 5), width=8732, classes=21, device=device)
+    config = MultiBoxConfig(layout="bcp" if layout == "bcp" else "bpc")
+    loc, conf, gt, priors = batch_of(config, (7, 3, 9, 5), width=8732, classes=21, device=device)
+    if layout == "padded":  # rows that lie apart
+        conf = torch.cat([conf, conf[..., :3]], 2)[..., :21]
     sources = [torch.randn_like(conf) * (1 + i) for i in range(6)]
     codes = ops.match(gt, priors)
-    expected = [ops.multibox_loss(loc, source, gt, priors, codes=codes).classification for source in sources]
+    expected = [
+        ops.multibox_loss(loc, source, gt, priors, config, codes=codes).classification for source in sources
+    ]
     conf.requires_grad_()
     found = []
     for _ in range(3):
         for source in sources:
             with torch.no_grad():
                 conf.copy_(source)
-            found.append(with_zeros(lambda: ops.multibox_loss(loc, conf, gt, priors)).classification)
+            found.append(with_zeros(lambda: ops.multibox_loss(loc, conf, gt, priors, config)).classification)
     assert torch.equal(torch.stack(found).detach(), torch.stack(expected * 3))
+
+
+def test_vmap_over_predictions():
+    """Matched once, as the boxes are one batch's."""
+    loc, conf, gt, priors = batch_of(CONFIG, (2, 1), width=30)
+    locs, confs = torch.stack([loc, 2 * loc]), torch.stack([conf, 2 * conf])
+    found = torch.vmap(lambda x, y: ops.multibox_loss(x, y, gt, priors).classification)(locs, confs)
+    expected = [ops.multibox_loss(x, y, gt, priors).classification for x, y in zip(locs, confs, strict=True)]
+    assert torch.equal(found, torch.stack(expected))
+
+
+def test_a_warning_does_not_compile_anew(monkeypatch):
+    loc, conf, gt, priors = batch_of(CONFIG, (2, 1), width=30)
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    step = torch.compile(lambda x, y: ops.multibox_loss(x, y, gt, priors).classification, backend=backend)
+    step(loc, conf)
+    monkeypatch.setattr(ops.matching, "_warned_of_units", not ops.matching._warned_of_units)
+    step(loc, conf)
+    assert len(graphs) == 1
+
+
+def test_more_priors_than_codes_have_numbers_for():
+    loc, conf, gt, priors = batch_of(CONFIG, (2, 1), width=2)
+    many = priors[:1].expand(2**31, 4)
+    loc, conf = loc[:, :1].expand(2, 2**31, 4), conf[:, :1].expand(2, 2**31, 6)
+    with pytest.raises(ValueError, match="priors must have at most"):
+        ops.multibox_loss(loc, conf, gt, many)
+
+
+@pytest.mark.parametrize("form", ["eager", "compiled", "subclass"])
+def test_the_derivative_is_that_of_the_op(form):
+    """In eager mode by a function of its own; else by what torch has registered."""
+    loc, conf, gt, priors = batch_of(CONFIG, (3, 2), width=60)
+    x, y = loc.requires_grad_(), conf.requires_grad_()
+    expected = gradients(ops.multibox_loss(x, y, gt, priors), x, y)
+
+    def call(a, b):
+        return ops.multibox_loss(a, b, gt, priors)
+
+    if form == "compiled":
+        call = torch.compile(call, backend="aot_eager")
+    if form == "subclass":
+
+        class Other(torch.Tensor):
+            pass
+
+        x, y = (t.detach().as_subclass(Other).requires_grad_() for t in (x, y))
+    losses = call(x, y)
+    own = type(losses.classification.grad_fn).__name__ == "Eager_multibox_match_lossBackward"
+    assert own == (form == "eager")
+    for mine, theirs in zip(gradients(losses, x, y), expected, strict=True):
+        assert torch.equal(torch.Tensor(mine), theirs)
 
 
 def arguments(device, **changes):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._extension import register_autograd, register_fake, require
+from .._extension import differentiable, register_autograd, register_fake, require
 from ..config import FocalConfig
 from ._checks import config_or, four_variances
 from ._loss_inputs import Targets, check_targets, matched_targets, predictions_of, ready_targets
@@ -155,7 +155,7 @@ def _call(
     process_group: torch.distributed.ProcessGroup | None,
 ) -> MultiBoxLosses:
     options = {**op_options(config), "with_gradients": _wants_gradients(conf)}
-    found = torch.ops.ssd_cuda.focal_loss(loc, conf, *targets, **options)
+    found = differentiable("focal_loss", options, loc, conf, *targets)
     return losses_of(found, config, conf.shape[0], process_group)
 
 

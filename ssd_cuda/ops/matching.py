@@ -73,8 +73,7 @@ def match(
     else:
         check_tensor("priors", priors, ("P", 4), FLOATING)
     check_no_grad("priors", priors, "matching is not differentiable")
-    if not torch.compiler.is_compiling() and priors.shape[-2] > _MAX_PRIORS:
-        raise ValueError(f"priors must have at most {_MAX_PRIORS} rows, got {priors.shape[-2]}")
+    check_prior_count(priors)
     require("match", gt.boxes, gt.offsets, priors)
     wide = arithmetic_of(gt, priors)
     if readable(gt.offsets):
@@ -89,6 +88,12 @@ def match(
     return codes
 
 
+def check_prior_count(priors: Tensor) -> None:
+    """Raise where there are more than a code has numbers for."""
+    if not torch.compiler.is_compiling() and priors.shape[-2] > _MAX_PRIORS:
+        raise ValueError(f"priors must have at most {_MAX_PRIORS} rows, got {priors.shape[-2]}")
+
+
 def arithmetic_of(gt: GroundTruth, priors: Tensor) -> torch.dtype:
     """What they are matched in."""
     return torch.float64 if torch.float64 in (gt.boxes.dtype, priors.dtype) else torch.float32
@@ -98,7 +103,7 @@ def warn_of_units(gt: GroundTruth, priors: Tensor, prior_format: str, codes: Ten
     """Warn, once, where nothing is matched since no box lies within what the priors cover together: pixels
     and fractions, mostly. Not where that would wait for a device. level: of the caller whose line is told."""
     global _warned_of_units
-    if _warned_of_units or not readable(gt.offsets) or not codes.numel() or not len(gt.boxes):
+    if not readable(gt.offsets) or _warned_of_units or not codes.numel() or not len(gt.boxes):
         return
     if codes.amax() >= 0:
         return

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._extension import require
+from .._extension import differentiable, is_transformed, require
 from ..config import FocalConfig, MultiBoxConfig, check_range
 from . import multibox_backward  # noqa: F401  # registers the derivative
 from ._checks import FLOATING, check_no_grad, check_tensor, config_or, four_variances
@@ -26,8 +26,8 @@ from ._pytrees import register_named_tuple
 from ._target_checks import check_class_weights, check_classes, check_labels, should_check
 from .ground_truth import GroundTruth, check_offsets, readable
 from .matching import arithmetic_of as matching_in
+from .matching import check_prior_count, warn_of_units
 from .matching import op_options as match_options
-from .matching import warn_of_units
 from .mining import op_options as mining_options
 
 _TORCH_IGNORE = -100  # the ignore_index of torch's cross_entropy
@@ -163,7 +163,7 @@ def multibox_loss(
     weights = _class_weights(class_weights, conf, check)
     if should_check(check, gt.labels):
         check_labels(gt, config, num_classes)
-    if codes is None and matching_in(gt, priors) == arithmetic_of(conf):
+    if codes is None and matching_in(gt, priors) == arithmetic_of(conf) and not is_transformed():
         return _match_and_call(loc, conf, gt, priors, variances, weights, config, process_group)
     targets = matched_targets(conf, gt, priors, variances, codes, config, check)
     return _call(loc, conf, targets, weights, config, process_group)
@@ -180,13 +180,13 @@ def _match_and_call(
     process_group: torch.distributed.ProcessGroup | None,
 ) -> MultiBoxLosses:
     """match() and the loss in one op: a card computes the one beside the other."""
+    check_prior_count(priors)
     if readable(gt.offsets):
         check_offsets(gt)
     matching = match_options(config.match, gt.boxes.dtype, priors.dtype)
     options = {**matching, **op_options(config), "with_zeros": _wants_zeros(conf)}
-    *found, codes = torch.ops.ssd_cuda.multibox_match_loss(
-        loc, conf, *truths_of(conf, gt, priors, variances), weights, **options
-    )
+    truths = truths_of(conf, gt, priors, variances)
+    *found, codes = differentiable("multibox_match_loss", options, loc, conf, *truths, weights)
     warn_of_units(gt, priors, config.match.prior_format, codes, level=4)
     return losses_of(found, config, conf.shape[0], process_group)
 
@@ -200,7 +200,7 @@ def _call(
     process_group: torch.distributed.ProcessGroup | None,
 ) -> MultiBoxLosses:
     options = {**op_options(config), "with_zeros": _wants_zeros(conf)}
-    found = torch.ops.ssd_cuda.multibox_loss(loc, conf, *targets, weights, **options)
+    found = differentiable("multibox_loss", options, loc, conf, *targets, weights)
     return losses_of(found, config, conf.shape[0], process_group)
 
 

@@ -259,8 +259,8 @@ void check_cell(Region& region, Cell& cell, std::ptrdiff_t offset, Kind kind, co
     } else {
       cell.write = Access{now(), atomic, false, false, false, far};
     }
-  } else {
-    note(cell.read, atomic, region.space, false);
+  } else if (comes_early() == Overlap::kNone || !is_of_launch_before(cell.read)) {
+    note(cell.read, atomic, region.space, false);  // else the one that may still come is remembered
   }
 }
 
@@ -313,9 +313,10 @@ void before_relaxed(const volatile void* address, std::size_t bytes, bool writes
   check_access(address, bytes, writes ? Kind::kRelaxedWrite : Kind::kRelaxedRead, code);
 }
 
-void check_copy_begins(const volatile void* address, std::size_t bytes, const void* code) {
-  check_alignment(address, bytes, code);
-  check_access(address, bytes, Kind::kCopyBegins, code);
+void check_copy_begins(const AsyncCopy& copy, const void* code) {
+  check_alignment(copy.to, kCopyBytes, code);
+  check_access(copy.from, kCopyBytes, Kind::kRead, code);  // by now, not when it is waited for
+  check_access(copy.to, kCopyBytes, Kind::kCopyBegins, code);
 }
 
 void report_misaligned(std::size_t bytes, const void* code) {

@@ -45,7 +45,7 @@ Block g_in_flight[kMostInCluster];
 void (*g_body)(void*) = nullptr;
 void* g_argument = nullptr;
 Overlap g_overlap = Overlap::kNone;
-bool g_spares = false;  // the next kernel may begin beside this one, or beside the last one
+bool g_spares = false;  // the next kernel may begin beside the last one launched
 
 Thread& current() { return g_block->threads[g_block->current]; }
 
@@ -323,7 +323,7 @@ void maybe_yield(const volatile void* global) {
 }
 
 void begin_copy(AsyncCopy copy) {
-  check_copy_begins(copy.to, kCopyBytes, __builtin_return_address(0));
+  check_copy_begins(copy, __builtin_return_address(0));
   std::memset(copy.to, poison(), kCopyBytes);
   copy.group = current().copy_groups;
   std::vector<AsyncCopy>& copies = current().copies;

@@ -157,7 +157,7 @@ void checker_exchange_static(std::size_t slot);
 std::size_t checker_static_bytes();
 void checker_register(void* address, std::size_t bytes, const std::string& what, bool shared);
 void checker_forget(void* address);
-void check_copy_begins(const volatile void* address, std::size_t bytes, const void* code);
+void check_copy_begins(const AsyncCopy& copy, const void* code);
 void report_misaligned(std::size_t bytes, const void* code);
 // bytes is a power of two: a division would be a tenth of the checker's time.
 inline void check_alignment(const volatile void* address, std::size_t bytes, const void* code) {

@@ -28,12 +28,6 @@ MULTIBOX = rows_of(
         "presets",
     ),
     (
-        "keys beside matching: the codes are asked for before it has ended",
-        "if («!kWaits && inside») mark = args.targets.mark",
-        "inside",
-        "beside",
-    ),
-    (
         "keys beside matching: no wait for the codes",
         "«after_previous_kernel();»\n    if (inside) row =",
         "",
@@ -53,19 +47,19 @@ MULTIBOX = rows_of(
     ),
     (
         "keys begin beside whatever was before them",
-        "if («beside && plan.pitch > 0» && !is_general(args))",
-        "plan.pitch > 0",
+        "if («beside» && run && !is_general(args))",
+        "true",
         "presets",
     ),
     (
         "keys beside matching: rows that are not staged as well",
-        "if (beside && «plan.pitch > 0» && !is_general(args))",
+        "if (beside && «run» && !is_general(args))",
         "true",
         "beside",
     ),
     (
         "keys beside matching: rows of other options as well",
-        "plan.pitch > 0 && «!is_general(args)»)",
+        "beside && run && «!is_general(args)»)",
         "true",
         "beside",
     ),

@@ -89,7 +89,7 @@ __device__ __forceinline__ void keys_of_tile(const MultiBoxArgs<S, T>& args, con
   if (t == 0) counts = 0;
   const S* staged = nullptr;
   if (plan.pitch > 0) {
-    staged = stage_tile(args.conf, image, begin, rows, classes, plan.pitch, tile);
+    staged = stage_tile<kWaits>(args.conf, image, begin, rows, classes, plan.pitch, tile);
   }
   args.zeros.clear_part();
   Row row{RowKind::kIgnored, 0};
@@ -164,9 +164,10 @@ __global__ void __launch_bounds__(kTileBlock, kTileBlocks<T>)
   keys_of_tile<S, T, kGeneral, Codes::kKnown>(args, plan);
 }
 
-// Beside cluster_match_kernel, which leaves most of the memory's rate and half of each multiprocessor: all that takes no codes
-// comes before the wait, of as many tiles as find room. Reads the logits and writes the zeros before all other work of the
-// stream but that kernel has ended: nothing else may be launched between the two. Of staged rows only.
+// Beside cluster_match_kernel, which leaves most of the memory's rate and, in clusters of 4, half of each multiprocessor: all that
+// takes no codes comes before the wait, of as many tiles as find room. Reads the logits and writes the zeros before all other work of the
+// stream but that kernel has ended: nothing else may be launched between the two. Of
+// rows that are copied from L2 alone (is_run), so that no older L1 can answer.
 template <typename S, typename T>
 __global__ void __launch_bounds__(kTileBlock, kTileBlocks<T>)
     keys_beside_match_kernel(MultiBoxArgs<S, T> args, TilePlan plan) {
@@ -214,7 +215,8 @@ inline cudaError_t launch_keys(const MultiBoxArgs<S, T>& args, const TilePlan& p
                                cudaStream_t stream) {
   const int64_t blocks = args.images * plan.tiles(args.width);
   if constexpr (sizeof(T) == 4) {  // no clusters match in double
-    if (beside && plan.pitch > 0 && !is_general(args)) {
+    const bool run = is_run(args.conf, args.rule.label.num_classes, plan.pitch);
+    if (beside && run && !is_general(args)) {
       return launch<Start::kBeside>(keys_beside_match_kernel<S, T>,
                                     dim3(static_cast<unsigned>(blocks)), dim3(kTileBlock),
                                     plan.bytes, stream, args, plan);

@@ -81,9 +81,16 @@ struct Packs {
   }
 };
 
-// Copies count elements in vectors, to the tile behind a gap: the copy is as misaligned as the source, so the
-// vectors of both fall together. Returns where it starts; the vectors are there after wait_copies().
+// Whether rows lie in memory as they do in the tile: they are copied past the registers.
 template <typename S>
+__host__ __device__ inline bool is_run(const RowsView<const S>& view, int64_t classes, int pitch) {
+  return pitch == classes && view.row_stride == classes && view.class_stride == 1;
+}
+
+// Copies count elements in vectors, to the tile behind a gap: the copy is as misaligned as the source, so the
+// vectors of both fall together. Returns where it starts; the vectors are there after wait_copies(). They come from L2, and
+// with kFromL2 the rest does too.
+template <bool kFromL2, typename S>
 __device__ __forceinline__ const S* copy_run(const S* source, int count, S* tile) {
   const Packs<S> cut(source, count);
   const int t = static_cast<int>(threadIdx.x);
@@ -92,14 +99,15 @@ __device__ __forceinline__ const S* copy_run(const S* source, int count, S* tile
     copy_async(reinterpret_cast<uint4*>(tile + cut.head) + i,
                reinterpret_cast<const uint4*>(source + cut.head) + i);
   }
-  if (t < cut.head) tile[t] = source[t];  // last, for these threads wait for what they load
-  if (cut.tail + t < count) tile[cut.tail + t] = source[cut.tail + t];
+  const auto load = [](const S* from) { return kFromL2 ? __ldcg(from) : *from; };
+  if (t < cut.head) tile[t] = load(source + t);  // last, for these threads wait for what they load
+  if (cut.tail + t < count) tile[cut.tail + t] = load(source + cut.tail + t);
   return tile;
 }
 
 // Copies rows [begin, begin + rows) of an image, coalesced in either layout. Returns where class 0 of the first row
 // is; the rows lie pitch apart.
-template <typename S>
+template <bool kFromL2 = false, typename S>
 __device__ const S* stage_tile(RowsView<const S> view, int64_t image, int64_t begin, int rows,
                                int classes, int pitch, S* tile) {
   const S* source = view.at(image, begin);
@@ -110,8 +118,8 @@ __device__ const S* stage_tile(RowsView<const S> view, int64_t image, int64_t be
     });
     return tile;
   }
-  if (pitch == classes && view.row_stride == classes && view.class_stride == 1) {
-    return copy_run(source, count, tile);
+  if (is_run(view, classes, pitch)) {
+    return copy_run<kFromL2>(source, count, tile);
   }
   for_each_pair(count, classes, [&](int row, int c) {
     tile[row * pitch + c] = source[row * view.row_stride + c * view.class_stride];
