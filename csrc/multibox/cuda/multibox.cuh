@@ -164,10 +164,10 @@ __global__ void __launch_bounds__(kTileBlock, kTileBlocks<T>)
   keys_of_tile<S, T, kGeneral, Codes::kKnown>(args, plan);
 }
 
-// Beside cluster_match_kernel, which leaves most of the memory's rate and, in clusters of 4, half of each multiprocessor: all that
-// takes no codes comes before the wait, of as many tiles as find room. Reads the logits and writes the zeros before all other work of the
-// stream but that kernel has ended: nothing else may be launched between the two. Of
-// rows that are copied from L2 alone (is_run), so that no older L1 can answer.
+// Beside cluster_match_kernel, which leaves most of the memory's rate and, in clusters of 4, half of each multiprocessor: all
+// that takes no codes comes before the wait, of as many tiles as find room. Reads the logits and writes the zeros before that
+// kernel has ended, so nothing else may be launched between the two; of rows that are copied from L2 alone (is_run), since
+// an L1 may hold what was there before.
 template <typename S, typename T>
 __global__ void __launch_bounds__(kTileBlock, kTileBlocks<T>)
     keys_beside_match_kernel(MultiBoxArgs<S, T> args, TilePlan plan) {
