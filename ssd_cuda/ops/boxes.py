@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._extension import register_autograd, register_fake, require
+from .._extension import differentiable, register_autograd, register_fake, require
 from ..config import BoxFormat, check_choice, check_range
 from ._checks import FLOATING, check_no_grad, check_no_tangent, check_tensor, finite, four_variances
 
@@ -102,7 +102,7 @@ def encode(
     """
     rows, prior, per_prior, options = _coder_inputs("boxes", boxes, priors, variances, prior_format)
     require("encode", rows, prior, per_prior)
-    return torch.ops.ssd_cuda.box_encode(rows, prior, per_prior, **options)
+    return differentiable("box_encode", options, rows, prior, per_prior)
 
 
 def decode(
@@ -139,9 +139,8 @@ def decode(
         check_range("max_log_scale", max_log_scale, 0.0)
     limit = finite(max_log_scale)
     require("decode", rows, prior, per_prior)
-    return torch.ops.ssd_cuda.box_decode(
-        rows, prior, per_prior, **options, max_log=limit, symmetric=symmetric_log_scale
-    )
+    options |= {"max_log": limit, "symmetric": symmetric_log_scale}
+    return differentiable("box_decode", options, rows, prior, per_prior)
 
 
 @register_fake("box_iou")

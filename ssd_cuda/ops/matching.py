@@ -73,11 +73,9 @@ def match(
     else:
         check_tensor("priors", priors, ("P", 4), FLOATING)
     check_no_grad("priors", priors, "matching is not differentiable")
-    check_prior_count(priors)
     require("match", gt.boxes, gt.offsets, priors)
     wide = arithmetic_of(gt, priors)
-    if readable(gt.offsets):
-        check_offsets(gt)
+    check_problem(gt, priors)
     codes = torch.ops.ssd_cuda.match(
         gt.boxes.detach().to(wide),
         gt.offsets,
@@ -88,10 +86,12 @@ def match(
     return codes
 
 
-def check_prior_count(priors: Tensor) -> None:
-    """Raise where there are more than a code has numbers for."""
+def check_problem(gt: GroundTruth, priors: Tensor) -> None:
+    """Raise where there are more priors than a code has numbers for, and for offsets that cut no images."""
     if not torch.compiler.is_compiling() and priors.shape[-2] > _MAX_PRIORS:
         raise ValueError(f"priors must have at most {_MAX_PRIORS} rows, got {priors.shape[-2]}")
+    if readable(gt.offsets):
+        check_offsets(gt)
 
 
 def arithmetic_of(gt: GroundTruth, priors: Tensor) -> torch.dtype:

@@ -24,9 +24,9 @@ from ._loss_inputs import (
 )
 from ._pytrees import register_named_tuple
 from ._target_checks import check_class_weights, check_classes, check_labels, should_check
-from .ground_truth import GroundTruth, check_offsets, readable
+from .ground_truth import GroundTruth
 from .matching import arithmetic_of as matching_in
-from .matching import check_prior_count, warn_of_units
+from .matching import check_problem, warn_of_units
 from .matching import op_options as match_options
 from .mining import op_options as mining_options
 
@@ -180,9 +180,7 @@ def _match_and_call(
     process_group: torch.distributed.ProcessGroup | None,
 ) -> MultiBoxLosses:
     """match() and the loss in one op: a card computes the one beside the other."""
-    check_prior_count(priors)
-    if readable(gt.offsets):
-        check_offsets(gt)
+    check_problem(gt, priors)
     matching = match_options(config.match, gt.boxes.dtype, priors.dtype)
     options = {**matching, **op_options(config), "with_zeros": _wants_zeros(conf)}
     truths = truths_of(conf, gt, priors, variances)

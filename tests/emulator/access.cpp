@@ -30,8 +30,8 @@ struct BlockLog {
   std::vector<Event> fences, atomics;
 };
 std::vector<BlockLog> g_log;
-uint64_t g_launch = 0, g_launch_first = 0,
-         g_before_first = 0;  // first intervals: of the launch, of the one before
+uint64_t g_launch = 0;
+uint64_t g_launch_first = 0, g_before_first = 0;  // intervals: of this launch, of the one before
 uint32_t g_tick = 0;
 
 #if defined(EMULATOR_CHECKED)

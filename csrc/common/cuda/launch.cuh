@@ -83,10 +83,10 @@ inline int64_t multiprocessors() {
 // not touch; that one must be of after_all_before().
 enum class Start { kEarly, kBeside, kAfter };
 
-// The first thing that every thread of a kernel does, but of Start::kBeside, before it touches global memory; tests/test_kernel_instructions.py
-// reads that in each kernel's PTX, the emulator sees it at each access. A kernel that was launched early waits here until
-// all that the one before it wrote can be seen. Every block waits, so that what comes after this kernel comes after that
-// one too.
+// The first thing that every thread of a kernel does (but of Start::kBeside), before it touches global memory;
+// tests/test_kernel_instructions.py reads that in each kernel's PTX, the emulator sees it at each access. A kernel that was
+// launched early waits here until all that the one before it wrote can be seen. Every block waits, so that what comes after
+// this kernel comes after that one too.
 __device__ __forceinline__ void after_previous_kernel() {
 #if defined(SSD_CUDA_EMULATE)
   ::emulator::after_previous_kernel();

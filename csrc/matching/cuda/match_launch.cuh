@@ -5,15 +5,13 @@
 
 namespace ssd_cuda {
 
-// What a problem, float or double, is matched by, and the bytes of scratch memory that this takes.
+// What a problem, float or double, is matched by.
 template <typename T>
 MatchPlan plan_of_match(const MatchProblem<T>& problem);
-template <typename T>
-int64_t match_bytes(const MatchProblem<T>& problem, const MatchPlan& plan);
 
-// Its launches; memory: so many bytes, aligned to 256. Where plan.blocks > 0 it is one kernel of after_all_before().
+// launch_match(). Where plan.blocks > 0 it is one kernel of after_all_before().
 template <typename T>
-cudaError_t launch_planned_match(const MatchProblem<T>& problem, const MatchPlan& plan,
-                                 char* memory, cudaStream_t stream);
+cudaError_t launch_planned_match(const MatchArgs<T>& args, const MatchPlan& plan,
+                                 cudaStream_t stream);
 
 }  // namespace ssd_cuda

@@ -11,24 +11,14 @@ MatchPlan plan_of_match(const MatchProblem<T>& problem) {
   return match_plan(problem);
 }
 template <typename T>
-int64_t match_bytes(const MatchProblem<T>& problem, const MatchPlan& plan) {
-  const WorkspaceBytes size;
-  (void)MatchArgs<T>(problem, plan, size);
-  return size.bytes();
+cudaError_t launch_planned_match(const MatchArgs<T>& args, const MatchPlan& plan,
+                                 cudaStream_t stream) {
+  return launch_match(args, plan, stream);
 }
-template <typename T>
-cudaError_t launch_planned_match(const MatchProblem<T>& problem, const MatchPlan& plan,
-                                 char* memory, cudaStream_t stream) {
-  return launch_match(MatchArgs<T>(problem, plan, WorkspaceMemory(memory)), plan, stream);
-}
-
-#define SSD_MATCH_ON_CARD(T)                                                                    \
-  template MatchPlan plan_of_match<T>(const MatchProblem<T>&);                                  \
-  template int64_t match_bytes<T>(const MatchProblem<T>&, const MatchPlan&);                    \
-  template cudaError_t launch_planned_match<T>(const MatchProblem<T>&, const MatchPlan&, char*, \
-                                               cudaStream_t);
-SSD_MATCH_ON_CARD(float)
-SSD_MATCH_ON_CARD(double)
+template MatchPlan plan_of_match(const MatchProblem<float>&);
+template MatchPlan plan_of_match(const MatchProblem<double>&);
+template cudaError_t launch_planned_match(const MatchArgs<float>&, const MatchPlan&, cudaStream_t);
+template cudaError_t launch_planned_match(const MatchArgs<double>&, const MatchPlan&, cudaStream_t);
 
 namespace {
 

@@ -34,10 +34,9 @@ struct RunOnCard {
                                 const std::optional<Tensor>& zeros) {
     const CudaScope scope(conf);
     const MatchPlan how = plan_of_match(problem);
-    const Tensor match_memory = empty_on(conf, {match_bytes(problem, how)}, ScalarType::Byte);
+    const auto [match_memory, matching] = planned<MatchArgs<acc_t<S>>>(conf, problem, how);
     const auto [memory, plan] = planned_loss<S>(loc, conf, targets, rule, outputs, zeros);
-    check_cuda(launch_planned_match(problem, how, out<char>(match_memory), scope.stream()),
-               "match");
+    check_cuda(launch_planned_match(matching, how, scope.stream()), "match");
     check_cuda(launch_loss(plan, scope.stream(), how.blocks > 0), "multibox_loss");
   }
   // forward fills the zeros, backward all of d_loc.
