@@ -161,9 +161,10 @@ def test_keys_beside_matching(multibox, dtype, classes, layout, architecture):
 
 @pytest.mark.parametrize("change", [*CHANGES, *OTHER_KERNELS], ids=lambda change: ", ".join(change))
 def test_options_beside_matching(multibox, change):
-    """Kernels of other options, and of a batch ranked as a whole, do not begin before the codes are there."""
+    """Kernels of other options, and of a batch ranked as a whole, do not begin before the codes are there: of
+    an odd number of classes, whose rows are copied as they lie."""
     config = MultiBoxConfig(**change)
-    case = batch_of(config, (4, 0, 2, 1))
+    case = batch_of(config, (4, 0, 2, 1), classes=7)
     *found, _ = emulated(multibox.on(90), *case, config, matches=True)
     for mine, theirs in zip(found, emulated(multibox, *case, config), strict=True):
         assert torch.equal(mine, theirs)

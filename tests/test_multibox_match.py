@@ -41,14 +41,14 @@ def assert_same(first, second):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets(device, preset):
     config = MultiBoxConfig.preset(preset)
-    assert_same(*both(*batch_of(config, (3, 0, 5), width=300, device=device), config))
+    assert_same(*both(*batch_of(config, (3, 0, 5), width=300, classes=7, device=device), config))
     assert_same(*both(*batch_of(config, (), width=9, device=device), config))
 
 
 @pytest.mark.parametrize("change", [*CHANGES, *OTHER_KERNELS], ids=lambda change: ", ".join(change))
 def test_options(device, change):
     config = MultiBoxConfig(**change)
-    loc, conf, gt, priors = batch_of(config, (4, 0, 2, 1), device=device)
+    loc, conf, gt, priors = batch_of(config, (4, 0, 2, 1), classes=7, device=device)
     assert_same(*both(loc, conf, gt, priors, config))
     own = priors[None] + 0.05 * torch.rand(4, 1, 1, device=device)
     assert_same(*both(loc.detach(), conf.detach(), gt, own, config))

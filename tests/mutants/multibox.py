@@ -49,7 +49,7 @@ MULTIBOX = rows_of(
         "keys begin beside whatever was before them",
         "if («beside» && run && !is_general(args))",
         "true",
-        "presets",
+        "anywhere",
     ),
     (
         "keys beside matching: rows that are not staged as well",
