@@ -227,6 +227,34 @@ def test_half_gradients_are_the_float_ones_rounded_once(multibox, dtype):
         assert torch.equal(half, full.to(dtype))
 
 
+@pytest.mark.parametrize("classes", [5, 33, 96, 128, 129])
+def test_every_row_of_a_run_counts(multibox, classes):
+    """As many rows as a block has, all with a gradient of loc; classes by each number of groups of 32."""
+    config, width = MultiBoxConfig(), 300
+    loc, loc_target = torch.randn(2, 1, width, 4)
+    conf, target = torch.randn(1, width, classes), torch.randint(1, classes, (1, width))
+    inputs = (loc, conf, False, loc_target, target, *[None] * 5)
+    *result, _ = multibox.with_seeds(1).loss(*inputs, op_options(config), 1.0, 1.0, None)
+    x, y = loc.clone().requires_grad_(), conf.clone().requires_grad_()
+    expected = gradients(ops.multibox_loss_on_targets(x, y, loc_target, target, config), x, y, (1.0, 1.0))
+    for mine, theirs in zip(result[4:], expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("classes", [5, 129])
+@pytest.mark.parametrize("label", [-1, 129])
+def test_a_label_out_of_range_has_no_gradient(multibox, classes, label):
+    """NaN in its own row, as its loss is, and numbers in all others that count."""
+    target = torch.zeros(1, 70, dtype=torch.int64)
+    target[0, :9] = 1
+    target[0, 4] = label
+    conf, loc = torch.randn(1, 70, classes), torch.randn(1, 70, 4)
+    inputs = (loc, conf, False, torch.randn(1, 70, 4), target, *[None] * 5)
+    *result, _ = multibox.loss(*inputs, op_options(MultiBoxConfig()), 1.0, 1.0, None)
+    assert result[1].isnan() and result[5][0, 4].isnan().all()
+    assert result[5].isnan().sum() == classes
+
+
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_a_location_on_its_target_costs_nothing(multibox, beta):
     """At difference 0 the L1 loss is 0, and so is its gradient: no 0 / 0."""

@@ -161,6 +161,11 @@ struct Mark {
   int64_t label;
 };
 
+// The rows of boxes and labels of one image, from begin on.
+struct OwnedBoxes {
+  int32_t begin, end;
+};
+
 // The targets of a batch: match codes into ragged ground truth, or (codes null) ready class and box targets.
 template <typename T>
 struct Targets {
@@ -184,7 +189,12 @@ struct Targets {
 
   // Row of boxes and labels that prior p of an image is matched to, -1 where its code names none of them.
   SSD_HOST_DEVICE int64_t ground_truth(int64_t image, int64_t p) const {
-    return named_by(image, codes[image * width + p]);
+    return named_by(owned(image), codes[image * width + p]);
+  }
+
+  SSD_HOST_DEVICE OwnedBoxes owned(int64_t image) const {
+    if (codes == nullptr) return {0, 0};
+    return {offsets[image], offsets[image + 1]};
   }
 
   SSD_HOST_DEVICE Mark mark(int64_t image, int64_t p) const {
@@ -200,12 +210,15 @@ struct Targets {
     return row(image, mark(image, p), rule);
   }
   SSD_HOST_DEVICE Row row(int64_t image, Mark mark, const LabelRule& rule) const {
+    return row(owned(image), mark, rule);
+  }
+  SSD_HOST_DEVICE Row row(OwnedBoxes own, Mark mark, const LabelRule& rule) const {
     const int32_t background = static_cast<int32_t>(rule.background);
     if (codes == nullptr) return ready_row(mark.label, rule);
     if (mark.code < 0) {
       return {mark.code == -1 ? RowKind::kNegative : RowKind::kIgnored, background};
     }
-    const int64_t g = named_by(image, mark.code);
+    const int64_t g = named_by(own, mark.code);
     if (g < 0) return {RowKind::kPositive, -1};
     int64_t label = labels[g];
     if (rule.has_ignore && label == rule.ignore) return {RowKind::kIgnored, background};
@@ -247,9 +260,9 @@ struct Targets {
   }
 
  private:
-  SSD_HOST_DEVICE int64_t named_by(int64_t image, int32_t code) const {
-    const int64_t g = static_cast<int64_t>(offsets[image]) + code;
-    return g >= 0 && g >= offsets[image] && g < offsets[image + 1] && g < num_boxes ? g : -1;
+  SSD_HOST_DEVICE int64_t named_by(OwnedBoxes own, int32_t code) const {
+    const int64_t g = int64_t{own.begin} + code;
+    return g >= 0 && g >= own.begin && g < own.end && g < num_boxes ? g : -1;
   }
   // Row of priors and variances of prior p of an image.
   SSD_HOST_DEVICE int64_t prior_row(int64_t image, int64_t p) const {

@@ -154,7 +154,7 @@ LOSS_OPTIONS = [
         ),
         (
             "card: the gradient is not scaled",
-            "gradient = {«factor * d.x», factor * d.y, factor * d.z, factor * d.w};\n    } else",
+            "gradient = {«factor * d.x», factor * d.y, factor * d.z, factor * d.w};\n  } else",
             "d.x",
             "options",
         ),

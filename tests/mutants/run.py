@@ -2,6 +2,7 @@
 
     python tests/mutants/run.py               # every family: minutes
     python tests/mutants/run.py nms boxes     # two of them; --build only compiles
+    python tests/mutants/run.py multibox --only backward:
 
 All faults are compiled at once into a copy of the tree, each behind a switch: ``old`` becomes
 ``ssd_mutant(7) ? new : old`` (a statement: ``if``), and the environment variable SSD_MUTANT chooses. A fault
@@ -203,15 +204,17 @@ def planted(faults, tests: str, variant: str) -> set[int]:
     return caught
 
 
-def inside(families: list[str]) -> int:
-    """In the copy of the tree: runs the tests of each fault; prints and counts."""
+def inside(families: list[str], only: str) -> int:
+    """In the copy of the tree: runs the tests of each fault whose name holds ``only``; prints and counts."""
     import pytest  # noqa: F401 (what all children need is imported once)
     import torch  # noqa: F401
 
     import ssd_cuda  # noqa: F401
     from mutants.table import MUTANTS
 
-    chosen = [(n, m) for n, m in enumerate(MUTANTS, 1) if not families or m.family in families]
+    chosen = [
+        (n, m) for n, m in enumerate(MUTANTS, 1) if (not families or m.family in families) and only in m.what
+    ]
     caught: set[int] = set()
     for variant in ("plain", "checked"):
         left = [(n, m) for n, m in chosen if n not in caught and (variant == "plain" or runs_emulated(m))]
@@ -234,11 +237,12 @@ def inside(families: list[str]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Plants faults one at a time: does the suite notice?")
     parser.add_argument("families", nargs="*")
+    parser.add_argument("--only", default="", metavar="WORDS", help="faults whose name holds these words")
     parser.add_argument("--build", action="store_true", help="only compile")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        return inside(options.families)
+        return inside(options.families, options.only)
     sys.path.insert(0, str(HERE.parent))
     from mutants.table import MUTANTS
 
@@ -250,6 +254,7 @@ def main() -> int:
     if options.build:
         return 0
     command = [sys.executable, str(TREE / "tests/mutants/run.py"), "--inside", *options.families]
+    command += ["--only", options.only]
     with contextlib.suppress(KeyboardInterrupt):
         return subprocess.run(command, cwd=TREE, env=environment()).returncode
     return 1

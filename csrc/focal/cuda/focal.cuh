@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kFocalBlock) focal_sigmoid_kernel(FocalArgs<S,
     }
     sum = add_rn(sum, loss);
   });
-  const double total = warp_tree_sum(static_cast<double>(sum));
+  const double total = sum_of_lanes(static_cast<double>(sum));
   if (threadIdx.x % 32 == 0) args.parts[warp] = total;
 }
 

@@ -57,8 +57,11 @@ __global__ void __launch_bounds__(kFocalBlock) focal_loc_kernel(FocalBackwardArg
   if (i >= args.images * args.width) return;
   const int64_t image = i / args.width, p = i % args.width;
   const T scale = args.scales[image];
-  const bool localized = is_localized(args.targets.row(image, p, args.rule.label).kind);
-  write_loc<S>(args, image, p, localized, scale);
+  if (scale != T(0) && is_localized(args.targets.row(image, p, args.rule.label).kind)) {
+    write_loc<S>(args, image, p, scale);
+  } else {
+    clear_loc<S>(args, image, p);
+  }
 }
 
 template <typename S, typename T>
