@@ -17,8 +17,9 @@
 //
 // Reads 16 B a prior twice, 16 B a truth and block; writes 4 B a prior. Shared memory: 6 KB, 41 B a prior of the block.
 //
-// Took 5.5 us of one image on an H100 and 11.7 of 32 on an H200, where 30 of the 32 clusters run at once (of 4 blocks
-// 10.8), 38 with 100 truths. Predicted was less. Instructions of a warp's chain, from the machine's code of sm_90, of 7
+// Took 5.5 us of one image on an H100 and 11.7 of 32 on an H200, where 30 of the 32 clusters ran at once, two blocks of 60
+// registers on a multiprocessor (of 4 blocks 10.8), 38 with 100 truths. Predicted was less. With 40 registers, for as many
+// instructions, three blocks fit and all 32 clusters are there at once: not measured since. Instructions of a warp's chain, from the machine's code of sm_90, of 7
 // truths (B = 32, P = 8732, 8 blocks of 512 threads, two on a multiprocessor): 107 to the loads of priors and offsets,
 // which go side by side, 31 to that of truths, 200 for groups beside it; 85 a bound, 90 a list, 130 a pair (two of the
 // first look, one of the second); a cluster barrier, 8 loads from other blocks side by side and 75 around them, twice; a
@@ -275,8 +276,10 @@ class ClusterMatch {
   int bits_ = 0;      // a slot has 1 << bits_ places in bounds
 };
 
+// Three blocks a multiprocessor: those of a cluster stay in one part of the card, whose multiprocessors two a piece leave a
+// rest that no cluster fits in.
 template <typename T, bool kKeeps>
-__global__ void __launch_bounds__(kClusterThreads, 2)
+__global__ void __launch_bounds__(kClusterThreads, 3)
     cluster_match_kernel(const ClusterArgs<T> args) {
   if constexpr (kHasClusters) {
     SSD_DYNAMIC_SHARED(unsigned char, memory);
