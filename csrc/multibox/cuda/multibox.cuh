@@ -10,8 +10,8 @@
 //
 // 1 stages the tile's logits in shared memory with coalesced copies (rows lie one after the other in [B, P, C], where
 // they go past the registers by cp.async, so that a whole tile is on its way at once; classes in [B, C, P]), then each
-// thread owns a row; the row pitch keeps banks apart. The zeros depend on nothing: their stores are issued while the
-// copies are on their way. Bytes for [B, P, C] of S: forward reads B P (C |S| + 4) and writes 4 B P (+ 4 B P read by 2)
+// thread owns a row; the row pitch keeps banks apart. The zeros depend on nothing: their stores go between the
+// exponentials, when memory is idle. Bytes for [B, P, C] of S: forward reads B P (C |S| + 4) and writes 4 B P (+ 4 B P read by 2)
 // and B P C |S| of zeros; backward is a few percent of that. No other [B, P, C] temporary, no host value.
 // Sums are double, in trees and orders that no scheduling changes. Arrivals are counted in a number that 1 sets to 0:
 // nothing outlives a call, so calls on several streams and replays of a graph do not meet.
@@ -91,14 +91,19 @@ __device__ __forceinline__ void keys_of_tile(const MultiBoxArgs<S, T>& args, con
   if (plan.pitch > 0) {
     staged = stage_tile<kWaits>(args.conf, image, begin, rows, classes, plan.pitch, tile);
   }
-  args.zeros.clear_part();
+  ZeroPart zeros = args.zeros.part();
+  const bool while_adding = !kGeneral && plan.pitch > 0;
+  if (!while_adding) zeros.rest();
   Row row{RowKind::kIgnored, 0};
   if (!kWaits && inside) row = args.targets.row(image, mark, args.rule.label);
   wait_copies();
   __syncthreads();
   RowSum<T> sum{};
+  if (while_adding && inside) {
+    sum = staged_sum<T>(staged + t * plan.pitch, classes, [&] { zeros.step(); });
+  }
+  zeros.rest();
   if constexpr (kWaits) {
-    if (inside) sum = staged_sum<T>(staged + t * plan.pitch, classes);
     after_previous_kernel();
     if (inside) row = args.targets.row(image, args.targets.mark(image, p), args.rule.label);
   }
@@ -116,10 +121,8 @@ __device__ __forceinline__ void keys_of_tile(const MultiBoxArgs<S, T>& args, con
       loss = both.loss;
       rank = kept ? both.plain : both.loss;
       if (kept) args.row_loss[place] = loss;
-    } else if constexpr (kWaits) {
-      loss = rank = cross_entropy_of(sum, staged + t * plan.pitch, 1, row.label);
     } else {
-      loss = plan.pitch > 0 ? staged_cross_entropy<T>(staged + t * plan.pitch, classes, row.label)
+      loss = plan.pitch > 0 ? cross_entropy_of(sum, staged + t * plan.pitch, 1, row.label)
                             : row_cross_entropy<T>(args.conf.at(image, p), args.conf.class_stride,
                                                    classes, row.label);
       rank = loss;

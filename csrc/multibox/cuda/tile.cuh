@@ -127,6 +127,22 @@ __device__ const S* stage_tile(RowsView<const S> view, int64_t image, int64_t be
   return tile;
 }
 
+// The packs of a block's part that one thread has left to clear.
+struct ZeroPart {
+  uint4* block;
+  int at, end;
+
+  __device__ __forceinline__ void step() {
+    if (at >= end) return;
+    block[at] = uint4{0, 0, 0, 0};
+    at += kTileBlock;
+  }
+  __device__ __forceinline__ void rest() {
+#pragma unroll 1
+    while (at < end) step();
+  }
+};
+
 // Zeros of count numbers, a part a block of the grid. data: aligned like uint4; null: none are wanted.
 template <typename S>
 struct ZeroedRows {
@@ -138,17 +154,16 @@ struct ZeroedRows {
   ZeroedRows() = default;
   ZeroedRows(S* memory, int64_t numbers, int64_t blocks)
       : data(memory),
-        count(numbers),
-        packs_a_block(blocks > 0 ? ceil_div(numbers / kPack, blocks) : 0) {}
+        count(memory != nullptr ? numbers : 0),
+        packs_a_block(blocks > 0 ? ceil_div(count / kPack, blocks) : 0) {}
 
-  __device__ __forceinline__ void clear_part() const {
-    if (data == nullptr) return;
+  // Of this thread; what is no whole pack is cleared here.
+  __device__ __forceinline__ ZeroPart part() const {
     const int t = static_cast<int>(threadIdx.x);
     const int64_t packs = count / kPack, begin = packs_a_block * blockIdx.x;
     const int64_t left = packs - begin < packs_a_block ? packs - begin : packs_a_block;
-    uint4* const part = reinterpret_cast<uint4*>(data) + begin;
-    for (int i = t; i < static_cast<int>(left); i += kTileBlock) part[i] = uint4{0, 0, 0, 0};
     if (blockIdx.x == 0 && packs * kPack + t < count) data[packs * kPack + t] = S(0.0f);
+    return {reinterpret_cast<uint4*>(data) + begin, t, static_cast<int>(left)};
   }
 };
 
