@@ -216,8 +216,10 @@ bool is_of_launch_before(const Access& earlier) {
   return earlier.interval >= g_before_first && earlier.interval < g_launch_first;
 }
 
+bool g_past_l1 = false;  // see PastL1
+
 // kWaits: no access at all may come before the wait. kBeside: none to what the kernel before has written, no write to what it
-// has read.
+// has read, and of what others have written no read but from L2.
 [[noreturn]] void report_early(const Region& region, std::ptrdiff_t offset, Kind kind,
                                const char* why, const void* code) {
   fail(std::string(verb(kind)) + " " + text(region, offset) + why +
@@ -230,6 +232,9 @@ void check_early(const Region& region, const Cell& cell, std::ptrdiff_t offset, 
   }
   if (!is_read(kind) && is_of_launch_before(cell.read)) {
     report_early(region, offset, kind, ", which the kernel before reads,", code);
+  }
+  if (kind == Kind::kRead && !g_past_l1 && cell.write.interval < g_launch_first) {
+    report_early(region, offset, kind, " by L1, which may be older,", code);
   }
 }
 
@@ -296,6 +301,9 @@ void check_access(const volatile void* where, std::size_t bytes, Kind kind, cons
   }
 }
 
+PastL1::PastL1() { g_past_l1 = true; }
+PastL1::~PastL1() { g_past_l1 = false; }
+
 void before_atomic(const volatile void* address, std::size_t bytes, Site) {
   if (!g_in_kernel) fail("an atomic outside a kernel");
   const void* code = __builtin_return_address(0);
@@ -315,7 +323,10 @@ void before_relaxed(const volatile void* address, std::size_t bytes, bool writes
 
 void check_copy_begins(const AsyncCopy& copy, const void* code) {
   check_alignment(copy.to, kCopyBytes, code);
-  check_access(copy.from, kCopyBytes, Kind::kRead, code);  // by now, not when it is waited for
+  {
+    const PastL1 reads;                                      // 16 bytes go past it
+    check_access(copy.from, kCopyBytes, Kind::kRead, code);  // by now, not when it is waited for
+  }
   check_access(copy.to, kCopyBytes, Kind::kCopyBegins, code);
 }
 

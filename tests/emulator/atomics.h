@@ -83,6 +83,7 @@ inline void copy_async(uint4* to, const uint4* from) { begin_copy({to, from}); }
 inline void end_copies() { end_copy_group(); }
 inline void wait_copies(unsigned newest) {
   AsyncCopy copy;
+  const PastL1 reads;
   while (next_copy(newest, copy))
     *static_cast<uint4*>(copy.to) = *static_cast<const uint4*>(copy.from);
 }
@@ -97,11 +98,15 @@ inline void wait_copies(unsigned newest) {
   }
 EMULATOR_LOAD(__ldg)
 EMULATOR_LOAD(__ldca)
-EMULATOR_LOAD(__ldcg)
 EMULATOR_LOAD(__ldcs)
 EMULATOR_LOAD(__ldlu)
 EMULATOR_LOAD(__ldcv)
 #undef EMULATOR_LOAD
+template <typename T>
+inline T __ldcg(const T* address) {
+  const emulator::PastL1 reads;
+  return *address;
+}
 #define EMULATOR_STORE(name)                                    \
   template <typename T>                                         \
   inline void name(T* address, std::type_identity_t<T> value) { \

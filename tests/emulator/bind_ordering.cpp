@@ -150,14 +150,14 @@ __global__ void first_kernel(const int* input, int* output) {
   output[threadIdx.x] = 2 * input[threadIdx.x];
 }
 // Begins beside it.
-enum class Touches { kOther, kWritten, kRead, kReadTwice, kCopied, kUnordered };
+enum class Touches { kOther, kWritten, kRead, kReadTwice, kCopied, kByL1, kUnordered };
 template <Touches kTouches>
 __global__ void beside_kernel(int* input, const int* doubled, const int* other, int* output) {
-  const int own = other[threadIdx.x];
+  const int own = kTouches == Touches::kByL1 ? other[threadIdx.x] : __ldcg(other + threadIdx.x);
   output[threadIdx.x] = own;
-  if (kTouches == Touches::kWritten && threadIdx.x == 7) output[7] = doubled[7];
+  if (kTouches == Touches::kWritten && threadIdx.x == 7) output[7] = __ldcg(doubled + 7);
   if (kTouches == Touches::kRead && threadIdx.x == 7) input[7] = 0;
-  if (kTouches == Touches::kReadTwice && threadIdx.x == 7) input[7] = input[7] + 1;
+  if (kTouches == Touches::kReadTwice && threadIdx.x == 7) input[7] = __ldcg(input + 7) + 1;
   __shared__ uint4 copied;
   if (kTouches == Touches::kCopied && threadIdx.x == 7) {
     emulator::copy_async(&copied, reinterpret_cast<const uint4*>(doubled));
@@ -189,6 +189,7 @@ EMULATOR_MODULE(m) {
   m.def("beside_read", &beside<Touches::kRead, true>);
   m.def("beside_read_twice", &beside<Touches::kReadTwice, true>);
   m.def("beside_copied", &beside<Touches::kCopied, true>);
+  m.def("beside_by_l1", &beside<Touches::kByL1, true>);
   m.def("beside_unordered", &beside<Touches::kUnordered, false>);
   m.def("last_block_sum", [](Array<int> input, unsigned omitted, bool is_volatile) {
     const auto blocks = static_cast<unsigned>(input.size() / 32);

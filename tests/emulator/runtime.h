@@ -117,6 +117,12 @@ struct AsyncCopy {
 };
 constexpr std::size_t kCopyBytes = 16;
 void begin_copy(AsyncCopy copy);
+
+// While one lives the running thread reads from L2: an L1 may hold what was there before the kernel that it runs beside.
+struct PastL1 {
+  PastL1();
+  ~PastL1();
+};
 void end_copy_group();
 // Takes the oldest of the running thread's copies if its group has ended and is none of the `newest` last; false where there
 // is none.

@@ -135,6 +135,7 @@ def test_a_kernel_that_begins_beside_the_one_before_it(checked):
     [
         ("beside_written", False, "reads byte 28 .* which the kernel before writes, before after_prev"),
         ("beside_read", False, "writes byte 28 .* which the kernel before reads, before after_prev"),
+        ("beside_by_l1", False, "reads byte .* by L1, which may be older, before after_prev"),
         ("beside_read_twice", False, "writes byte 28 .* which the kernel before reads, before after_prev"),
         ("beside_copied", False, "reads byte 0 .* which the kernel before writes, before after_prev"),
         ("beside_unordered", False, "begins beside one that has not ended with after_all_before"),

@@ -40,10 +40,10 @@ MULTIBOX = rows_of(
         "beside",
     ),
     (
-        "keys beside matching: the sum of the first row",
+        "keys: the sum of the first row for all",
         "staged_sum<T>(staged + «t» * plan.pitch",
         "0",
-        "beside",
+        "presets",
     ),
     (
         "keys begin beside whatever was before them",
