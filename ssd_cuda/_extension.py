@@ -192,7 +192,13 @@ def differentiable(name: str, options: dict[str, Any], *inputs: Tensor | None) -
     given = [t for t in inputs if t is not None]
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in given)
     plain = all(type(t) in (Tensor, torch.nn.Parameter) for t in given)
-    if wanted and plain and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed()):
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if wanted and not traced and is_transformed():  # torch speaks of a method of a class that nobody has seen
+        raise NotImplementedError(
+            f"{name} has a derivative by autograd alone, got inputs that require one within a transform of "
+            "torch.func (grad, vjp, vmap): use torch.autograd.grad or backward()"
+        )
+    if wanted and plain and not traced:
         return _eager[name].apply(options, *inputs)
     return getattr(torch.ops.ssd_cuda, name)(*inputs, **options)
 

@@ -200,6 +200,21 @@ def test_priors_follow_the_image_size_and_the_generator():
     assert len(fused.__dict__["_ssd_cuda_priors"]) == before == 1
     fused.anchor_generator.clip = not fused.anchor_generator.clip
     assert_same_detections(ssd_cuda.restore(copy.deepcopy(fused)), fused, images)
+    fused.anchor_generator._wh_pairs = [2 * pairs for pairs in fused.anchor_generator._wh_pairs]
+    assert_same_detections(ssd_cuda.restore(copy.deepcopy(fused)), fused, images)
+
+
+def test_priors_of_the_last_sizes_are_kept(monkeypatch):
+    """A transform of many sizes: each had its own for ever."""
+    from ssd_cuda.compat import torchvision as compat
+
+    fused, made = ssd_cuda.accelerate(tiny_ssd(4)).eval(), compat.SharedTensor.made_by
+    calls = []
+    monkeypatch.setattr(compat.SharedTensor, "made_by", lambda make: calls.append(make) or made(make))
+    for width in [*range(64, 264, 8), 256]:
+        fused.transform.fixed_size = (width, 64)
+        fused([torch.rand(3, 64, width)])
+    assert len(fused.__dict__["_ssd_cuda_priors"]) == compat._MOST_SIZES and len(calls) == 25
 
 
 def test_under_autocast():

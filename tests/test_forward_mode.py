@@ -39,6 +39,24 @@ def test_jvp_and_dual_tensors_are_refused(name):
         call(forward_ad.make_dual(value, torch.ones_like(value)))
 
 
+@pytest.mark.parametrize(
+    "name", ["encode", "decode", "multibox_loss loc", "multibox_loss conf", "focal_loss conf", "ssd_loss"]
+)
+def test_derivatives_within_torch_func_are_refused(name):
+    """torch's own error speaks of a method of a class that the user has not seen."""
+    call, value = CALLS[name]
+    for transform in (torch.func.grad, torch.func.jacrev):
+        with pytest.raises(NotImplementedError, match="has a derivative by autograd alone, got inputs"):
+            transform(lambda x: call(x).sum())(value)
+
+
+def test_matching_within_vmap():
+    """Nothing is asked of the codes, which are those of every call."""
+    priors = torch.stack([PRIORS, PRIORS.flip(0)])
+    found = torch.vmap(lambda x: ops.match(GT, x))(priors)
+    assert torch.equal(found, torch.stack([ops.match(GT, one) for one in priors]))
+
+
 def test_what_has_no_tangent_passes_within_a_level():
     """Indices and masks have no derivative: torch's argmax takes dual tensors too."""
     boxes, scores = random_boxes(9), torch.rand(9)

@@ -196,6 +196,20 @@ def test_any_class_numbers(device, idxs):
             assert torch.equal(ops.batched_nms(boxes, scores, classes.to(dtype), 0.3), expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_classes_are_told_apart_as_floats_are(device, dtype):
+    """As by torchvision where boxes are many, class by class: 0.25 and 0.75 are two, 0.0 and -0.0 are one."""
+    box_ops = pytest.importorskip("torchvision.ops.boxes")
+    boxes, scores = _scene(300, "dense").to(device), torch.rand(300, device=device)
+    numbers = torch.tensor([0.25, 0.75, -0.0, 0.0, 1.0, 1.5, -0.5], dtype=dtype, device=device)
+    idxs = numbers[torch.randint(len(numbers), (300,), device=device)]
+    expected = box_ops._batched_nms_vanilla(boxes, scores, idxs, 0.3)
+    assert torch.equal(ops.batched_nms(boxes, scores, idxs, 0.3), expected)
+    compiled = torch.compile(ops.nms_padded, backend="aot_eager", fullgraph=True)
+    keep, count = compiled(boxes, scores, 0.3, idxs=idxs)
+    assert torch.equal(keep[: int(count)], expected)
+
+
 def test_classes_never_meet_whatever_the_coordinates(device):
     """The coordinate offsets of other implementations leak here: negative boxes, and half precision."""
     boxes = (_scene(600, "dense") - 250).to(device).half()

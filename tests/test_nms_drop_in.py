@@ -120,3 +120,10 @@ def test_bools_are_two_classes(device):
     expected = ops.batched_nms(boxes, scores, idxs.long(), 0.3)
     assert torch.equal(ops.batched_nms(boxes, scores, idxs, 0.3), expected)
     assert torch.equal(ops.nms_padded(boxes, scores, 0.3, idxs=idxs)[0][: len(expected)], expected)
+
+
+@pytest.mark.parametrize("op", [ops.nms, ops.nms_padded, ops.diou_nms, ops.soft_nms])
+def test_a_flag_that_is_none_is_named(op):
+    threshold = () if op is ops.soft_nms else (0.5,)
+    with pytest.raises(TypeError, match="inclusive must be True or False, got 'no'"):
+        op(torch.rand(3, 4), torch.rand(3), *threshold, inclusive="no")

@@ -25,6 +25,7 @@ from ..ops._box_format import to_corners
 from ..ops._shared import SharedTensor
 from ..ops.ground_truth import check_valid
 
+_MOST_SIZES = 16  # of images whose priors are kept
 _CACHE = "_ssd_cuda_priors"  # in __dict__, not a buffer: the state dict stays torchvision's
 # Made here, since a forward that torch.export traces cannot look presets up, only replace options.
 _LOSS = MultiBoxConfig.preset("torchvision")
@@ -154,9 +155,11 @@ def _generator_key(generator: Any) -> tuple | None:
     """What the priors of a DefaultBoxGenerator depend on; None for a generator that we do not know."""
     if type(generator) is not _torchvision_ssd().DefaultBoxGenerator:
         return None
+    sizes = getattr(generator, "_wh_pairs", None)  # what it uses; scales and ratios it only made them of
+    if sizes is None:
+        return None
     steps = None if generator.steps is None else tuple(generator.steps)
-    ratios = tuple(tuple(ratio) for ratio in generator.aspect_ratios)
-    return ratios, tuple(generator.scales), steps, generator.clip
+    return tuple(tuple(pairs.flatten().tolist()) for pairs in sizes), steps, generator.clip
 
 
 def _pixel_priors(model: Any, images: Any, features: Sequence[Tensor]) -> Tensor:
@@ -174,11 +177,14 @@ def _pixel_priors(model: Any, images: Any, features: Sequence[Tensor]) -> Tensor
     first = features[0]
     key = (*key, sizes, tuple(images.tensors.shape[-2:]), first.device, first.dtype)
     cache = model.__dict__.setdefault(_CACHE, {})
-    if key not in cache:
+    found = cache.get(key)
+    if found is None:
         if torch.compiler.is_compiling():
             return generate()
-        cache[key] = SharedTensor.made_by(generate)
-    return cache[key].for_current_stream()
+        found = cache[key] = SharedTensor.made_by(generate)
+        while len(cache) > _MOST_SIZES:  # the oldest first: a transform of many sizes must not fill a card
+            cache.pop(next(iter(cache)), None)
+    return found.for_current_stream()
 
 
 def priors_of(model: Any, images: Tensor) -> Tensor:

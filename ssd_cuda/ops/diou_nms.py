@@ -92,7 +92,7 @@ def _call(op, boxes, scores, idxs, max_output, rule):
     threshold, inclusive, iou_eps, pixel_offset = rule
     threshold = to_number(threshold)
     check_range("diou_threshold", threshold, 0.0, 1.0)
-    idxs, _ = check_scored_boxes(boxes, scores, idxs, 0.0, iou_eps, pixel_offset, op)
+    idxs, _ = check_scored_boxes(boxes, scores, idxs, 0.0, inclusive, iou_eps, pixel_offset, op)
     boxes, scores = same_arithmetic(boxes, scores)
     return torch.ops.ssd_cuda.diou_nms(
         boxes,

@@ -57,8 +57,11 @@ def check_valid(boxes: Sequence[Tensor], error: type[Exception], remedy: str) ->
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether its values can be read without a wait: in eager mode on the CPU. A subclass may hold none."""
-    return tensor.is_cpu and type(tensor) is Tensor and not torch.compiler.is_compiling()
+    """Whether its values can be read without a wait: in eager mode on the CPU. A subclass may hold none, and
+    a tensor within vmap those of every call."""
+    if torch.compiler.is_compiling() or type(tensor) is not Tensor:
+        return False
+    return tensor.is_cpu and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def check_offsets(gt: GroundTruth) -> None:

@@ -103,7 +103,9 @@ def warn_of_units(gt: GroundTruth, priors: Tensor, prior_format: str, codes: Ten
     """Warn, once, where nothing is matched since no box lies within what the priors cover together: pixels
     and fractions, mostly. Not where that would wait for a device. level: of the caller whose line is told."""
     global _warned_of_units
-    if not readable(gt.offsets) or _warned_of_units or not codes.numel() or not len(gt.boxes):
+    if not (readable(gt.offsets) and readable(codes)) or _warned_of_units:
+        return
+    if not codes.numel() or not len(gt.boxes):
         return
     if codes.amax() >= 0:
         return

@@ -96,7 +96,7 @@ def matrix_nms_padded(
 
 def _call(op, boxes, scores, idxs, max_output, rule):
     method, sigma, score_threshold, iou_eps, pixel_offset = rule
-    idxs, _ = check_scored_boxes(boxes, scores, idxs, 0.0, iou_eps, pixel_offset, op)
+    idxs, _ = check_scored_boxes(boxes, scores, idxs, 0.0, False, iou_eps, pixel_offset, op)
     check_choice("method", method, ("gaussian", "linear"))
     check_range("sigma", sigma, 1e-12)
     check_range("score_threshold", score_threshold, 0.0)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from .._extension import _has_op, register_fake, require
-from ..config import check_range, to_number
+from ..config import check_flag, check_range, to_number
 from ._checks import FLOATING, check_tensor
+from .ground_truth import readable
 
 _FLOATING = frozenset(FLOATING)
 _MOST_BOXES = 2**31 - 2  # the kernels number boxes with 32 bits
@@ -58,7 +59,9 @@ def nms(
         >>> ops.nms(boxes, torch.tensor([0.8, 0.9, 0.1]), 0.5)
         tensor([1, 2])
     """
-    _, iou_threshold = check_scored_boxes(boxes, scores, None, iou_threshold, iou_eps, pixel_offset, "nms")
+    _, iou_threshold = check_scored_boxes(
+        boxes, scores, None, iou_threshold, inclusive, iou_eps, pixel_offset, "nms"
+    )
     return _nms(
         boxes,
         scores,
@@ -86,8 +89,8 @@ def batched_nms(
     separate calls in every dtype, for any coordinates. The cost does not grow with the number of classes.
 
     Args:
-        idxs: ``[N]`` class of each box; any integers or bools (floats that hold integers, as torchvision
-            takes them).
+        idxs: ``[N]`` class of each box; any integers, bools or, as torchvision takes them, floats (in an
+            exported graph whole numbers).
         boxes, scores, iou_threshold, inclusive, iou_eps, pixel_offset: as in :func:`nms`.
 
     Returns:
@@ -106,7 +109,7 @@ def batched_nms(
             return boxes.new_empty(0, dtype=torch.int64)  # torchvision looks no further either
         raise TypeError("idxs must be a tensor, got NoneType")
     classes, iou_threshold = check_scored_boxes(
-        boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "batched_nms"
+        boxes, scores, idxs, iou_threshold, inclusive, iou_eps, pixel_offset, "batched_nms"
     )
     return _nms(
         boxes,
@@ -148,7 +151,7 @@ def nms_padded(
         (tensor([ 1,  2, -1]), tensor(2))
     """
     idxs, iou_threshold = check_scored_boxes(
-        boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, "nms_padded"
+        boxes, scores, idxs, iou_threshold, inclusive, iou_eps, pixel_offset, "nms_padded"
     )
     max_output = check_max_output(max_output, boxes.shape[0])
     return _nms_padded(
@@ -173,8 +176,20 @@ def check_max_output(max_output: int | None, count: int) -> int:
     return max_output
 
 
+def _as_integers(classes: Tensor) -> Tensor:
+    """int64, equal exactly where the classes are, which is all that a kernel asks. Floats are mostly whole
+    numbers; others go by their bits, since 0.2 and 0.7 are two classes. An exported graph counts from the
+    least class to the greatest: whole numbers there."""
+    whole = classes.to(torch.int64)
+    if not classes.is_floating_point() or torch.compiler.is_exporting():
+        return whole
+    if readable(classes) and torch.equal(whole.to(classes.dtype), classes):
+        return whole
+    return (classes.to(torch.float64) + 0.0).view(torch.int64)  # -0.0 is 0.0
+
+
 def check_scored_boxes(
-    boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, op
+    boxes, scores, idxs, iou_threshold, inclusive, iou_eps, pixel_offset, op
 ) -> tuple[Tensor | None, float]:
     """Raise for anything the kernels do not take; returns idxs as int64 and the threshold as a float.
 
@@ -204,10 +219,12 @@ def check_scored_boxes(
         if idxs.device != boxes.device:
             require(op, boxes, idxs)
         if idxs.dtype != torch.int64:
-            idxs = idxs.to(torch.int64)
+            idxs = _as_integers(idxs)
     if not isinstance(iou_threshold, float) or not 0 <= iou_threshold <= 1:
         iou_threshold = to_number(iou_threshold)
         check_range("iou_threshold", iou_threshold, 0.0, 1.0)
+    if inclusive is not False:
+        check_flag("inclusive", inclusive)
     if iou_eps or pixel_offset:
         check_range("iou_eps", iou_eps, 0.0)
         check_range("pixel_offset", pixel_offset, 0.0)

@@ -61,7 +61,7 @@ def nms_batch(
     real = _real(counts, mask, boxes)
     flat = None if idxs is None else _flat(idxs, images, width)
     flat, iou_threshold = check_scored_boxes(
-        boxes.flatten(0, 1), scores.flatten(), flat, iou_threshold, iou_eps, pixel_offset, "nms_batch"
+        boxes.flatten(0, 1), scores.flatten(), flat, iou_threshold, inclusive, iou_eps, pixel_offset, "nms_batch"
     )
     rows = check_max_output(max_output, width)
     if images * width == 0:

@@ -141,7 +141,9 @@ def soft_nms_padded(
 
 def _call(op, boxes, scores, idxs, max_output, rule):
     method, sigma, iou_threshold, score_threshold, inclusive, iou_eps, pixel_offset = rule
-    idxs, iou_threshold = check_scored_boxes(boxes, scores, idxs, iou_threshold, iou_eps, pixel_offset, op)
+    idxs, iou_threshold = check_scored_boxes(
+        boxes, scores, idxs, iou_threshold, inclusive, iou_eps, pixel_offset, op
+    )
     check_choice("method", method, ("gaussian", "linear"))
     check_range("sigma", sigma, 1e-12)
     check_range("score_threshold", score_threshold, 0.0)
