@@ -60,9 +60,8 @@ def nms_batch(
     check_tensor("scores", scores, (images, width), FLOATING)
     real = _real(counts, mask, boxes)
     flat = None if idxs is None else _flat(idxs, images, width)
-    flat, iou_threshold = check_scored_boxes(
-        boxes.flatten(0, 1), scores.flatten(), flat, iou_threshold, inclusive, iou_eps, pixel_offset, "nms_batch"
-    )
+    rule = (iou_threshold, inclusive, iou_eps, pixel_offset)
+    flat, iou_threshold = check_scored_boxes(boxes.flatten(0, 1), scores.flatten(), flat, *rule, "nms_batch")
     rows = check_max_output(max_output, width)
     if images * width == 0:
         return boxes.new_full((images, rows), -1, dtype=torch.int64), boxes.new_zeros(
