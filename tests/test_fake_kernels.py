@@ -9,7 +9,7 @@ from focal_cases import without_gradients
 from multibox_cases import with_zeros
 from workloads import WORKLOADS, make
 
-from ssd_cuda import PriorSpec, ops
+from ssd_cuda import PriorSpec, export, ops  # noqa: F401 (export tells the shape of its op)
 from ssd_cuda.ops.priors import op_options as prior_options
 
 PAPER = PriorSpec.preset("paper")
@@ -65,6 +65,9 @@ def more_calls(device):
         lambda: ops.nms(boxes, boxes[:, 0], 0.3),
         lambda: torch.ops.ssd_cuda.fill_priors(torch.empty(8732, 4, device=device), **prior_options(PAPER)),
         lambda: ops.decode(loc, boxes).sum().backward(),
+        lambda: torch.ops.ssd_cuda.checked_input(
+            boxes[:, :, None].mT, name="loc", size=[1, 4], dtype="float32", most=40
+        ),
         lambda: with_zeros(lambda: loss.call(make(loss, device))),
         lambda: without_gradients(lambda: focal.call(make(focal, device))),
     ]

@@ -278,6 +278,11 @@ def test_priors_move_with_the_model_but_are_not_in_the_state_dict():
             TypeError,
             "images must be uint8 or floating point, got torch.int32",
         ),
+        (
+            lambda: models.ssd_small(3, (64, 64)).half()(torch.zeros(1, 3, 64, 64)),
+            TypeError,
+            "images must be uint8 or torch.float16, as the model is, got torch.float32",
+        ),
         (lambda: models.ssd_small(3, (64, 64))([1]), TypeError, "images must be a tensor, got list"),
     ],
 )

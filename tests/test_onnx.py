@@ -16,6 +16,7 @@ onnx = pytest.importorskip("onnx", reason="needs onnx, onnxscript and onnxruntim
 ort = pytest.importorskip("onnxruntime", reason="needs onnx, onnxscript and onnxruntime")
 pytest.importorskip("onnxscript", reason="needs onnx, onnxscript and onnxruntime")
 from ssd_cuda import export  # noqa: E402
+from ssd_cuda.export import onnx_file  # noqa: E402
 
 SIZE = (96, 128)
 
@@ -168,6 +169,7 @@ def test_a_post_process_alone(tmp_path):
         (dict(input="int8"), "input must be 'float32' or 'uint8'"),
         (dict(classes=["one"]), "classes must name the 3 classes"),
         (dict(opset=11), "opset must be 18 or later"),
+        (dict(opset=99), "opset must be at most"),
         (dict(priors=torch.ones(3, 4)), "priors and num_classes are for a PostProcess"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -186,6 +188,25 @@ def test_other_models_are_refused(tmp_path):
         export.to_onnx(models.ssd_small(3, (64, 64)), tmp_path / "x.onnx")
     with pytest.raises(ValueError, match="must not be float64"):
         export.to_onnx(models.ssd_small(3, (64, 64)).eval().double(), tmp_path / "x.onnx")
+
+
+def test_a_model_in_half_precision(tmp_path):
+    """The metadata says what the graph takes."""
+    export.to_onnx(cases.model().half(), tmp_path / "half.onnx")
+    session = ort.InferenceSession(tmp_path / "half.onnx")
+    assert session.get_inputs()[0].type == "tensor(float16)"
+    assert "float16, 0 to 1" in cases.metadata(session)["input"]
+    with pytest.raises(ValueError, match="model must not be bfloat16 for ONNX"):
+        export.to_onnx(cases.model().bfloat16(), tmp_path / "brain.onnx")
+
+
+def test_an_opset_that_is_not_written(tmp_path, monkeypatch):
+    """The exporter tells it on stderr and writes another."""
+    written = onnx_file._export
+    monkeypatch.setattr(onnx_file, "_export", lambda network, form, _: written(network, form, 18))
+    with pytest.raises(ValueError, match=r"opset must be one that torch [^ ]* writes, got 19"):
+        export.to_onnx(cases.model(), tmp_path / "x.onnx", opset=19)
+    assert not list(tmp_path.iterdir())
 
 
 class TestCommand:
@@ -214,3 +235,12 @@ class TestCommand:
         assert "--out must end in .onnx for form nms" in capsys.readouterr().err
         assert cli.main(["export", "none.pt", "-o", "model.onnx", "--form", "pt2"]) == 1
         assert "--out must end in .pt2 for form pt2" in capsys.readouterr().err
+        for threshold in ("1.5", "-1", "nan", "inf"):
+            assert cli.main(["export", "none.pt", "-o", "model.onnx", f"--threshold={threshold}"]) == 1
+            assert "--threshold must lie in [0, 1], got" in capsys.readouterr().err
+        spec = ModelSpec("ssd_small", cases.CLASSES, (64, 64))
+        save_model(tmp_path / "checkpoint.pt", spec, spec.build().state_dict())
+        line = ["export", str(tmp_path / "checkpoint.pt"), "-o", str(tmp_path / "MODEL.ONNX")]
+        assert cli.main([*line, "--detections", "1000000"]) == 1
+        assert "--detections must lie in [1, " in capsys.readouterr().err
+        assert cli.main([*line, "--form", "raw"]) == 0 and (tmp_path / "MODEL.ONNX").exists()

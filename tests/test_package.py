@@ -19,8 +19,14 @@ import sys, torch
 extension, package, inputs, out = sys.argv[1:]
 torch.ops.load_library(extension)
 compiled = torch._inductor.aoti_load_package(package)
-found = [compiled(*given) for given in torch.load(inputs)]
+right, wrong = torch.load(inputs)
+found = [compiled(*given) for given in right]
 assert all(result is not None for results in found for result in results)  # torch 2.11: an op has failed
+for given in wrong:
+    try:
+        assert all(result is None for result in compiled(*given)), "taken"
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
 assert not any(name.startswith("ssd_cuda") for name in sys.modules)
 torch.save((found, compiled.get_metadata()["ssd_cuda"]), out)
 """
@@ -53,15 +59,17 @@ def torch_dies_alone(device, folder) -> bool:
     return run(PLAIN, folder, made, device).returncode < 0
 
 
-def run_elsewhere(path, inputs, folder):
-    """What the package gives for each of ``inputs`` in a process of its own, and its metadata."""
-    torch.save(inputs, folder / "inputs.pt")
+def run_elsewhere(path, inputs, folder, wrong=()):
+    """What the package gives for each of ``inputs`` in a process of its own, and its metadata; it refuses
+    each of ``wrong``, by what the second of its pair says."""
+    torch.save((inputs, [given for given, _ in wrong]), folder / "inputs.pt")
     arguments = [_extension._C.__file__, path, folder / "inputs.pt", folder / "out.pt"]
     done = run(PROGRAM, folder, *arguments)
     device = inputs[0][0].device
     if done.returncode < 0 and device.type == "cuda" and torch_dies_alone(device, folder):
         pytest.skip("a package of torch's own ops dies here as well")
     assert done.returncode == 0, done.stderr
+    assert all(message in done.stderr for _, message in wrong), done.stderr
     found, facts = torch.load(folder / "out.pt")
     return found, json.loads(facts)
 
@@ -85,7 +93,14 @@ def test_a_process_without_this_package_gives_equal_bits(tmp_path, device):
     inputs = [
         (torch.randn(b, 60, 4, device=device), torch.randn(b, 60, 5, device=device) * 3) for b in (2, 1, 7)
     ]
-    found, facts = run_elsewhere(path, inputs, tmp_path)
+    inputs.append(tuple(x.transpose(0, 1).contiguous().transpose(0, 1) for x in inputs[0]))
+    loc, conf = inputs[0]
+    wrong = [
+        ((loc.double(), conf), "loc must be float32, got float64"),
+        ((loc, conf[:, :59]), "conf must have shape [*, 60, 5], got [2, 59, 5]"),
+        ((loc[:0], conf[:0]), "loc must be a batch of 1 to 1024, got 0"),
+    ]
+    found, facts = run_elsewhere(path, inputs, tmp_path, wrong)
     for given, results in zip(inputs, found, strict=True):
         expected = module(*given, priors)
         assert expected.counts.min() > 0
@@ -104,7 +119,14 @@ def test_a_whole_model_finds_the_same(tmp_path, device):
     path = export.to_pt2(model, tmp_path / "model.pt2", input="uint8", config=config, classes=cases.CLASSES)
     batches = [(cases.images(batch, seed=batch) * 255).byte().to(device) for batch in (1, 2, 8)]
     batches.append(torch.full((2, 3, 64, 64), 127, dtype=torch.uint8, device=device))
-    found, facts = run_elsewhere(path, [(images,) for images in batches], tmp_path)
+    photographs = batches[1].permute(0, 2, 3, 1).contiguous()  # rows of pixels, as files have them
+    batches.append(photographs.permute(0, 3, 1, 2))
+    wrong = [
+        ((batches[0].float(),), "images must be uint8, got float32"),
+        ((batches[0][..., :63],), "images must have shape [*, 3, 64, 64], got [1, 3, 64, 63]"),
+        ((batches[0][0],), "images must have shape [*, 3, 64, 64], got [3, 64, 64]"),
+    ]
+    found, facts = run_elsewhere(path, [(images,) for images in batches], tmp_path, wrong)
     for images, results in zip(batches, found, strict=True):
         expected = model.detect(images, config)
         cases.assert_same_detections([r.cpu() for r in results], [e.cpu() for e in expected[:5]])

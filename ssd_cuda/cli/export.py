@@ -41,11 +41,18 @@ def run(options: argparse.Namespace) -> None:
     from ..engine.checkpoint import load_model
 
     out = Path(options.out)
-    form = options.form or ("pt2" if out.suffix == ".pt2" else "nms")
-    if out.suffix != _SUFFIXES[form]:
+    form = options.form or ("pt2" if out.suffix.lower() == ".pt2" else "nms")
+    if out.suffix.lower() != _SUFFIXES[form]:
         raise UsageError(f"--out must end in {_SUFFIXES[form]} for form {form}, got {out}")
     refuse_inputs("--out", [out], [Path(options.checkpoint)])
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise UsageError(f"--threshold must lie in [0, 1], got {options.threshold}")
     model, spec = load_model(options.checkpoint, "cpu")
+    most = len(model.priors) * model.num_classes
+    if options.detections is not None and not 1 <= options.detections <= most:
+        raise UsageError(
+            f"--detections must lie in [1, {most}], the priors times the classes, got {options.detections}"
+        )
     given: dict[str, Any] = {"score_threshold": options.threshold, "detections_per_image": options.detections}
     config = replace(model.detect_config, **{name: v for name, v in given.items() if v is not None})
     check_folder("the folder of --out", out.parent)

@@ -26,6 +26,7 @@ from ..ops._shared import SharedTensor
 from ..ops.ground_truth import check_valid
 
 _MOST_SIZES = 16  # of images whose priors are kept
+_SHAPES = "_ssd_cuda_prior_shapes"  # those of the generator when they were made
 _CACHE = "_ssd_cuda_priors"  # in __dict__, not a buffer: the state dict stays torchvision's
 # Made here, since a forward that torch.export traces cannot look presets up, only replace options.
 _LOSS = MultiBoxConfig.preset("torchvision")
@@ -84,7 +85,8 @@ def restore(model: Model) -> Model:
         'SSD'
     """
     if isinstance(model, _FusedForward):
-        model.__dict__.pop(_CACHE, None)
+        for name in (_CACHE, _SHAPES):
+            model.__dict__.pop(name, None)
         model.__class__ = type(model)._plain_class
     return model
 
@@ -155,11 +157,9 @@ def _generator_key(generator: Any) -> tuple | None:
     """What the priors of a DefaultBoxGenerator depend on; None for a generator that we do not know."""
     if type(generator) is not _torchvision_ssd().DefaultBoxGenerator:
         return None
-    sizes = getattr(generator, "_wh_pairs", None)  # what it uses; scales and ratios it only made them of
-    if sizes is None:
-        return None
     steps = None if generator.steps is None else tuple(generator.steps)
-    return tuple(tuple(pairs.flatten().tolist()) for pairs in sizes), steps, generator.clip
+    ratios = tuple(tuple(ratio) for ratio in generator.aspect_ratios)
+    return ratios, tuple(generator.scales), steps, generator.clip
 
 
 def _pixel_priors(model: Any, images: Any, features: Sequence[Tensor]) -> Tensor:
@@ -176,6 +176,8 @@ def _pixel_priors(model: Any, images: Any, features: Sequence[Tensor]) -> Tensor
     sizes = tuple(tuple(f.shape[-2:]) for f in features)
     first = features[0]
     key = (*key, sizes, tuple(images.tensors.shape[-2:]), first.device, first.dtype)
+    if not torch.compiler.is_compiling():  # a traced program reads no numbers
+        _forget_other_shapes(model)
     cache = model.__dict__.setdefault(_CACHE, {})
     found = cache.get(key)
     if found is None:
@@ -185,6 +187,15 @@ def _pixel_priors(model: Any, images: Any, features: Sequence[Tensor]) -> Tensor
         while len(cache) > _MOST_SIZES:  # the oldest first: a transform of many sizes must not fill a card
             cache.pop(next(iter(cache)), None)
     return found.for_current_stream()
+
+
+def _forget_other_shapes(model: Any) -> None:
+    """Drop the priors of a generator whose widths and heights, which it only made of scales and ratios, have
+    been changed since."""
+    shapes = [pairs.tolist() for pairs in model.anchor_generator._wh_pairs]
+    if model.__dict__.get(_SHAPES) != shapes:
+        model.__dict__.pop(_CACHE, None)
+        model.__dict__[_SHAPES] = shapes
 
 
 def priors_of(model: Any, images: Tensor) -> Tensor:
@@ -262,7 +273,8 @@ class _FusedForward(nn.Module):
         raise TypeError("model is accelerated, which torch.jit.script cannot take: call restore(model) first")
 
     def __reduce_ex__(self, protocol):
-        return _rebuild, (type(self)._plain_class,), {k: v for k, v in self.__dict__.items() if k != _CACHE}
+        kept = {name: v for name, v in self.__dict__.items() if name not in (_CACHE, _SHAPES)}
+        return _rebuild, (type(self)._plain_class,), kept
 
 
 def _losses(model, outputs, targets, priors) -> dict[str, Tensor]:

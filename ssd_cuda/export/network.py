@@ -118,6 +118,11 @@ def _class_names(classes: Sequence[str] | None, num_classes: int) -> dict[str, A
     return {"classes": list(classes)}
 
 
+def dtype_of(tensor: Tensor) -> str:
+    """``"float32"`` and so on."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def _images(size: Sequence[int], input: str, like: Tensor) -> Tensor:
     shape = (2, 3, *size)
     if input == "uint8":
@@ -125,22 +130,22 @@ def _images(size: Sequence[int], input: str, like: Tensor) -> Tensor:
     return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
 
-def _facts(size: Sequence[int], input: str, num_classes: int) -> dict[str, Any]:
-    values = "0 to 255" if input == "uint8" else "0 to 1"
+def _facts(images: Tensor, num_classes: int) -> dict[str, Any]:
+    size = images.shape[2:]
+    values = "0 to 255" if images.dtype == torch.uint8 else "0 to 1"
     return {
         "image_size": list(size),
-        "input": f"images [batch, 3, {size[0]}, {size[1]}], {input}, {values}, RGB",
+        "input": f"images [batch, 3, {size[0]}, {size[1]}], {dtype_of(images)}, {values}, RGB",
         "boxes": "x1, y1, x2, y2 in fractions of the image",
         "num_classes": num_classes,
     }
 
 
 def _of_model(model: SSD, input: str) -> Network:
-    facts = _facts(model.image_size, input, model.num_classes)
-    facts["prior_spec"] = asdict(model.spec)
     height, width = model.image_size
     scale = model.priors.new_tensor([width, height, width, height]) if model.spec.pixels else None
     example = _images(model.image_size, input, model.mean)
+    facts = {**_facts(example, model.num_classes), "prior_spec": asdict(model.spec)}
     module, landmarks = _ModelNetwork(model).eval(), isinstance(model, LandmarkSSD)
     return Network(
         module, model.priors, model.detect_config, scale, ("images",), (example,), facts, landmarks
@@ -165,7 +170,7 @@ def _of_torchvision(model: Any, input: str) -> Network:
         priors = compat.priors_of(model, example)
     config = replace(compat.detect_config(model), clip_size=(float(width), float(height)))
     scale = priors.new_tensor([width, height, width, height])
-    facts = _facts((height, width), input, conf.shape[2])
+    facts = _facts(example, conf.shape[2])
     return Network(network, priors, config, scale, ("images",), (example,), facts)
 
 

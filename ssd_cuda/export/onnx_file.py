@@ -62,7 +62,8 @@ def to_onnx(
             :class:`~ssd_cuda.ops.Detections` has them, and ``landmarks`` ``[B, K, 10]`` where a model has
             any. ``"raw"``: ``boxes`` ``[B, P, 4]`` and ``scores`` ``[B, P, C]``, background included.
             ``"tensorrt"``: TensorRT's plugin EfficientNMS_TRT; what it cannot, :func:`remarks` says.
-        input: of the images ``[B, 3, H, W]``, RGB: ``"float32"`` in [0, 1], or ``"uint8"``.
+        input: of the images ``[B, 3, H, W]``, RGB: ``"float32"`` in [0, 1] (float16 of a model in half
+            precision), or ``"uint8"``.
         config: rule of detection; None: the model's own.
         classes: names of labels 1, 2, ..., for the metadata.
         priors: ``[P, 4]``, of a PostProcess.
@@ -78,7 +79,8 @@ def to_onnx(
 
     Raises:
         ValueError: a rule that ONNX cannot express (soft-NMS; for ``"tensorrt"`` also ``iou_eps`` and
-            others), a model in ``train()`` mode or of float64. TypeError: another kind of model.
+            others), a model in ``train()`` mode, of float64 or bfloat16, an opset that this torch does not
+            write. TypeError: another kind of model.
         ImportError: no onnx or onnxscript.
 
     Example:
@@ -91,13 +93,19 @@ def to_onnx(
         raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
     if not isinstance(opset, int) or opset < OPSET:
         raise ValueError(f"opset must be {OPSET} or later, got {opset!r}")
-    require("onnx", "an ONNX export")
+    newest = require("onnx", "an ONNX export").defs.onnx_opset_version()
+    if opset > newest:
+        raise ValueError(f"opset must be at most {newest}, the newest that onnx knows here, got {opset}")
     require("onnxscript", "an ONNX export")
     network = network_of(
         model, input=input, config=config, classes=classes, priors=priors, num_classes=num_classes
     )
     check_rule(form, network.config)
+    if any(parameter.dtype == torch.bfloat16 for parameter in network.module.parameters()):
+        raise ValueError("model must not be bfloat16 for ONNX, whose runtimes have no such convolution")
     program = _export(network, form, opset)
+    if program.model.opset_imports[""] != opset:  # told on stderr and done otherwise
+        raise ValueError(f"opset must be one that torch {torch.__version__} writes, got {opset}")
     _forget_the_source(program.model)
     program.model.metadata_props["ssd_cuda"] = json.dumps(describe(network, form))
     content = program.model_proto.SerializeToString()

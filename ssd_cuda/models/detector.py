@@ -263,6 +263,9 @@ class SSD(nn.Module):
             raise TypeError(f"images must be a tensor, got {type(images).__name__}")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise TypeError(f"images must be uint8 or floating point, got {images.dtype}")
+        wider = torch.promote_types(images.dtype, self.mean.dtype) != self.mean.dtype
+        if wider and not torch.is_autocast_enabled(images.device.type):  # else torch speaks of a bias
+            raise TypeError(f"images must be uint8 or {self.mean.dtype}, as the model is, got {images.dtype}")
         if images.dim() != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != self.image_size:
             height, width = self.image_size
             raise ValueError(f"images must have shape [B, 3, {height}, {width}], got {list(images.shape)}")

@@ -216,8 +216,6 @@ bool is_of_launch_before(const Access& earlier) {
   return earlier.interval >= g_before_first && earlier.interval < g_launch_first;
 }
 
-bool g_past_l1 = false;  // see PastL1
-
 // kWaits: no access at all may come before the wait. kBeside: none to what the kernel before has written, no write to what it
 // has read, and of what others have written no read but from L2.
 [[noreturn]] void report_early(const Region& region, std::ptrdiff_t offset, Kind kind,
@@ -227,15 +225,14 @@ bool g_past_l1 = false;  // see PastL1
 }
 void check_early(const Region& region, const Cell& cell, std::ptrdiff_t offset, Kind kind,
                  const void* code) {
-  if (is_of_launch_before(cell.write)) {
-    report_early(region, offset, kind, ", which the kernel before writes,", code);
-  }
-  if (!is_read(kind) && is_of_launch_before(cell.read)) {
-    report_early(region, offset, kind, ", which the kernel before reads,", code);
-  }
-  if (kind == Kind::kRead && !g_past_l1 && cell.write.interval < g_launch_first) {
-    report_early(region, offset, kind, " by L1, which may be older,", code);
-  }
+  const bool by_l1 =
+      kind == Kind::kRead && !reads_past_l1() && cell.write.interval < g_launch_first;
+  const char* const why = is_of_launch_before(cell.write) ? ", which the kernel before writes,"
+                          : !is_read(kind) && is_of_launch_before(cell.read)
+                              ? ", which the kernel before reads,"
+                          : by_l1 ? " by L1, which may be older,"
+                                  : nullptr;
+  if (why) report_early(region, offset, kind, why, code);
 }
 
 void check_cell(Region& region, Cell& cell, std::ptrdiff_t offset, Kind kind, const void* code) {
@@ -300,9 +297,6 @@ void check_access(const volatile void* where, std::size_t bytes, Kind kind, cons
     g_log[g_block->log].atomics.push_back(next_event(address));
   }
 }
-
-PastL1::PastL1() { g_past_l1 = true; }
-PastL1::~PastL1() { g_past_l1 = false; }
 
 void before_atomic(const volatile void* address, std::size_t bytes, Site) {
   if (!g_in_kernel) fail("an atomic outside a kernel");

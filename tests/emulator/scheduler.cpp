@@ -130,7 +130,7 @@ void begin_block(Block& slot, uint3 index, uint32_t log, std::size_t shared_byte
     slot.warps[i / 32].running |= 1u << i % 32;
     Thread& thread = slot.threads[i];
     thread.status = Status::kReady;
-    thread.started = thread.after_previous = thread.after_all = false;
+    thread.started = thread.after_previous = thread.after_all = thread.past_l1 = false;
     thread.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
     thread.warp_clock = thread.arrived = thread.left = thread.left_whole = 0;
     thread.copies.clear();
@@ -265,6 +265,13 @@ uint64_t seed() { return g_seed; }
 void after_previous_kernel() { current().after_previous = true; }
 void after_all_before() { current().after_previous = current().after_all = true; }
 void end_of_kernels() { g_spares = false; }
+PastL1::PastL1() {
+  if (g_in_kernel) current().past_l1 = true;
+}
+PastL1::~PastL1() {
+  if (g_in_kernel) current().past_l1 = false;
+}
+bool reads_past_l1() { return current().past_l1; }
 Overlap comes_early() { return current().after_previous ? Overlap::kNone : g_overlap; }
 void set_last_blocks(uint64_t count) { g_last_blocks = count; }
 

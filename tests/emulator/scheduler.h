@@ -19,6 +19,7 @@ struct Thread {
   Status status = Status::kReady;
   bool started = false;
   bool after_previous = false;  // it has waited for the kernel before this one
+  bool past_l1 = false;         // see PastL1
   bool after_all = false;       // and let the next one in behind that
   uint3 index{};
   // What the thread waits for.
@@ -122,6 +123,7 @@ inline Fiber& fiber_of(unsigned thread) {
 void suspend();
 // Whether the running thread may not touch global memory yet: the kernel before this one may still run.
 Overlap comes_early();  // of the running thread, before it has waited
+bool reads_past_l1();   // of the running thread: see PastL1
 void make_ready(Block& block, const std::vector<unsigned>& threads);
 // What a thread owes its cluster when it ends.
 void leave_cluster(const Thread& thread);

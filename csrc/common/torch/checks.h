@@ -27,6 +27,8 @@ inline std::string dtype_name(ScalarType dtype) {
       return "int32";
     case ScalarType::Bool:
       return "bool";
+    case ScalarType::Byte:
+      return "uint8";
     default:
       return "dtype " + std::to_string(static_cast<int>(dtype));
   }

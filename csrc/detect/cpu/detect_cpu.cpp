@@ -1,6 +1,7 @@
 // The fused post-process on the CPU; the schema of the family.
 #include "cpu_detect.h"
 #include "detect/detect_op.h"
+#include "detect/input_op.h"
 
 namespace ssd_cuda {
 namespace {
@@ -20,6 +21,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ssd_cuda, m) {
                             "Tensor loc, Tensor conf, Tensor priors, Tensor? clip_sizes=None",
                             "(Tensor boxes, Tensor scores, Tensor labels, "
                             "Tensor prior_indices, Tensor counts)");
+  define_op<InputSettings>(m, "checked_input", "Tensor input", "Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CompositeExplicitAutograd, m) {
+  m.impl("checked_input", SSD_BOX(&checked_input));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ssd_cuda, CPU, m) { m.impl("detect", SSD_BOX(&detect_op<RunOnCpu>)); }
