@@ -225,13 +225,12 @@ bool is_of_launch_before(const Access& earlier) {
 }
 void check_early(const Region& region, const Cell& cell, std::ptrdiff_t offset, Kind kind,
                  const void* code) {
-  const bool by_l1 =
-      kind == Kind::kRead && !reads_past_l1() && cell.write.interval < g_launch_first;
-  const char* const why = is_of_launch_before(cell.write) ? ", which the kernel before writes,"
-                          : !is_read(kind) && is_of_launch_before(cell.read)
-                              ? ", which the kernel before reads,"
-                          : by_l1 ? " by L1, which may be older,"
-                                  : nullptr;
+  const bool reads = is_read(kind);
+  const char* why = nullptr;
+  if (kind == Kind::kRead && !reads_past_l1()) why = " by L1, which may be older,";
+  if (cell.write.interval >= g_launch_first) why = nullptr;  // its own
+  if (!reads && is_of_launch_before(cell.read)) why = ", which the kernel before reads,";
+  if (is_of_launch_before(cell.write)) why = ", which the kernel before writes,";
   if (why) report_early(region, offset, kind, why, code);
 }
 
@@ -317,10 +316,8 @@ void before_relaxed(const volatile void* address, std::size_t bytes, bool writes
 
 void check_copy_begins(const AsyncCopy& copy, const void* code) {
   check_alignment(copy.to, kCopyBytes, code);
-  {
-    const PastL1 reads;                                      // 16 bytes go past it
-    check_access(copy.from, kCopyBytes, Kind::kRead, code);  // by now, not when it is waited for
-  }
+  const PastL1 reads;                                      // 16 bytes go past it
+  check_access(copy.from, kCopyBytes, Kind::kRead, code);  // by now, not when it is waited for
   check_access(copy.to, kCopyBytes, Kind::kCopyBegins, code);
 }
 
