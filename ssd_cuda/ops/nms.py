@@ -90,7 +90,7 @@ def batched_nms(
 
     Args:
         idxs: ``[N]`` class of each box; any integers, bools or, as torchvision takes them, floats (in an
-            exported graph whole numbers).
+            ONNX graph whole numbers).
         boxes, scores, iou_threshold, inclusive, iou_eps, pixel_offset: as in :func:`nms`.
 
     Returns:
@@ -178,10 +178,10 @@ def check_max_output(max_output: int | None, count: int) -> int:
 
 def _as_integers(classes: Tensor) -> Tensor:
     """int64, equal exactly where the classes are, which is all that a kernel asks. Floats are mostly whole
-    numbers; others go by their bits, since 0.2 and 0.7 are two classes. An exported graph counts from the
+    numbers; others go by their bits, since 0.2 and 0.7 are two classes. An ONNX graph counts from the
     least class to the greatest: whole numbers there."""
     whole = classes.to(torch.int64)
-    if not classes.is_floating_point() or torch.compiler.is_exporting():
+    if not classes.is_floating_point() or torch.onnx.is_in_onnx_export():
         return whole
     if readable(classes) and torch.equal(whole.to(classes.dtype), classes):
         return whole
