@@ -153,6 +153,7 @@ def test_weights_of_other_classes_are_refused(spec):
 def test_the_command_line_trains_with_them(capsys, monkeypatch, tmp_path, shapes):
     monkeypatch.setattr(data, "open_dataset", lambda *_, **__: shapes)
     arguments = ["train", "--out", tmp_path, "--epochs", 1, "--batch-size", 4, "--no-eval", *SMALL]
+    arguments.append("--overwrite")
     name = shapes.classes[1]
     status, _, err = run(capsys, *arguments, "--class-weights", f"{name}=2.5", "--label-smoothing", 0.1)
     assert status == 0, err

@@ -69,7 +69,7 @@ def test_train_writes_and_evaluates(capsys, tmp_path):
 def test_train_resumes_with_the_same_options(capsys, checkpoint, voc, tmp_path):
     same = ["train", "--data", voc, "--out", tmp_path, "--batch-size", 2, "--resume", checkpoint, "--no-eval"]
     assert run(capsys, *same, "--epochs", 2, *SMALL)[0] == 0
-    status, _, err = run(capsys, *same, "--epochs", 3, *SMALL)
+    status, _, err = run(capsys, *same, "--epochs", 3, "--overwrite", *SMALL)
     assert status == 1 and "same recipe, got {'epochs': 2}" in err
 
 

@@ -269,5 +269,5 @@ def test_training_takes_fitted_priors_and_hands_them_on(capsys, tmp_path, monkey
     assert cli.main([*line, "--out", str(second), *start]) == 0
     assert "priors are those of " in capsys.readouterr().out
     assert load_checkpoint(second / "checkpoint.pt")[0] == load_checkpoint(first / "checkpoint.pt")[0] == spec
-    assert cli.main([*line, "--out", str(second), *start, "--priors", "model"]) == 0
+    assert cli.main([*line, "--out", str(second), *start, "--priors", "model", "--overwrite"]) == 0
     assert not load_checkpoint(second / "checkpoint.pt")[0].options

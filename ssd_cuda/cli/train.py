@@ -14,6 +14,7 @@ import torch
 from .._names import name_list
 from ..engine.console import StopOnInterrupt, say
 from ..engine.outputs import check_folder
+from ..engine.run_folder import check_run_folder, files_of_a_run, remove_files
 from . import train_options
 from .evaluate import print_scores
 from .options import UsageError, ap_rule, check_counts, open_data, pick_device, progress_bar
@@ -76,7 +77,9 @@ def _check_start(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    check_folder("--out", Path(options.out))
+    out = Path(options.out)
+    check_folder("--out", out)
+    check_run_folder(out, resume=options.resume, weights=options.weights, overwrite=options.overwrite)
     if options.resume:  # looked at before the images are read
         load_checkpoint(options.resume)
 
@@ -131,8 +134,10 @@ def _train(
     _check_batch(config, name, len(dataset), size)
     tested = _tested(options, spec)
     validation = _validation(options, tested, config) if tested and options.eval_every else None
+    replaced = files_of_a_run(Path(options.out)) if options.overwrite and processes.is_first else []
     log = RunLog(Path(options.out), tell, validation, tensorboard=options.tensorboard and processes.is_first)
     batches = _batches(dataset, size, config, device, processes)
+    remove_files(replaced)  # the last that is done before the run: what is refused takes nothing away
     checkpoint = Path(options.out) / "checkpoint.pt"
     tell(
         f"training {spec.name} on {device}{f' with {processes.count} processes' * (processes.count > 1)}: "

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_start(parser.add_argument_group("where it starts"))
     _add_speed(parser.add_argument_group("speed"))
     parser.add_argument("--out", default="runs/train", help="folder to write to (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that OUT holds")
 
 
 def _add_recipe(group: Any) -> None:
