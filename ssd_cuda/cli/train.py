@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -132,7 +133,7 @@ def _train(
     spec = _spec(options, ModelSpec(name, tuple(dataset.classes), size), dataset, pretrained, tell)
     config = _weighted(options, config, dataset, tell)
     _check_batch(config, name, len(dataset), size)
-    tested = _tested(options, spec)
+    tested = _tested(options, spec, (split, dataset), processes)
     validation = _validation(options, tested, config) if tested and options.eval_every else None
     replaced = files_of_a_run(Path(options.out)) if options.overwrite and processes.is_first else []
     log = RunLog(Path(options.out), tell, validation, tensorboard=options.tensorboard and processes.is_first)
@@ -212,13 +213,23 @@ def _initial(
     return lambda model: tell(pretrained.load_into(model, spec.classes))
 
 
-def _tested(options: argparse.Namespace, spec: ModelSpec) -> DetectionDataset | None:
-    """What is evaluated, if anything: looked at before hours of training end in a split that is not there."""
+def _tested(
+    options: argparse.Namespace, spec: ModelSpec, trained: tuple[str, DetectionDataset], processes: Processes
+) -> DetectionDataset | None:
+    """What is evaluated, if anything: looked at before hours of training end in a split that is not there,
+    or in scores of images that were trained on."""
     from .. import data
+    from ..engine.validation import overlap_of
 
     if options.no_eval and not options.eval_every:
         return None
-    return open_data(options, options.test_split or data.data_splits(options.data)[1], spec)
+    split = options.test_split or data.data_splits(options.data)[1]
+    tested = open_data(options, split, spec)
+    advice = ": give another --test-split, or --no-eval and no --eval-every"
+    overlap = overlap_of(trained[1], tested, (trained[0], split), advice)
+    if overlap and processes.is_first:
+        warnings.warn(overlap, stacklevel=2)
+    return tested
 
 
 def _validation(options: argparse.Namespace, tested: DetectionDataset, config: TrainConfig) -> Validation:

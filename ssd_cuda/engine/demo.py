@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -27,6 +28,7 @@ from .outputs import check_folder, write_text
 from .recipe import Amp
 from .report import without_nan
 from .train import TrainConfig, Trainer, train
+from .validation import overlap_of
 
 __all__ = ["main", "run_demo"]
 
@@ -69,6 +71,8 @@ def run_demo(
             f"{data} must have the same classes in both splits, got {name_list(train_set.classes)} in "
             f"{train_split!r} and {name_list(test_set.classes)} in {test_split!r}"
         )
+    if overlap := overlap_of(train_set, test_set, (train_split, test_split)):
+        warnings.warn(overlap, stacklevel=2)
     say(f"data: {data}, {len(train_set)} images of {train_split!r} to train on, "
           f"{len(test_set)} of {test_split!r} to test on; {name_list(train_set.classes)}")  # fmt: skip
 

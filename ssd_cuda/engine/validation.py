@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import check_integer
 from ..data import DetectionDataset
+from ..data.dataset import RecordDataset
 from .evaluate import evaluate
 from .metrics import Rule
 
 if TYPE_CHECKING:
     from .train import Trainer
 
-__all__ = ["Validation", "best_row"]
+__all__ = ["Validation", "best_row", "overlap_of"]
 
 
 @dataclass
@@ -85,3 +87,50 @@ def best_row(scores: list[dict[str, Any]]) -> int:
         1
     """
     return max(range(len(scores)), key=lambda i: (scores[i]["ap50"] or 0.0, -i))
+
+
+def overlap_of(
+    trained: DetectionDataset, tested: DetectionDataset, splits: tuple[str, str], advice: str = ""
+) -> str:
+    """A sentence where some images that are to be tested on are trained on too, or nothing.
+
+    Args:
+        trained, tested: of one folder. Those of files are compared by their paths, the others not at all.
+        splits: their names.
+        advice: what the error ends in.
+
+    Raises:
+        ValueError: they are the same images: scores of these say what was learned by heart.
+
+    Example:
+        >>> train, test = (data.open_dataset("shapes", split, length=2) for split in ("train", "test"))
+        >>> overlap_of(train, test, ("train", "test"))
+        ''
+    """
+    known, asked = (_image_paths(one) if isinstance(one, RecordDataset) else [] for one in (trained, tested))
+    if splits[0] == splits[1] or (asked and set(known) == set(asked)):
+        raise ValueError(
+            f"the test split must have other images than {splits[0]!r}, which is trained on, got "
+            f"{splits[1]!r}{advice}"
+        )
+    there = set(known)
+    count = sum(path in there for path in asked)
+    if not count:
+        return ""
+    return (
+        f"{count} of the {len(asked)} test images of {splits[1]!r} are trained on too, in {splits[0]!r}: "
+        "scores of these are too good"
+    )
+
+
+def _image_paths(dataset: RecordDataset) -> list[str]:
+    """One spelling for each file. Links are followed for folders alone: a look at each image would take
+    seconds."""
+    folders: dict[str, str] = {}
+    paths = []
+    for record in dataset.records:
+        folder, name = os.path.split(record.image)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        paths.append(os.path.join(folders[folder], name))
+    return paths

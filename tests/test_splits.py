@@ -1,0 +1,78 @@
+"""Which images are trained on and which are tested on: never the same."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torchvision")
+pytest.importorskip("PIL")
+
+from layouts import write_coco, write_voc
+
+from ssd_cuda import cli
+from ssd_cuda.engine import demo
+
+LINE = ["--size", "64", "128", "--device", "cpu", "--workers", "0", "--batch-size", "2"]
+LINE += ["--warmup-steps", "0"]
+
+
+def train(capsys, root, out, *arguments):
+    line = ["train", "--data", root, "--out", out, "--epochs", 1, *LINE, *arguments]
+    return cli.main([str(word) for word in line]), capsys.readouterr().err
+
+
+@pytest.fixture
+def voc(tmp_path):
+    return write_voc(tmp_path)
+
+
+def split_file(root, name, images):
+    (root / f"ImageSets/Main/{name}.txt").write_text("".join(f"{image}\n" for image in images))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "trained", "tested"),
+    [
+        (["--split", "val"], "val", "val"),
+        (["--test-split", "train"], "train", "train"),
+        (["--test-split", "again"], "train", "again"),
+        (["--test-split", "train", "--no-eval", "--eval-every", "1"], "train", "train"),
+        (["--data", "shapes", "--split", "test"], "test", "test"),
+    ],
+)
+def test_the_images_that_are_trained_on_test_nothing(capsys, voc, tmp_path, arguments, trained, tested):
+    split_file(voc, "again", "ba")
+    status, err = train(capsys, voc, tmp_path / "run", *arguments)
+    assert status == 1 and err.count("\n") == 1, err
+    names = f"the test split must have other images than {trained!r}, which is trained on, got {tested!r}"
+    assert f"{names}: give another --test-split, or --no-eval" in err
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_split_may_be_trained_on_alone(capsys, voc, tmp_path):
+    assert train(capsys, voc, tmp_path / "run", "--split", "val", "--no-eval") == (0, "")
+
+
+def test_images_of_both_splits_are_counted(capsys, voc, tmp_path):
+    split_file(voc, "val", "cb")
+    status, err = train(capsys, voc, tmp_path / "run")
+    assert status == 0 and err == (
+        "ssd-cuda: warning: 1 of the 2 test images of 'val' are trained on too, in 'train': "
+        "scores of these are too good\n"
+    )
+    with pytest.warns(UserWarning, match="1 of the 2 test images of 'val' are trained on too"):
+        demo.run_demo(voc, tmp_path / "demo", epochs=1)
+
+
+def test_files_of_one_name_in_two_folders_are_two_images(capsys, tmp_path):
+    assert train(capsys, write_coco(tmp_path), tmp_path / "run") == (0, "")
+
+
+def test_one_folder_of_images_for_both_splits_is_told(capsys, tmp_path):
+    root = write_coco(tmp_path)
+    for path in (root / "val2017").iterdir():
+        path.unlink()
+    (root / "val2017").rmdir()
+    (root / "val2017").symlink_to(root / "train2017")
+    status, err = train(capsys, root, tmp_path / "run")
+    assert status == 1 and "other images than 'train2017', which is trained on, got 'val2017'" in err
