@@ -7,6 +7,7 @@ import csv
 import shlex
 import sys
 import types
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,6 +168,24 @@ def test_a_loss_of_nothing_with_objects_is_told(spec):
     trainer.history = [[0.0, 0.0]]
     with pytest.warns(UserWarning, match="the loss was 0 in 1 steps"):
         assert warn_if_idle(trainer)
+
+
+@pytest.mark.parametrize("start", [None, 0.5])
+def test_a_run_that_ends_in_its_warm_up_is_told(tmp_path, shapes, spec, start):
+    config = replace(CONFIG, epochs=1, schedule="constant", warmup_start=start)
+    for steps in (2, 1):  # of warm-up, and the run has two
+        config = replace(config, warmup_steps=steps)
+        reached = max(learning_rate(step, 2, config) for step in range(2)) == config.lr
+        assert reached == (steps < 2)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train(loader(shapes), spec, config, tmp_path / f"{steps}.pt")
+        told = "warm-up takes 2 steps and the run has 2: the rate never reaches 0.002; see --warmup-steps"
+        assert [told in str(one.message) for one in caught] == [True] * (not reached)
+    config = replace(config, warmup_steps=2)
+    with warnings.catch_warnings():  # of a run that is done nothing is told
+        warnings.simplefilter("error")
+        train(loader(shapes), spec, config, tmp_path / "2.pt", resume=tmp_path / "2.pt")
 
 
 # TensorBoard

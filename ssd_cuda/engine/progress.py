@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..ops import GroundTruth
     from .train import Trainer
 
-__all__ = ["COLUMNS", "RunLog", "core_seconds", "warn_if_idle"]
+__all__ = ["COLUMNS", "RunLog", "core_seconds", "warn_if_cold", "warn_if_idle"]
 
 COLUMNS = (
     "epoch", "step", "lr", "loss", "localization", "classification", "val_loss", "val_localization",
@@ -218,4 +218,24 @@ def warn_if_idle(trainer: Trainer) -> bool:
     else:
         return False
     warnings.warn(f"{what}: {advice}", stacklevel=2)
+    return True
+
+
+def warn_if_cold(trainer: Trainer) -> bool:
+    """Warn if the run of ``trainer`` ends in its warm-up, with a rate that teaches little; whether it does.
+
+    Example:
+        >>> model = models.ssd_small(num_classes=3, image_size=(64, 64))
+        >>> from ssd_cuda.engine.train import TrainConfig, Trainer
+        >>> warn_if_cold(Trainer(model, TrainConfig(steps=101, warmup_steps=100), 1))
+        False
+    """
+    config, steps = trainer.config, trainer.total_steps
+    if config.warmup_steps < steps:
+        return False
+    warnings.warn(
+        f"warm-up takes {config.warmup_steps} steps and the run has {steps}: the rate never reaches "
+        f"{config.lr:g}; see --warmup-steps (warmup_steps)",
+        stacklevel=3,
+    )
     return True
