@@ -7,9 +7,11 @@ import pytest
 pytest.importorskip("torchvision")
 pytest.importorskip("PIL")
 
-from layouts import write_coco, write_voc
+from layouts import write_checkpoint, write_coco, write_voc
 
 from ssd_cuda import cli
+from ssd_cuda.data import DataError, data_splits
+from ssd_cuda.data.loading import data_split
 from ssd_cuda.engine import demo
 
 LINE = ["--size", "64", "128", "--device", "cpu", "--workers", "0", "--batch-size", "2"]
@@ -76,3 +78,74 @@ def test_one_folder_of_images_for_both_splits_is_told(capsys, tmp_path):
     (root / "val2017").symlink_to(root / "train2017")
     status, err = train(capsys, root, tmp_path / "run")
     assert status == 1 and "other images than 'train2017', which is trained on, got 'val2017'" in err
+
+
+# Which splits a folder must have
+
+
+def only(root, *names):
+    for path in (root / "ImageSets/Main").iterdir():
+        path.unlink()
+    for name in names:
+        split_file(root, name, "ab")
+
+
+def test_without_a_test_one_split_is_enough(capsys, voc, tmp_path):
+    only(voc, "train")
+    assert train(capsys, voc, tmp_path / "run", "--no-eval") == (0, "")
+    for number, arguments in enumerate([[], ["--no-eval", "--eval-every", 1]]):
+        status, err = train(capsys, voc, tmp_path / f"run {number}", *arguments)
+        assert status == 1 and err == (
+            f"ssd-cuda: error: {voc} must hold a split to test on (test or val), got train: "
+            "give another --test-split, or --no-eval and no --eval-every\n"
+        )
+    only(voc, "all")
+    status, err = train(capsys, voc, tmp_path / "all", "--no-eval")
+    assert status == 1 and "a split to train on (trainval or train), got all: --split names one" in err
+    assert train(capsys, voc, tmp_path / "all", "--no-eval", "--split", "all") == (0, "")
+
+
+def test_data_and_eval_need_the_split_they_read_alone(capsys, voc, tmp_path):
+    only(voc, "trainval")
+    report = ["data", str(voc), "--size", "64", "64", "-o", str(tmp_path / "x.png")]
+    assert cli.main(report) == 0 and "'trainval' of " in capsys.readouterr().out
+    line = ["eval", str(write_checkpoint(tmp_path / "x.pt", ("cat", "dog", "emu"))), "--data", str(voc)]
+    line += ["--device", "cpu", "--workers", "0"]
+    assert cli.main(line) == 1
+    assert "a split to test on (test or val), got trainval: --split names one\n" in capsys.readouterr().err
+    only(voc, "val")
+    assert cli.main(line) == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("train", "trainval", "val", "test"), ("trainval", "test")),
+        (("train", "trainval", "val"), ("train", "val")),  # whether it is tested or not
+        (("train",), ("train", None)),
+        (("trainval", "val"), ("trainval", None)),  # a part of it is no test of it
+        (("val",), (None, "val")),
+        (("other",), (None, None)),
+    ],
+)
+def test_the_usual_splits(voc, names, expected):
+    only(voc, *names)
+    for role, split in zip(("train", "test"), expected, strict=True):
+        if split is None:
+            with pytest.raises(DataError, match=f"must hold a split to {role} on .*, got "):
+                data_split(voc, role)
+        else:
+            assert data_split(voc, role) == split
+    if None in expected:
+        with pytest.raises(DataError, match="must hold a split to train on and one to test on"):
+            data_splits(voc)
+    else:
+        assert data_splits(voc) == expected
+
+
+def test_a_coco_folder_may_have_one_file(tmp_path):
+    root = write_coco(tmp_path)
+    (root / "annotations/instances_val2017.json").unlink()
+    assert data_split(root, "train") == "train2017"
+    with pytest.raises(DataError, match=r"must hold a split to test on .*, got train2017"):
+        data_split(root, "test")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..engine.console import say
 from ..engine.outputs import check_folder
-from .options import UsageError, check_json, open_data, write_json
+from .options import UsageError, check_json, open_data, usual_split, write_json
 
 HELP = "what a data set is: counts, sizes, odd boxes, what the priors do not reach"
 PARENTS = ("data_options",)
@@ -25,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from .. import data
     from ..engine.checkpoint import ModelSpec
     from ..engine.data_report import describe, draw_report, report_lines
     from ..engine.priors_fit import with_fitted_priors
@@ -39,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     check_json(options)
     check_folder("the folder of --picture", Path(options.picture).parent)
     size = tuple(options.size or MODELS[options.model][1] or (240, 320))
-    split = options.split or data.data_splits(options.data)[0]
+    split = options.split or usual_split(options, "train")
     dataset = open_data(options, split)
     spec = ModelSpec(options.model, tuple(dataset.classes), size)
     if options.priors == "auto":

@@ -7,7 +7,16 @@ from typing import Any
 
 from .._names import printable
 from ..engine.console import say
-from .options import ap_rule, check_counts, check_json, open_data, pick_device, progress_bar, write_json
+from .options import (
+    ap_rule,
+    check_counts,
+    check_json,
+    open_data,
+    pick_device,
+    progress_bar,
+    usual_split,
+    write_json,
+)
 
 HELP = "average precision of a checkpoint"
 PARENTS = ("data_options", "run_options")
@@ -19,14 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from .. import data
     from ..engine.checkpoint import load_model
     from ..engine.evaluate import evaluate
 
     check_counts(options)
     check_json(options, options.checkpoint)
     model, spec = load_model(options.checkpoint, pick_device(options.device))
-    dataset = open_data(options, options.split or data.data_splits(options.data)[1], spec)
+    dataset = open_data(options, options.split or usual_split(options, "test"), spec)
     scores = evaluate(
         model,
         dataset,

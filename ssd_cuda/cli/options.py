@@ -118,6 +118,13 @@ def open_data(options: argparse.Namespace, split: str, spec: ModelSpec | None = 
     return dataset
 
 
+def usual_split(options: argparse.Namespace, role: Any, advice: str = "--split names one") -> str:
+    """What the folder names as the split to ``"train"`` or to ``"test"`` on."""
+    from ..data.loading import data_split
+
+    return data_split(options.data, role, f": {advice}")
+
+
 def ap_rule(options: argparse.Namespace) -> Any:
     return "11point" if options.voc07 else "area"
 

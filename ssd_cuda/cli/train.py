@@ -18,7 +18,7 @@ from ..engine.outputs import check_folder
 from ..engine.run_folder import check_run_folder, files_of_a_run, remove_files
 from . import train_options
 from .evaluate import print_scores
-from .options import UsageError, ap_rule, check_counts, open_data, pick_device, progress_bar
+from .options import UsageError, ap_rule, check_counts, open_data, pick_device, progress_bar, usual_split
 
 if TYPE_CHECKING:
     from ..data import BatchLoader, DetectionDataset
@@ -117,7 +117,6 @@ def _train(
     device: torch.device,
     processes: Processes,
 ) -> None:
-    from .. import data
     from ..data.loading import warn_if_empty
     from ..engine.checkpoint import ModelSpec
     from ..engine.finetune import read_pretrained
@@ -127,7 +126,7 @@ def _train(
 
     tell: Callable[..., Any] = say if processes.is_first else lambda *_: None
     pretrained = read_pretrained(options.weights) if options.weights else None
-    split = options.split or data.data_splits(options.data)[0]
+    split = options.split or usual_split(options, "train")
     dataset = open_data(options, split)
     warn_if_empty(dataset, f"the split {split!r} of {options.data}")
     spec = _spec(options, ModelSpec(name, tuple(dataset.classes), size), dataset, pretrained, tell)
@@ -218,15 +217,14 @@ def _tested(
 ) -> DetectionDataset | None:
     """What is evaluated, if anything: looked at before hours of training end in a split that is not there,
     or in scores of images that were trained on."""
-    from .. import data
     from ..engine.validation import overlap_of
 
     if options.no_eval and not options.eval_every:
         return None
-    split = options.test_split or data.data_splits(options.data)[1]
+    other = "give another --test-split, or --no-eval and no --eval-every"
+    split = options.test_split or usual_split(options, "test", other)
     tested = open_data(options, split, spec)
-    advice = ": give another --test-split, or --no-eval and no --eval-every"
-    overlap = overlap_of(trained[1], tested, (trained[0], split), advice)
+    overlap = overlap_of(trained[1], tested, (trained[0], split), f": {other}")
     if overlap and processes.is_first:
         warnings.warn(overlap, stacklevel=2)
     return tested

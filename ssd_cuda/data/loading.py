@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -60,26 +60,55 @@ def data_splits(path: str | Path) -> tuple[str, str]:
         >>> data.data_splits("shapes")
         ('train', 'test')
     """
+    found = _usual_splits(path)
+    if found[0] and found[1]:
+        return found[0], found[1]
+    raise _missing_split(path, "a split to train on and one to test on (trainval and test, or train and val)")
+
+
+def data_split(path: str | Path, role: Literal["train", "test"], advice: str = "") -> str:
+    """The one of :func:`data_splits` that is to be trained on (``"train"``) or tested on, where the other is
+    not needed: a folder may lack it.
+
+    Args:
+        advice: what the error ends in where the folder holds other splits.
+
+    Example:
+        >>> data.loading.data_split("shapes", "test")
+        'test'
+    """
+    found = _usual_splits(path)[role == "test"]
+    if found is not None:
+        return found
+    usual = "train on (trainval or train)" if role == "train" else "test on (test or val)"
+    raise _missing_split(path, f"a split to {usual}", advice)
+
+
+def _usual_splits(path: str | Path) -> tuple[str | None, str | None]:
+    """A pair where there is one, so that what is trained on does not depend on whether it is tested."""
     if str(path) == "shapes":
         return "train", "test"
-    root = Path(path)
-    if (root / "ImageSets" / "Main").is_dir():
-        names = voc_splits(root)
-    else:
-        names = sorted(_coco_files(root))
+    names = _split_names(Path(path))
+    if not is_voc_folder(path):
         train = next((name for name in names if name.startswith("train")), None)
-        test = next((name for name in names if name.startswith(("val", "test"))), None)
-        if train and test:
-            return train, test
+        return train, next((name for name in names if name.startswith(("val", "test"))), None)
     for pair in (("trainval", "test"), ("train", "test"), ("train", "val")):
         if all(name in names for name in pair):
             return pair
-    raise DataError(
-        f"{path} must hold a split to train on and one to test on (trainval and test, or train and val), "
-        f"got {name_list(names) or 'none'}"
-        if names
-        else f"{path} must be {_EXPECTED}, got {_contents(root)}"
-    )
+    train = next((name for name in ("trainval", "train") if name in names), None)
+    # Beside trainval, val is a part of it.
+    return train, next((name for name in ("test", "val") if name in names and train is None), None)
+
+
+def _split_names(root: Path) -> list[str]:
+    return voc_splits(root) if is_voc_folder(root) else sorted(_coco_files(root))
+
+
+def _missing_split(path: str | Path, what: str, advice: str = "") -> DataError:
+    names = _split_names(Path(path))
+    if names:
+        return DataError(f"{path} must hold {what}, got {name_list(names)}{advice}")
+    return DataError(f"{path} must be {_EXPECTED}, got {_contents(Path(path))}")
 
 
 def _contents(root: Path) -> str:
