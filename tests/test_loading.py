@@ -19,6 +19,7 @@ from ssd_cuda.data import (
     CachedDataset,
     CocoDataset,
     DataError,
+    PairsDataset,
     ShapesDataset,
     TransformedDataset,
     VocDataset,
@@ -29,6 +30,7 @@ from ssd_cuda.data import (
     prepare,
     read_image,
 )
+from ssd_cuda.data.transforms import PRESETS
 
 # Recognition
 
@@ -180,7 +182,6 @@ def test_the_command_line_knows_every_preset():
     from argparse import ArgumentParser
 
     from ssd_cuda.cli import train_options
-    from ssd_cuda.data.transforms import PRESETS
 
     parser = ArgumentParser()
     train_options.add_arguments(parser)
@@ -251,9 +252,35 @@ def test_prepare_caches_what_is_small(voc):
     dataset = VocDataset(voc, "train")
     small = prepare(dataset, (20, 30), "flip")
     large = prepare(dataset, (20, 30), "flip", cache_limit=2 * 3 * 20 * 30 - 1)
-    assert isinstance(small.dataset, CachedDataset) and large.dataset is dataset
+    assert isinstance(small.dataset, CachedDataset) and large.dataset.dataset is dataset
     assert prepare(dataset, (20, 30), "ssd").dataset.images.shape[2:] == (40, 60)
     assert small[0][0].shape == large[0][0].shape == (3, 20, 30)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_sample_does_not_depend_on_what_fits_in_memory(preset):
+    """To the bit: of wide and high images, and of arrays whose memory goes by pixel, not by channel."""
+    if preset == "caffe":
+        pytest.importorskip("cv2", reason="needs OpenCV")
+    pairs = []
+    for index, size in enumerate([(64, 150), (170, 90), (64, 64)]):
+        image, target = ShapesDataset("train", length=3, size=size)[index]
+        boxes = target["boxes"].as_subclass(torch.Tensor) + 0.3 * index
+        boxes = torch.cat([boxes, torch.tensor([[-4.0, 3, 20, 30]])])
+        labels = torch.cat([target["labels"], torch.tensor([1])])
+        pairs.append((image.permute(1, 2, 0).contiguous().numpy(), {"boxes": boxes, "labels": labels}))
+    dataset = PairsDataset(pairs, ShapesDataset.classes)
+    kept, read = (prepare(dataset, (50, 70), preset, cache=cache) for cache in (True, False))
+    for index in 0, 1, 2:
+        for seed in range(12):
+            torch.manual_seed(seed)
+            image, target = kept[index]
+            torch.manual_seed(seed)
+            other, twin = read[index]
+            assert type(image) is type(other) and image.stride() == other.stride()
+            assert torch.equal(image, other)
+            assert target.keys() == twin.keys() and target["size"] == twin["size"]
+            assert all(torch.equal(target[key], twin[key]) for key in ("boxes", "labels", "area"))
 
 
 def test_a_bad_image_surfaces_while_caching(voc):

@@ -180,8 +180,30 @@ class TransformedDataset(Dataset):
         return self.transform(image, target)
 
 
+class ResizedDataset(DetectionDataset):
+    """``dataset`` with its images at one ``size`` (height, width), and targets in pixels of these."""
+
+    def __init__(self, dataset: DetectionDataset, size: tuple[int, int]) -> None:
+        self.dataset, self.classes = dataset, dataset.classes
+        self._resize = make_transform("none", size)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def image(self, index: int) -> Tensor:
+        return self[index][0]
+
+    def target(self, index: int) -> dict[str, Any]:
+        return self[index][1]
+
+    def __getitem__(self, index: int) -> Sample:
+        image, target = self._resize(*self.dataset[index])
+        # One order of memory, as in a cache: a mean over pixels may round otherwise in another.
+        return require("torchvision.tv_tensors", "a detection dataset").Image(image.contiguous()), target
+
+
 class CachedDataset(DetectionDataset):
-    """``dataset`` decoded and resized once, kept in memory as one uint8 tensor.
+    """A :class:`ResizedDataset` that is read once and kept in memory as one uint8 tensor.
 
     Args:
         dataset: what to read.
@@ -201,13 +223,12 @@ class CachedDataset(DetectionDataset):
         progress: Callable[..., Any] | None = None,
     ) -> None:
         self.dataset, self.classes = dataset, dataset.classes
-        resize = make_transform("none", size)
+        resized = ResizedDataset(dataset, size)
         self.images = torch.empty((len(dataset), 3, *size), dtype=torch.uint8)  # [N, 3, H, W]
         self.targets: list[dict[str, Any]] = []
 
         def read(index: int) -> dict[str, Any]:
-            image, target = resize(*dataset[index])
-            self.images[index] = image
+            self.images[index], target = resized[index]
             return target
 
         with ThreadPoolExecutor(threads) as pool:  # map cancels the rest after a bad image or Ctrl-C
@@ -237,7 +258,8 @@ def prepare(
 ) -> Dataset:
     """``dataset`` at ``size`` with the augmentation of ``preset``, in memory where that is sensible.
 
-    With a preset that crops, images are kept at twice ``size``, because crops enlarge a part of them.
+    With a preset that crops, images are brought to twice ``size`` first, because crops enlarge a part of
+    them; in memory or not, so that a sample does not depend on how many images fit.
 
     Args:
         cache: None: keep it in memory if it takes at most ``cache_limit`` bytes.
@@ -252,10 +274,8 @@ def prepare(
     kept = (2 * size[0], 2 * size[1]) if preset in CROPS else size
     if cache is None:
         cache = len(dataset) * 3 * kept[0] * kept[1] <= cache_limit
-    if cache:
-        cached = CachedDataset(dataset, kept, progress=progress)
-        return TransformedDataset(cached, make_transform(preset, None if kept == size else size))
-    return TransformedDataset(dataset, make_transform(preset, size))
+    resized = CachedDataset(dataset, kept, progress=progress) if cache else ResizedDataset(dataset, kept)
+    return TransformedDataset(resized, make_transform(preset, None if kept == size else size))
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, GroundTruth]:

@@ -12,7 +12,9 @@ ssdlite torchvision's of that name: IoU crop, resize, flip
 nvidia  IoU crop, resize, colour jitter, flip
 ======= =========================================================================================
 
-All end by cutting boxes at the image and removing the ones of which nothing is left.
+``prepare`` brings images to twice the size before a crop, to the size itself where there is none, whether
+they are kept in memory or read anew. All end by cutting boxes at the image and removing the ones of which
+nothing is left.
 """
 
 from __future__ import annotations
