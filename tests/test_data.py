@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ pytest.importorskip("PIL")
 
 from layouts import photo, xml
 
-from ssd_cuda.data import CocoDataset, DataError, ShapesDataset, VocDataset, read_image
+from ssd_cuda.data import CocoDataset, DataError, ShapesDataset, VocDataset, make_transform, read_image
+from ssd_cuda.data.loading import warn_if_empty
 from ssd_cuda.data.shapes import _paint, _place
+from ssd_cuda.engine.metrics import voc_ap
 
 
 def edit(path, **changes):
@@ -68,6 +71,37 @@ def test_boxes_without_area_are_dropped_and_counted_or_refused(voc):
     assert target["difficult"].tolist() == [True] and target["area"].tolist() == [16]
     with pytest.raises(DataError, match=r"c\.xml must hold finite boxes .* got \[5\.0, 5\.0, 5\.0, 9\.0\]"):
         VocDataset(voc, "val", degenerate="error")
+
+
+# Each beyond one side of an image of 60x40, and four that touch or cross a side.
+BEYOND = [(-9, 5, 0, 20), (5, -9, 20, 0), (60, 5, 70, 20), (5, 40, 20, 50)]
+WITHIN = [(-9, 5, 0.5, 20), (5, -9, 20, 0.5), (59.5, 5, 70, 20), (5, 39.5, 20, 50), (-5, -5, 70, 50)]
+
+
+@pytest.mark.parametrize(("size", "count"), [((40, 60), 4), ((0, 0), 2)])
+def test_boxes_outside_of_their_image_are_told_and_kept(voc, size, count):
+    """Of an image whose size the annotation does not give, what lies left of it and above is known."""
+    objects = [("emu", box, False) for box in [*WITHIN, *BEYOND]]
+    (voc / "Annotations/c.xml").write_text(xml(*objects, size=size))
+    told = rf"{count} boxes lie outside of their image, the first one \[-9.0, 5.0, 0.0, 20.0\] in .*c\.xml: "
+    with pytest.warns(UserWarning, match=told + "training leaves them out, evaluation counts them"):
+        dataset = VocDataset(voc, "val")
+    assert dataset.outside == count and len(dataset.target(0)["boxes"]) == 9
+    assert len(make_transform("none", (40, 60))(*dataset[0])[1]["boxes"]) < 9
+    found = [{"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0).long()}]
+    assert voc_ap(found, [dataset.target(0)], dataset.classes)["objects"]["emu"] == 9
+    (voc / "Annotations/c.xml").write_text(xml(*objects[:5], size=size))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert VocDataset(voc, "val").outside == 0
+
+
+def test_a_split_of_boxes_outside_has_no_objects(voc):
+    (voc / "Annotations/c.xml").write_text(xml(("emu", BEYOND[2], False)))
+    with pytest.warns(UserWarning, match="lie outside"):
+        dataset = VocDataset(voc, "val")
+    with pytest.warns(UserWarning, match="the split has no objects"):
+        warn_if_empty(dataset, "the split")
 
 
 @pytest.mark.parametrize(

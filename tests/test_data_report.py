@@ -195,6 +195,18 @@ def test_the_report_counts_what_is_odd(odd):
     json.dumps(report.as_json())
 
 
+def test_what_lies_outside_has_a_line_of_its_own(odd):
+    objects = [("dog", (10, 10, 60, 60), False), ("cat", (130, 5, 150, 30), False)]
+    (odd / "Annotations/a.xml").write_text(xml(*objects, size=(80, 120)))
+    with pytest.warns(UserWarning, match="1 boxes lie outside of their image"):
+        dataset = data.open_dataset(odd, "train")
+    report = describe(dataset, models.ssd_small(3, (80, 120)))
+    what = "outside of the image: training leaves them out, evaluation counts them"
+    assert report.odd == {what: (1, "a")} and report.classes["cat"] == 1
+    assert f"  1 {what}, the first in a" in report_lines(report)
+    assert [len(boxes) for boxes in objects_of(dataset)] == [1, 0]
+
+
 def test_crowds_are_no_objects(tmp_path):
     report = describe(data.open_dataset(write_coco(tmp_path), "train2017"), models.ssd_small(3, (64, 64)))
     assert report.classes == {"bicycle": 0, "brush": 1} and report.empty == 1

@@ -182,6 +182,15 @@ def test_boxes_without_area_are_left_out_or_refused():
         one(target=target, degenerate="error").target(0)
 
 
+def test_boxes_outside_of_the_image_are_told_and_kept():
+    _, width = one().target(0)["size"]
+    beyond = torch.tensor([[width, 1.0, width + 5.0, 9.0], [1.0, -5.0, 8.0, 0.0]])
+    dataset = one(target={"boxes": torch.cat([BOXES, beyond]), "labels": [2, 1, 1, 1]})
+    told = rf"box \[{width}.0, 1.0, {width + 5}.0, 9.0\] of item 0 lies outside of its image: training leaves"
+    with pytest.warns(UserWarning, match=told):
+        assert len(dataset.target(0)["boxes"]) == 4
+
+
 def test_an_image_without_objects_is_one():
     found = one(target={"boxes": [], "labels": []}).target(0)
     assert found["boxes"].shape == (0, 4) and one(target=[]).target(0)["labels"].tolist() == []

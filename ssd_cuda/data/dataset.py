@@ -91,6 +91,8 @@ class RecordDataset(DetectionDataset):
     Attributes:
         classes: names of labels 1, 2, ...
         dropped: boxes without area that were left out.
+        outside: boxes of which no part lies in their image: training has nothing of them, an evaluation
+            counts them as objects to find, as the devkit of VOC and pycocotools do.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class RecordDataset(DetectionDataset):
         self.classes = tuple(classes)
         self.records = list(records)
         self.dropped = _drop_degenerate(self.records, degenerate)
+        self.outside = _count_outside(self.records)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -175,3 +178,29 @@ def _drop_degenerate(records: list[Record], policy: OnDegenerate) -> int:
     if dropped:
         warnings.warn(f"left out {dropped} boxes without area, the first one {first}", stacklevel=4)
     return dropped
+
+
+def lies_outside(boxes: Any, size: tuple[int, int]) -> Any:
+    """``[n]`` which of ``boxes`` (x1, y1, x2, y2 in pixels, an array or a tensor) have no part in an image of
+    ``size`` (height, width); of a size that is not known, (0, 0), those left of it and above alone."""
+    outside = (boxes[:, 2] <= 0) | (boxes[:, 3] <= 0)
+    if size != (0, 0):
+        outside |= (boxes[:, 0] >= size[1]) | (boxes[:, 1] >= size[0])
+    return outside
+
+
+def _count_outside(records: list[Record]) -> int:
+    """How many boxes have no part in their image, in one warning."""
+    count, first = 0, ""
+    for record in records:
+        outside = lies_outside(record.boxes, record.size)
+        if outside.any():
+            first = first or f"{record.boxes[outside][0].tolist()} in {record.source}"
+            count += int(outside.sum())
+    if count:
+        warnings.warn(
+            f"{count} boxes lie outside of their image, the first one {first}: training leaves them out, "
+            "evaluation counts them as not found",
+            stacklevel=4,
+        )
+    return count

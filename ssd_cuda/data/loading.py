@@ -18,7 +18,7 @@ from .._extras import require
 from .._names import name_list
 from ..ops.ground_truth import GroundTruth
 from .coco import CocoDataset
-from .dataset import DetectionDataset, RecordDataset
+from .dataset import DetectionDataset, RecordDataset, lies_outside
 from .files import DataError, visible
 from .sampling import SeededDataset, Share, StepSampler
 from .shapes import ShapesDataset
@@ -161,8 +161,11 @@ def open_dataset(path: str | Path, split: str, **options: Any) -> DetectionDatas
 
 
 def warn_if_empty(dataset: DetectionDataset, what: str) -> None:
-    """Warn if no image of a data set that is to be trained on has an object, crowds aside."""
-    if isinstance(dataset, RecordDataset) and all(record.crowd.all() for record in dataset.records):
+    """Warn if no image of a data set that is to be trained on has an object, crowds and boxes outside
+    of their image aside."""
+    if isinstance(dataset, RecordDataset) and all(
+        (record.crowd | lies_outside(record.boxes, record.size)).all() for record in dataset.records
+    ):
         warnings.warn(f"{what} has no objects: the model will learn nothing but background", stacklevel=2)
 
 

@@ -14,7 +14,7 @@ from .._extras import require
 from .._names import check_distinct
 from ..config import check_choice, check_integer
 from ..ops.ground_truth import GroundTruth
-from .dataset import DetectionDataset, OnDegenerate, make_target
+from .dataset import DetectionDataset, OnDegenerate, lies_outside, make_target
 from .files import DataError
 
 __all__ = ["PairsDataset", "ground_truth_of"]
@@ -76,7 +76,7 @@ class PairsDataset(DetectionDataset):
         self._mapped = isinstance(classes, Mapping)
         self.label_offset, self.convert, self.degenerate = label_offset, convert, degenerate
         self._targets: dict[int, dict[str, Any]] = {}  # small beside the images, and asked for alone
-        self._warned = False
+        self._warned = self._warned_of_outside = False
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -121,6 +121,14 @@ class PairsDataset(DetectionDataset):
         if found.get("area") is not None:
             rows["area"] = torch.as_tensor(found["area"], dtype=torch.float32)
         kept = self._with_area(boxes, index)
+        outside = lies_outside(boxes, size) & kept
+        if outside.any() and not self._warned_of_outside:
+            self._warned_of_outside = True
+            warnings.warn(
+                f"box {boxes[outside][0].tolist()} of item {index} lies outside of its image: training "
+                "leaves such boxes out, evaluation counts them as not found",
+                stacklevel=3,
+            )
         rows = {key: value[kept] for key, value in rows.items()}
         return make_target(boxes[kept], labels[kept], size, found.get("image_id", index), **rows)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from .._extras import require
 from .._names import printable
 from ..data import DetectionDataset
+from ..data.dataset import lies_outside
 from ..models import SSD
 from .draw import class_colour
 from .outputs import write_file
@@ -87,6 +88,8 @@ def describe(dataset: DetectionDataset, model: SSD) -> DataReport:
     pixels = sides * torch.tensor([model.image_size[1], model.image_size[0]])
     ratio = pixels.amax(1) / pixels.amin(1).clamp(min=1e-9)
     height, width = model.image_size
+    # Of these nothing is left to have a size, a shape or a prior.
+    gone = torch.cat([lies_outside(own, (1, 1)) for own in raw] or [torch.zeros(0, dtype=torch.bool)])
     found = {
         f"below {_SMALL} pixels in images of {width}x{height}": pixels.amin(1) < _SMALL,
         f"{_THIN} times as long as wide, or more": ratio >= _THIN,
@@ -96,6 +99,8 @@ def describe(dataset: DetectionDataset, model: SSD) -> DataReport:
         "below an IoU of 0.5 with every prior": reach.best < 0.5,
         "without a prior of its own": reach.unmatched,
     }
+    found = {what: rows & ~gone for what, rows in found.items()}
+    found["outside of the image: training leaves them out, evaluation counts them"] = gone
     odd = {what: (int(rows.sum()), names[int(owner[rows][0])]) for what, rows in found.items() if rows.any()}
     counts = torch.bincount(all_labels, minlength=len(dataset.classes) + 1)[1:].tolist()
     return DataReport(

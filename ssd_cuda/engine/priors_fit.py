@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data import DetectionDataset
+from ..data.dataset import lies_outside
 from ..models import SSD
 from ..models.own_boxes import box_options
 from ..ops import GroundTruth, box_iou, match
@@ -55,7 +56,8 @@ def objects_of(dataset: DetectionDataset) -> list[Tensor]:
     for index in range(len(dataset)):
         target = dataset.target(index)
         height, width = target["size"]
-        boxes = target["boxes"].as_subclass(Tensor)[~target["crowd"]]
+        boxes = target["boxes"].as_subclass(Tensor)
+        boxes = boxes[~target["crowd"] & ~lies_outside(boxes, target["size"])]
         found.append((boxes / torch.tensor([width, height, width, height])).clamp(0, 1))
     return found
 
