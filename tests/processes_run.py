@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from dataclasses import asdict, replace
@@ -157,6 +158,13 @@ def machines(path):
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children], 0.0
 
 
+def terminate_after(path):
+    """SIGTERM for this process once ``path`` is there."""
+    while not path.exists():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main(folder):
     torch.set_num_threads(1)
     done = {}
@@ -184,6 +192,14 @@ def main(folder):
         "--epochs", 1, "--batch-size", 4, "--eval-every", 1,
     ]  # fmt: skip
     done["cli"] = launch(2, lambda: cli.main([str(word) for word in line]), folder / "cli")
+    long = [*line, "--out", folder / "terminated run", "--steps", 100_000]
+
+    def terminated():
+        if os.environ["RANK"] == "1":  # it alone is told, as by `kill`
+            threading.Thread(target=terminate_after, args=[folder / "terminated run/metrics.csv"]).start()
+        return cli.main([str(word) for word in long])
+
+    done["terminated"] = launch(2, terminated, folder / "terminated")
     torch.save(done, folder / "done")
 
 

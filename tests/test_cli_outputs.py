@@ -22,6 +22,7 @@ from PIL import Image
 
 from ssd_cuda import cli, data
 from ssd_cuda.engine import demo, outputs
+from ssd_cuda.engine.console import StopOnInterrupt
 from ssd_cuda.engine.files import image_files, picture_paths, refuse_inputs
 from ssd_cuda.engine.outputs import write_text
 
@@ -263,8 +264,11 @@ def test_a_split_without_objects_is_told_before_training(capsys, tmp_path):
 # Ctrl-C
 
 
-def test_an_interrupt_saves_what_there_is_and_leaves_no_traceback(tmp_path):
-    """As a terminal does it: the signal goes to the training process and to its workers."""
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_an_interrupt_saves_what_there_is_and_leaves_no_traceback(tmp_path, number, status, word):
+    """As a terminal and a batch system do it: the signal goes to the training process and to its workers."""
     command = [sys.executable, "-m", "ssd_cuda", "train", "--data", str(write_voc(tmp_path))]
     command += ["--out", str(tmp_path / "run"), "--epochs", "100000", "--batch-size", "2"]
     command += ["--size", "64", "64", "--device", "cpu", "--workers", "2", "--no-eval"]
@@ -274,12 +278,28 @@ def test_an_interrupt_saves_what_there_is_and_leaves_no_traceback(tmp_path):
         assert b"training" in process.stdout.readline()
         assert b"epoch 1/100000" in process.stdout.readline()
         time.sleep(0.5)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         err = process.communicate(timeout=300)[1]
-    assert process.returncode == 130, err
+    assert process.returncode == status, err
     lines = err.decode().split("\n")
-    assert "Traceback" not in err.decode() and lines[-2].startswith("ssd-cuda: interrupted; wrote ")
+    assert "Traceback" not in err.decode() and lines[-2].startswith(f"ssd-cuda: {word}; wrote ")
     state = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
     assert state["step"] >= 1 and len(state["history"]) == state["step"]
     assert Image.open(tmp_path / "run/loss.png").size[0] > 100
     assert sorted(os.listdir(tmp_path / "run")) == ["checkpoint.pt", "loss.png", "metrics.csv"]
+
+
+class Told(data.ShapesDataset):
+    """Each worker gets the signals that a terminal and a batch system send to all processes."""
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(index)
+
+
+def test_workers_leave_signals_to_the_training_process():
+    dataset = data.TransformedDataset(Told("train", length=4, size=(64, 64)), lambda *sample: sample)
+    with StopOnInterrupt() as stop:
+        assert len(list(data.BatchLoader(dataset, 2, train=True, workers=2))) == 2
+    assert not stop()

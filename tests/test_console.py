@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 
 from ssd_cuda._names import check_distinct, name_list, printable
 from ssd_cuda.engine import console
-from ssd_cuda.engine.console import StopOnInterrupt, complain, run_safely, say
+from ssd_cuda.engine.console import StopOnInterrupt, Terminated, complain, interruption, run_safely, say
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,6 +94,11 @@ def test_an_interrupt_and_a_mistake_of_the_program(capsys):
     assert run_safely(interrupt) == 130 and "ssd-cuda: interrupted\n" in capsys.readouterr().err
     assert run_safely(interrupt, "wrote x") == 130
     assert "ssd-cuda: interrupted; wrote x\n" in capsys.readouterr().err
+
+    def terminate():
+        raise interruption(signal.SIGTERM, "wrote x")
+
+    assert run_safely(terminate) == 143 and capsys.readouterr().err == "ssd-cuda: terminated; wrote x\n"
     with pytest.raises(RuntimeError):  # keeps its traceback
         run_safely(fail)
 
@@ -124,23 +130,44 @@ def test_a_reader_that_goes_away_leaves_one_sentence():
     assert len(err.splitlines()) == 1 and "broken pipe" in err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("processes", "later", "again"), [("1", 0.1, True), ("2", 0.1, False), ("2", 1.5, True)]
 )
-def test_what_a_launcher_passes_on_is_the_same_interrupt(monkeypatch, processes, later, again):
+def test_what_a_launcher_passes_on_is_the_same_interrupt(monkeypatch, processes, later, again, number):
     """A terminal sends Ctrl-C to all, and torchrun sends it to its processes once more."""
     monkeypatch.setenv("WORLD_SIZE", processes)
     clock = [5.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     with StopOnInterrupt() as stop:
-        assert not stop()
-        os.kill(os.getpid(), signal.SIGINT)
+        assert not stop() and stop.signal == 0
+        os.kill(os.getpid(), number)
         assert stop()
         clock[0] += later
         if again:
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Terminated):
+                os.kill(os.getpid(), number)
                 stop()
         else:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             assert stop()
+        assert stop.signal == number
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_the_first_signal_counts_and_another_thread_takes_none():
+    with StopOnInterrupt() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            os.kill(os.getpid(), signal.SIGINT)
+            stop()
+        assert caught.type is KeyboardInterrupt and stop.signal == signal.SIGTERM
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+
+    def enter():
+        with StopOnInterrupt():
+            return [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(enter).result() == before

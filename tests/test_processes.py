@@ -111,6 +111,15 @@ def test_one_process_writes_and_speaks(runs):
     ]  # fmt: skip
 
 
+def test_a_process_that_is_terminated_ends_the_others_with_all_written(runs):
+    assert runs.statuses("terminated") == [143, 143], runs.said("terminated", 0)
+    state = torch.load(runs.folder / "terminated run/checkpoint.pt")
+    assert 1 <= state["step"] < 100_000 and len(state["history"]) == state["step"]
+    for rank in 0, 1:
+        err = runs.said("terminated", rank)
+        assert f"ssd-cuda: terminated; wrote {runs.folder}" in err and f"after step {state['step']};" in err
+
+
 def test_what_is_evaluated_is_what_is_written(runs):
     """Batch norms see other images in every process; those of the first one are the checkpoint's."""
     model, _ = load_model(runs.folder / "cli run/checkpoint.pt")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._names import name_list
-from ..engine.console import StopOnInterrupt, say
+from ..engine.console import StopOnInterrupt, interruption, say
 from ..engine.outputs import check_folder
 from ..engine.run_folder import check_run_folder, files_of_a_run, remove_files
 from . import train_options
@@ -160,7 +160,7 @@ def _train(
             on_epoch=log.on_epoch,
             stop=stop,
         )
-    _finish(options, trainer, checkpoint, None if options.no_eval else tested, stop())
+    _finish(options, trainer, checkpoint, None if options.no_eval else tested, stop.signal)
 
 
 def _weighted(
@@ -286,7 +286,7 @@ def _finish(
     trainer: Trainer,
     checkpoint: Path,
     tested: DetectionDataset | None,
-    stopped: bool,
+    stopped: int,
 ) -> None:
     from ..engine.draw import save_loss_curve
     from ..engine.evaluate import evaluate
@@ -294,8 +294,11 @@ def _finish(
     if trainer.processes.is_first:
         looks = [(row["step"], row["ap50"]) for row in trainer.scores if row["ap50"] is not None]
         save_loss_curve(checkpoint.with_name("loss.png"), trainer.loss_rows(), evaluations=looks)
+    # One process may have been asked alone: the others end with it, and none waits for it in an evaluation.
+    stopped = max(trainer.processes.gather(stopped))
     if stopped:
-        raise KeyboardInterrupt(f"wrote {checkpoint} after step {trainer.step}; --resume goes on from there")
+        told = f"wrote {checkpoint} after step {trainer.step}; --resume goes on from there"
+        raise interruption(stopped, told)
     if trainer.processes.is_first:
         say(f"wrote {checkpoint} and loss.png beside it")
     if tested is None:

@@ -314,8 +314,10 @@ def _collate_bytes(samples: Sequence[Sample]) -> tuple[Tensor, GroundTruth]:
 
 
 def _leave_interrupts(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; what becomes of it is the training process's to decide."""
+    """Ctrl-C reaches every process of a terminal, and SIGTERM every one of a job; what becomes of them is the
+    training process's to decide. Its workers end when it says so, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class BatchLoader:

@@ -16,7 +16,22 @@ import torch
 from .._names import printable
 from .processes import launched
 
-__all__ = ["StopOnInterrupt", "complain", "run_safely", "say"]
+__all__ = ["StopOnInterrupt", "Terminated", "complain", "interruption", "run_safely", "say"]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which batch systems and containers end a program: to be left as a Ctrl-C is."""
+
+
+def interruption(number: int, text: str = "") -> KeyboardInterrupt:
+    """What a signal raises.
+
+    Example:
+        >>> interruption(signal.SIGTERM, "wrote x")
+        Terminated('wrote x')
+    """
+    kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    return kind(text) if text else kind()
 
 
 def say(*lines: object) -> None:
@@ -39,7 +54,8 @@ def run_safely(action: Callable[..., int | None], *arguments: Any) -> int:
     """Call ``action``; what a user can mend becomes one sentence on stderr and the exit status 1.
 
     Returns:
-        What ``action`` returned (None: 0), 1 after a failure, 130 after Ctrl-C.
+        What ``action`` returned (None: 0), 1 after a failure, 130 after Ctrl-C, 143 after a SIGTERM
+        that :class:`StopOnInterrupt` took.
     """
     warnings.showwarning = _show_warning
     try:
@@ -62,9 +78,12 @@ def run_safely(action: Callable[..., int | None], *arguments: Any) -> int:
             raise
         return _fail(str(error))
     except KeyboardInterrupt as stop:
-        print(file=sys.stderr)  # the terminal has written ^C
-        _write(sys.stderr, f"ssd-cuda: interrupted{'; ' * bool(str(stop))}{stop}")
-        return 130
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        if number == signal.SIGINT:
+            print(file=sys.stderr)  # the terminal has written ^C
+        word = "terminated" if number == signal.SIGTERM else "interrupted"
+        _write(sys.stderr, f"ssd-cuda: {word}{'; ' * bool(str(stop))}{stop}")
+        return 128 + number
     return status or 0
 
 
@@ -82,32 +101,38 @@ def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> 
 
 
 class StopOnInterrupt:
-    """While it is entered, the first Ctrl-C only makes a call of it true; the second interrupts as ever.
+    """While it is entered, the first Ctrl-C or SIGTERM only makes a call of it true; the second interrupts as
+    ever.
 
     A step of training is not cut in two, so that what is saved afterwards is whole. A launcher of several
-    processes passes on the Ctrl-C that its terminal has sent to all of them already: of these, what comes
-    within a second is the first one again.
+    processes passes on the Ctrl-C that its terminal has sent to all of them already, and a batch system may
+    do so with SIGTERM: of these, what comes within a second is the first one again.
+
+    Attributes:
+        signal: the first that came; 0: none.
     """
 
     def __init__(self) -> None:
         self._asked: float | None = None
+        self.signal = 0
 
     def __call__(self) -> bool:
         return self._asked is not None
 
     def __enter__(self) -> StopOnInterrupt:
-        self._owner = threading.current_thread() is threading.main_thread()  # only that may set handlers
-        if self._owner:
-            self._before = signal.signal(signal.SIGINT, self._interrupt)
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # only that may set handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._owner:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _interrupt(self, *_: object) -> None:
+    def _interrupt(self, number: int, _: object) -> None:
         now = time.monotonic()
         again = self._asked is not None and launched() and now - self._asked < 1.0
         if self._asked is not None and not again:
-            raise KeyboardInterrupt
-        self._asked = now
+            raise interruption(number)
+        self._asked, self.signal = now, self.signal or number
