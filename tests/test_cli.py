@@ -192,7 +192,6 @@ def test_a_broken_data_set_names_the_file(capsys, tmp_path, voc, name, content, 
         (["eval", __file__, "--json", ""], "json must not be empty, got ''"),
         (["detect", __file__, ""], "images must not be empty, got ''"),
         (["train", "--device", "tpu9"], "--device must be cpu, cuda or cuda:N, got 'tpu9'"),
-        (["train", "--device", "cuda:99"], "--device must name a card of this machine"),
         (["train", "--resume", "/no/such.pt"], "checkpoint /no/such.pt does not exist"),
         (["eval", "/no/such.pt"], "checkpoint /no/such.pt does not exist"),
         (["eval", __file__], "must be a checkpoint of ssd_cuda"),
@@ -246,3 +245,17 @@ def test_the_module_runs():
         [sys.executable, "-m", "ssd_cuda", "--version"], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and done.stdout.strip() == f"ssd_cuda {ssd_cuda.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("cards", "finding"),
+    [
+        (0, "--device must be cpu: torch finds no card on this machine, got 'cuda:9'"),
+        (2, "--device must name a card of this machine, cuda:0, cuda:1, got 'cuda:9'"),
+    ],
+)
+def test_a_card_that_is_not_there(capsys, tmp_path, monkeypatch, cards, finding):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    assert run(capsys, "train", "--device", "cuda:9", "--out", tmp_path)[::2] == (
+        1, f"ssd-cuda: error: {finding}\n",
+    )  # fmt: skip

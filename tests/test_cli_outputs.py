@@ -248,7 +248,13 @@ def test_coco_classes_in_another_order_are_not_taken_for_the_models(capsys, tmp_
     path.write_text(path.read_text().replace("bicycle", "zebra"))
     checkpoint = write_checkpoint(tmp_path / "x.pt", ("bicycle", "brush"))
     status, _, err = run(capsys, "eval", checkpoint, "--data", root, *RUN)
-    assert status == 1 and "classes of the checkpoint, bicycle, brush, got zebra, brush" in err
+    assert (
+        status == 1
+        and "classes of the checkpoint, bicycle, brush, got zebra, brush in the split 'val2017'" in err
+    )
+    status, _, err = run(capsys, "train", "--data", root, "--out", tmp_path / "run", *RUN)
+    told = "classes of the split 'train2017', which is trained on, bicycle, brush, got zebra, brush in"
+    assert status == 1 and told in err
     with pytest.raises(ValueError, match="got bicycle, brush in 'train2017' and zebra, brush in"):
         demo.run_demo(root, tmp_path / "demo")
 

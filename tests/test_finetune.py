@@ -234,6 +234,8 @@ def test_the_stages_of_vgg_are_its_five_and_fc():
     assert all(p.requires_grad == (not n.startswith("backbone.vgg")) for n, p in model.named_parameters())
     with pytest.raises(ValueError, match="stages must be a number from 0 to 6, got 7"):
         model.freeze(7)
+    with pytest.raises(ValueError, match="freeze must be at most 6, the stages of the model, got 7"):
+        Trainer(model, TrainConfig(freeze=7), 1)
     model.freeze(0)
     assert all(p.requires_grad for p in model.parameters())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 pytest.importorskip("torchvision")
@@ -10,7 +12,8 @@ pytest.importorskip("PIL")
 from layouts import write_checkpoint, write_coco, write_voc
 
 from ssd_cuda import cli
-from ssd_cuda.data import DataError, data_splits
+from ssd_cuda.data import DataError, data_splits, open_dataset
+from ssd_cuda.data.coco import in_order_of
 from ssd_cuda.data.loading import data_split
 from ssd_cuda.engine import demo
 
@@ -149,3 +152,65 @@ def test_a_coco_folder_may_have_one_file(tmp_path):
     assert data_split(root, "train") == "train2017"
     with pytest.raises(DataError, match=r"must hold a split to test on .*, got train2017"):
         data_split(root, "test")
+
+
+# Which classes they have
+
+
+def test_a_category_may_have_another_id_in_each_file(capsys, tmp_path, monkeypatch):
+    """Labels follow the names, so that an object is of the class that was trained under its name."""
+    root = write_coco(tmp_path)
+    path = root / "annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [{"id": 5, "name": "brush"}, {"id": 70, "name": "bicycle"}]
+    for entry, category in zip(content["annotations"], (5, 70), strict=True):
+        entry["category_id"] = category
+    path.write_text(json.dumps(content))
+    trained, tested = (open_dataset(root, split) for split in ("train2017", "val2017"))
+    assert trained.classes == ("bicycle", "brush") and tested.classes == ("brush", "bicycle")
+    assert in_order_of(tested, trained.classes) is tested and tested.classes == trained.classes
+    assert tested.category_ids == (70, 5)
+    for index in 0, 1:
+        assert tested.target(index)["labels"].tolist() == trained.target(index)["labels"].tolist()
+    assert in_order_of(tested, ("bicycle", "zebra")).classes == trained.classes
+    assert train(capsys, root, tmp_path / "run") == (0, "")
+    line = ["eval", str(tmp_path / "run/checkpoint.pt"), "--data", str(root), "--device", "cpu"]
+    assert cli.main([*line, "--workers", "0"]) == 0
+    rows = [row.split()[:2] for row in capsys.readouterr().out.splitlines()]
+    assert ["bicycle", "0"] in rows and ["brush", "1"] in rows
+    monkeypatch.setattr(demo, "_train", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # the demo comes as far as its training
+        demo.run_demo(root, tmp_path / "demo")
+
+
+def test_three_categories_are_turned_as_their_names_are(tmp_path):
+    root = write_coco(tmp_path)
+    path = root / "annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [{"id": number, "name": name} for number, name in enumerate("abc")]
+    objects = [{"id": n, "image_id": 7, "category_id": n, "bbox": [n, n, 9, 9]} for n in range(3)]
+    path.write_text(json.dumps({**content, "annotations": objects}))
+    dataset = in_order_of(open_dataset(root, "val2017"), "cab")
+    assert dataset.category_ids == (2, 0, 1)
+    target = dataset.target(0)
+    found = {
+        dataset.classes[n - 1]: box[0]
+        for n, box in zip(target["labels"], target["boxes"].tolist(), strict=True)
+    }
+    assert found == {"a": 0, "b": 1, "c": 2}
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco"])
+def test_one_name_in_two_cases_is_told(tmp_path, layout):
+    if layout == "voc":
+        root, split = write_voc(tmp_path), "train"
+        path = root / "Annotations/c.xml"
+        path.write_text(path.read_text().replace("emu", "Dog"))
+    else:
+        root, split = write_coco(tmp_path), "val2017"
+        path = root / "annotations/instances_val2017.json"
+        path.write_text(path.read_text().replace("bicycle", "Brush"))
+    with pytest.warns(
+        UserWarning, match="^'(Dog' and 'dog|Brush' and 'brush)' are taken for classes of their own$"
+    ):
+        open_dataset(root, split)

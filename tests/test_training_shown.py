@@ -22,7 +22,7 @@ from PIL import Image
 from ssd_cuda import cli, data
 from ssd_cuda.engine.checkpoint import CheckpointError, ModelSpec, load_checkpoint
 from ssd_cuda.engine.evaluate import evaluate
-from ssd_cuda.engine.progress import COLUMNS, RunLog, warn_if_idle
+from ssd_cuda.engine.progress import COLUMNS, RunLog, warn_if_idle, warn_if_slow
 from ssd_cuda.engine.train import TrainConfig, Trainer, learning_rate, train
 from ssd_cuda.engine.validation import Validation, best_row
 from ssd_cuda.ops import GroundTruth
@@ -186,6 +186,16 @@ def test_a_run_that_ends_in_its_warm_up_is_told(tmp_path, shapes, spec, start):
     with warnings.catch_warnings():  # of a run that is done nothing is told
         warnings.simplefilter("error")
         train(loader(shapes), spec, config, tmp_path / "2.pt", resume=tmp_path / "2.pt")
+
+
+def test_fp16_on_a_cpu_is_told(tmp_path, shapes, spec):
+    config = replace(CONFIG, epochs=2, steps=3)
+    for amp, count in (("fp16", 1), ("bf16", 0), ("none", 0)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train(loader(shapes), spec, replace(config, amp=amp), tmp_path / f"{amp}.pt")
+        assert sum("--amp bf16 or none" in str(one.message) for one in caught) == count
+    assert not warn_if_slow(replace(config, amp="fp16"), "cuda")
 
 
 # TensorBoard

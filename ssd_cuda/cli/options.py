@@ -71,10 +71,12 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise UsageError(f"--device must be cpu, cuda or cuda:N, got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"--device must name a card of this machine ({torch.cuda.device_count()}), got {name!r}"
-        )
+    cards = torch.cuda.device_count()
+    if device.type == "cuda" and not cards:
+        raise UsageError(f"--device must be cpu: torch finds no card on this machine, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= cards:
+        there = name_list([f"cuda:{number}" for number in range(cards)])
+        raise UsageError(f"--device must name a card of this machine, {there}, got {name!r}")
     if device.type == "cuda" and not build_info()["cuda"]:
         raise UsageError(f"--device must be cpu for this build, which is without CUDA, got {name!r}")
     return device
@@ -91,12 +93,19 @@ def check_counts(options: argparse.Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at most {high}, got {value}")
 
 
-def open_data(options: argparse.Namespace, split: str, spec: ModelSpec | None = None) -> DetectionDataset:
+def open_data(
+    options: argparse.Namespace, split: str, spec: ModelSpec | None = None, whose: str = "of the checkpoint"
+) -> DetectionDataset:
     """The data set of ``--data``; with ``spec`` it must have that model's classes.
 
-    A VOC folder's classes are what its annotations name: they are held to those of the model.
+    A VOC folder's classes are what its annotations name: they are held to those of the model. Those of a COCO
+    file may be under other ids there.
+
+    Args:
+        whose: classes these are, for the message.
     """
     from .. import data
+    from ..data.coco import in_order_of
     from ..data.loading import is_voc_folder
 
     given: dict[str, Any] = {"allow_outside": True} if options.allow_outside else {}
@@ -110,10 +119,10 @@ def open_data(options: argparse.Namespace, split: str, spec: ModelSpec | None = 
     elif spec is not None and voc:
         given["classes"] = spec.classes
     dataset = data.open_dataset(options.data, split, **given)
-    if spec is not None and tuple(dataset.classes) != spec.classes:
+    if spec is not None and tuple(in_order_of(dataset, spec.classes).classes) != spec.classes:
         raise UsageError(
-            f"--data must have the classes of the checkpoint, {name_list(spec.classes)}, "
-            f"got {name_list(dataset.classes)}"
+            f"--data must have the classes {whose}, {name_list(spec.classes)}, "
+            f"got {name_list(dataset.classes)} in the split {split!r}"
         )
     return dataset
 

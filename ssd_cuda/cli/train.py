@@ -223,7 +223,8 @@ def _tested(
         return None
     other = "give another --test-split, or --no-eval and no --eval-every"
     split = options.test_split or usual_split(options, "test", other)
-    tested = open_data(options, split, spec)
+    whose = "of the checkpoint" if options.resume else f"of the split {trained[0]!r}, which is trained on"
+    tested = open_data(options, split, spec, whose)
     overlap = overlap_of(trained[1], tested, (trained[0], split), f": {other}")
     if overlap and processes.is_first:
         warnings.warn(overlap, stacklevel=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -101,14 +102,27 @@ def choose(options: argparse.Namespace) -> Chosen:
     name = options.model or part["model"]
     check_model("--model", name)
     size = tuple(options.size) if options.size else MODELS[name][1] or part.get("size")
+    known = [field.name for field in fields(TrainConfig)]
+    _check_fields(part["train"], known, options.recipe)
     try:  # as it stands first: what it says is counted with below
         TrainConfig(**{**part["train"], "freeze": 0})
     except TypeError as error:
         raise UsageError(f"--recipe {options.recipe} must have the fields of TrainConfig: {error}") from error
-    values = _overridden(part["train"], options, [field.name for field in fields(TrainConfig)])
+    values = _overridden(part["train"], options, known)
     values["freeze"] = _frozen(values.get("freeze", 0), name)
     config = TrainConfig(**values)
     return Chosen(name, None if size is None else (int(size[0]), int(size[1])), config)
+
+
+def _check_fields(train: dict[str, Any], known: list[str], recipe: str) -> None:
+    for name in train:
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            meant = f" (meant as {close[0]!r}?)" if close else ""
+            raise UsageError(
+                f"--recipe {recipe} must have the fields of TrainConfig, {', '.join(known)}, "
+                f"got {name!r}{meant}"
+            )
 
 
 def _overridden(train: dict[str, Any], options: argparse.Namespace, names: list[str]) -> dict[str, Any]:
@@ -162,13 +176,19 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _frozen(value: Any, name: str) -> int:
     """How many stages; ``"backbone"`` is all that the model has."""
-    if str(value).lstrip("-").isdigit():
-        return int(value)
-    if value != "backbone":
+    number = int(value) if str(value).lstrip("-").isdigit() else None
+    if number is None and value != "backbone":
         raise UsageError(f"--freeze must be 'backbone' or a number of its stages, got {value!r}")
+    if number == 0:
+        return 0
     import torch
 
     builder, only = MODELS[name]
     with torch.device("meta"):
         model = builder(2) if only else builder(2, (64, 64))
-    return len(model.stages())
+    there = len(model.stages())
+    if number is not None and not 0 < number <= there:
+        raise UsageError(
+            f"--freeze must be 'backbone' or a number from 0 to {there}, the stages of {name}, got {number}"
+        )
+    return number or there

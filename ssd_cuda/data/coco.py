@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._names import name_list
-from .dataset import OnDegenerate, Record, RecordDataset
+from .dataset import DetectionDataset, OnDegenerate, Record, RecordDataset
 from .files import DataError, DataFolder, read_json
 
 Identifier = int | str
@@ -78,6 +78,22 @@ class CocoDataset(RecordDataset):
             name, places = records[0].image.name, name_list([str(base) for base in bases])
             raise DataError(f"image {name} of {path} must lie in one of {places}, got none there")
         super().__init__(records, [name for _, name in categories], degenerate)
+
+    def order_as(self, classes: Sequence[str]) -> None:
+        """Number the labels in the order of ``classes``, which are the same names."""
+        before = [self.classes.index(name) for name in classes]
+        label_of = np.argsort([-1, *before])  # of the background, then of each label until now
+        for record in self.records:
+            record.labels = label_of[record.labels]
+        self.classes, self.category_ids = tuple(classes), tuple(self.category_ids[i] for i in before)
+
+
+def in_order_of(dataset: DetectionDataset, classes: Sequence[str]) -> DetectionDataset:
+    """``dataset``, with labels in the order of ``classes`` where it is a COCO file of the same names: the
+    id of a category is of its file alone."""
+    if isinstance(dataset, CocoDataset) and set(dataset.classes) == set(classes):
+        dataset.order_as(classes)
+    return dataset
 
 
 def _load(path: Path) -> dict[str, list]:

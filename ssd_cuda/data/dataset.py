@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .._extras import require
-from .._names import check_distinct
+from .._names import check_distinct, name_list
 from ..config import check_choice
 from .files import DataError
 from .images import read_image, read_size
@@ -101,6 +101,7 @@ class RecordDataset(DetectionDataset):
         check_choice("degenerate", degenerate, ("drop", "error"))
         check_distinct("classes", classes)
         self.classes = tuple(classes)
+        _warn_of_case(self.classes)
         self.records = list(records)
         self.dropped = _drop_degenerate(self.records, degenerate)
         self.outside = _count_outside(self.records)
@@ -132,6 +133,16 @@ class RecordDataset(DetectionDataset):
             crowd=torch.from_numpy(record.crowd.copy()),
             area=torch.from_numpy(record.area.copy()),
         )
+
+
+def _warn_of_case(classes: Sequence[str]) -> None:
+    """Labelled by several hands, one class may be written in two ways, and each would get its own label."""
+    spelt: dict[str, list[str]] = {}
+    for name in classes:
+        spelt.setdefault(name.casefold(), []).append(name)
+    alike = [" and ".join(map(repr, names)) for names in spelt.values() if len(names) > 1]
+    if alike:
+        warnings.warn(f"{name_list(alike)} are taken for classes of their own", stacklevel=4)
 
 
 def make_target(

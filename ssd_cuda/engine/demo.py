@@ -19,6 +19,7 @@ import torch
 
 from .._names import name_list
 from ..data import BatchLoader, DetectionDataset, ShapesDataset, collate, data_splits, open_dataset, prepare
+from ..data.coco import in_order_of
 from .checkpoint import ModelSpec
 from .console import run_safely, say
 from .draw import save_grid, save_loss_curve
@@ -65,7 +66,7 @@ def run_demo(
     check_folder("--out", out)
     train_split, test_split = data_splits(data)
     train_set = open_dataset(data, train_split, **options)
-    test_set = open_dataset(data, test_split, **options)
+    test_set = in_order_of(open_dataset(data, test_split, **options), train_set.classes)
     if test_set.classes != train_set.classes:
         raise ValueError(
             f"{data} must have the same classes in both splits, got {name_list(train_set.classes)} in "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .outputs import write_text
-from .recipe import learning_rate
+from .recipe import TrainConfig, learning_rate
 from .validation import Validation
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..ops import GroundTruth
     from .train import Trainer
 
-__all__ = ["COLUMNS", "RunLog", "core_seconds", "warn_if_cold", "warn_if_idle"]
+__all__ = ["COLUMNS", "RunLog", "core_seconds", "warn_if_cold", "warn_if_idle", "warn_if_slow"]
 
 COLUMNS = (
     "epoch", "step", "lr", "loss", "localization", "classification", "val_loss", "val_localization",
@@ -239,3 +239,19 @@ def warn_if_cold(trainer: Trainer) -> bool:
         stacklevel=3,
     )
     return True
+
+
+def warn_if_slow(config: TrainConfig, device: torch.device | str) -> bool:
+    """Warn of a precision that ``device`` has no instructions for; whether it does.
+
+    Example:
+        >>> warn_if_slow(TrainConfig(amp="bf16"), "cpu")
+        False
+    """
+    slow = config.amp == "fp16" and torch.device(device).type == "cpu"
+    if slow:
+        warnings.warn(
+            "fp16 runs at a small part of the speed of float32 on a CPU: --amp bf16 or none (amp=) suits it",
+            stacklevel=3,
+        )
+    return slow

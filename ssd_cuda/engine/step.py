@@ -105,6 +105,9 @@ class TrainStep:
                     f"{len(config.class_weights)}"
                 )
             model.class_weights = torch.tensor(config.class_weights, device=self.device)
+        there = len(model.stages())
+        if config.freeze > there:
+            raise ValueError(f"freeze must be at most {there}, the stages of the model, got {config.freeze}")
         if config.freeze or config.freeze_norms:
             model.freeze(config.freeze, config.freeze_norms)
         if speed.channels_last:
