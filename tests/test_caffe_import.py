@@ -201,6 +201,10 @@ def test_weights_that_do_not_fit(tmp_path):
         models.load({}, prototxt=prototxt)
 
 
+def test_a_prototxt_may_begin_with_a_mark_of_its_bytes(tmp_path):
+    assert models.load(write(tmp_path, "\ufeff" + NET)[1]).num_classes == 3  # as editors of Windows save it
+
+
 def test_a_damaged_description_is_one_sentence(tmp_path):
     saved = tmp_path / "model.pt"
     assert cli.main(["import", str(write(tmp_path)[1]), "-o", str(saved)]) == 0

@@ -14,7 +14,7 @@ from .class_names import default_names
 from .detector import SSD
 from .registry import build_model
 from .sources import SOURCES, recognise
-from .weights import read_weights
+from .weights import read_content, state_of
 
 __all__ = ["Imported", "import_weights", "load"]
 
@@ -27,7 +27,7 @@ class Imported(NamedTuple):
         name: key of ``MODELS``.
         classes: names of labels 1, 2, ...
         options: of :func:`build_model`.
-        source: the codebase, in words.
+        source: the codebase, in words; of a file with two sets of weights, which was taken.
     """
 
     model: SSD
@@ -89,7 +89,7 @@ def import_weights(
         return _from_caffe(path, prototxt, classes, mean, scale)
     if prototxt is not None:
         raise ValueError(f"prototxt is for a .caffemodel, got {path or 'weights of torch'}")
-    state = read_weights(weights)
+    state, taken = state_of(read_content(weights))
     source = SOURCES[recognise(state)]
     num_classes, size = source.facts(state)
     if source.image_size is None:
@@ -99,7 +99,8 @@ def import_weights(
     model = build_model(source.model, num_classes, size)
     _fill(model, source.rename(state), source.words)
     names = _names(classes, num_classes, source.single)
-    return Imported(model.eval(), source.model, names, "", source.words)
+    words = f"{source.words}, {taken}" if taken else source.words
+    return Imported(model.eval(), source.model, names, "", words)
 
 
 def _names(classes: Sequence[str] | None, num_classes: int, single: str) -> tuple[str, ...]:

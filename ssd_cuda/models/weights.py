@@ -22,6 +22,7 @@ VGG-16 without an SSD around it is for :mod:`ssd_cuda.models.vgg_weights`.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ import torch
 from torch import Tensor
 
 from .._extras import require
+from .unreadable import check_file, looks_like, refused_pickle
 
-__all__ = ["read_weights", "recognise", "rename"]
+__all__ = ["read_content", "read_weights", "recognise", "rename", "state_of"]
 
 _HEADS = {
     "loc": "loc_conv",
@@ -105,48 +107,99 @@ def _our_name(key: str, layout: str) -> str:
 
 
 def read_weights(weights: Any) -> dict[str, Tensor]:
-    """The state dict behind a file, torchvision's weight enum or a mapping.
-
-    A file is read with ``weights_only=True``; DataParallel's prefix ``module.`` and the wrappers
-    ``state_dict``, ``model``, ``average`` and ``weights`` (this package's checkpoints) are taken off.
-    torchvision's enum downloads its file if torchvision has not done so before.
+    """The state dict behind a file, torchvision's weight enum or a mapping; see :func:`read_content` and
+    :func:`state_of`.
 
     Raises:
         ValueError: a file that is missing or not a state dict. TypeError: something else altogether.
     """
+    return state_of(read_content(weights))[0]
+
+
+def read_content(weights: Any) -> Mapping[Any, Any]:
+    """What a file, torchvision's weight enum or a mapping holds, wrappers and all.
+
+    A file is read with ``weights_only=True``; torchvision's enum downloads its file if torchvision has not
+    done so before.
+
+    Raises:
+        ValueError: a file that is missing or holds no mapping. TypeError: something else altogether.
+    """
     if hasattr(weights, "get_state_dict"):
-        state: Any = weights.get_state_dict(progress=True, check_hash=True)
+        content: Any = weights.get_state_dict(progress=True, check_hash=True)
     elif isinstance(weights, (str, Path)):
-        state = read_file(Path(weights))
+        content = read_file(weights)
     else:
-        state = weights
-    if not isinstance(state, Mapping):
+        content = weights
+    if not isinstance(content, Mapping):
         raise TypeError(
             f"weights must be a file, a weight enum or a state dict, got {type(weights).__name__}"
         )
-    for wrapper in ("average", "model", "state_dict", "weights"):
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
+    return content
+
+
+def state_of(content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], str]:
+    """The state dict in what a program has saved, and, where there were two, which one that is.
+
+    Wrappers such as ``state_dict`` and ``ema`` are taken off, and what DataParallel and torch.compile put
+    into names. Of a model and its average it is the average, unless that lacks names of the model.
+
+    Raises:
+        ValueError: keys that are no names.
+    """
+    state, said = _unwrapped(content)
     if odd := [key for key in state if not isinstance(key, str)]:
         raise ValueError(f"weights must be a state dict, whose keys are names, got the key {odd[0]!r}")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    return {_bare(key): value for key, value in state.items() if key != _COUNT}, said
 
 
-def read_file(path: Path) -> Mapping[Any, Any]:
+_AVERAGES = ("average", "ema", "ema_state_dict", "model_ema", "state_dict_ema")
+_MODELS = ("model", "state_dict", "model_state_dict", "weights")
+_COUNT = "n_averaged"  # what torch's AveragedModel adds to the weights
+
+
+def _unwrapped(content: Mapping[Any, Any], depth: int = 4) -> tuple[Mapping[Any, Any], str]:
+    found = {}
+    for wrapper in (*_AVERAGES, *_MODELS) if depth else ():  # a pickle may hold itself
+        inner = content.get(wrapper)
+        if isinstance(inner, Mapping):
+            state, said = _unwrapped(inner, depth - 1)
+            if any(isinstance(value, Tensor) for value in state.values()):
+                found[wrapper] = state, said
+    average, model = (next((w for w in found if w in kind), None) for kind in (_AVERAGES, _MODELS))
+    if average and model:
+        names = [{_bare(str(key)) for key in found[wrapper][0]} for wrapper in (average, model)]
+        taken, left = (average, model) if names[0] >= names[1] else (model, average)
+        return found[taken][0], f"the weights {taken!r}, not {left!r}"
+    return found.get(average or model, (content, ""))
+
+
+def _bare(key: str) -> str:
+    """A name without what DataParallel puts before it and torch.compile before each part it has compiled."""
+    parts = [part for part in key.split(".") if part != "_orig_mod"]
+    while len(parts) > 1 and parts[0] == "module":
+        del parts[0]
+    return ".".join(parts)
+
+
+def read_file(path: str | Path) -> Mapping[Any, Any]:
     """What lies in a file of torch, by the unpickler that builds tensors and plain values alone.
 
     Raises:
         ValueError: no such file, one that it does not read, or one that holds something else than a mapping.
     """
-    if not path.is_file():
-        raise ValueError(f"weights file {path} does not exist")
+    check_file("weights file", path)
+    path = Path(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch's own, of pickles and archives that are refused all the same
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its readers do: pickle, zip, runtime, EOF errors
+        found = looks_like(path) or refused_pickle(error)
         raise ValueError(
-            f"weights file {path} must load with weights_only=True, got {type(error).__name__}"
+            f"weights file {path} must be a state dict that torch.save wrote, got {found}"
         ) from error
     if not isinstance(content, Mapping):
         raise ValueError(f"weights file {path} must hold a state dict, got {type(content).__name__}")
@@ -158,4 +211,5 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # its reader is another language's and raises its own errors
-        raise ValueError(f"weights file {path} must be of safetensors, got {type(error).__name__}") from error
+        found = looks_like(path) or type(error).__name__
+        raise ValueError(f"weights file {path} must be of safetensors, got {found}") from error

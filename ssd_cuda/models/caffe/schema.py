@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._extras import require
+from ..unreadable import check_file, looks_like
 
 __all__ = ["read_blobs", "read_text"]
 
@@ -139,10 +140,9 @@ def read_text(path: Path) -> Any:
         ValueError: a file that is missing or no prototxt.
     """
     text_format = require("google.protobuf.text_format", "reading a Caffe model")
-    if not path.is_file():
-        raise ValueError(f"prototxt {path} does not exist")
+    check_file("prototxt", path)
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         return text_format.Parse(text, _message("text")(), allow_unknown_field=True)
     except (UnicodeDecodeError, text_format.ParseError) as error:
         reason = " ".join(str(error).split())[:120]
@@ -156,13 +156,13 @@ def read_blobs(path: Path) -> Any:
         ValueError: a file that is missing, no caffemodel, or one of the format before 2014.
     """
     problem = require("google.protobuf.message", "reading a Caffe model").DecodeError
-    if not path.is_file():
-        raise ValueError(f"caffemodel {path} does not exist")
+    check_file("caffemodel", path)
     content = _message("binary")()
     try:
         content.ParseFromString(path.read_bytes())
     except problem as error:
-        raise ValueError(f"{path} must be a caffemodel, got a file that protobuf cannot read") from error
+        found = looks_like(path) or "a file that protobuf cannot read"
+        raise ValueError(f"{path} must be a caffemodel, got {found}") from error
     if not content.layer:
         old = "layers of the old format (upgrade_net_proto_binary makes it new)"
         what = old if content.layers else "no layer"

@@ -1,0 +1,101 @@
+"""A state dict behind what programs put around it: prefixes of names, wrappers, averages."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ssd_cuda import cli, models
+from ssd_cuda.models.weights import read_weights, state_of
+
+STATE = {"backbone.a.weight": torch.ones(2), "heads.0.bias": torch.zeros(1)}
+OTHER = {name: value + 5 for name, value in STATE.items()}
+
+
+def renamed(change) -> dict:
+    return {change(name): value for name, value in STATE.items()}
+
+
+def same(found, expected=STATE) -> bool:
+    return found.keys() == expected.keys() and all(found[name] is expected[name] for name in expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name: f"module.{name}",
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: f"_orig_mod.module.{name}",
+        lambda name: f"module.module.{name}",
+        lambda name: name.replace("backbone.", "backbone._orig_mod."),  # that part alone is compiled
+    ],
+)
+def test_what_wraps_a_module_is_taken_out_of_names(change):
+    assert same(read_weights(renamed(change)))
+
+
+def test_names_that_only_look_alike_stay():
+    state = {"head.module_list.0.module.bias": torch.ones(1), "module": torch.ones(1)}
+    assert read_weights(state).keys() == state.keys()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": STATE, "epoch": 3},
+        {"model": STATE, "optimizer": {"state": {}}},
+        {"model_state_dict": STATE},
+        {"ema": STATE},
+        {"ema_state_dict": STATE},
+        {"state_dict": {"model": STATE}},
+        {"model": {"state_dict": STATE}},
+        {"ema": {"state_dict": STATE, "decay": 0.99}},
+        {"model_ema": {"n_averaged": torch.tensor(3), **renamed(lambda name: f"module.{name}")}},
+        {"ema": {"decay": 0.99}, "model": STATE},
+        {"model": {}, "ema": STATE},
+    ],
+)
+def test_wrappers_are_taken_off(content):
+    state, said = state_of(content)
+    assert same(state) and said == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "taken"),
+    [
+        ({"model": OTHER, "ema": STATE}, "the weights 'ema', not 'model'"),
+        ({"ema_state_dict": STATE, "model_state_dict": OTHER}, "the weights 'ema_state_dict', not 'model_st"),
+        ({"model": OTHER, "model_ema": renamed(lambda name: f"module.{name}")}, "the weights 'model_ema', n"),
+        # an average of the parameters alone lacks what batch norms keep
+        ({"model": STATE, "ema": {"heads.0.bias": torch.ones(1)}}, "the weights 'model', not 'ema'"),
+    ],
+)
+def test_of_a_model_and_its_average_it_is_said_which_is_taken(content, taken):
+    state, said = state_of(content)
+    assert same(state) and said.startswith(taken)
+
+
+def test_a_dict_that_holds_itself_ends():
+    content: dict = {}
+    content["model"] = content
+    assert state_of(content)[0].keys() == {"model"}
+
+
+def test_the_command_says_which_of_two_it_took(tmp_path, capsys):
+    own = models.ulfg_slim(image_size=(48, 64)).state_dict()
+    names = (("backbone.base", "base_net"), ("backbone.", ""))
+    state = {}
+    for name, value in own.items():
+        for old, new in names:
+            name = name.replace(old, new)
+        if name.startswith("heads."):
+            _, level, kind, rest = name.split(".", 3)
+            kind = {"conf_conv": "classification_headers", "loc_conv": "regression_headers"}[kind]
+            name = f"{kind}.{level}.{rest}"
+        state[f"_orig_mod.module.{name}"] = value
+    torch.save({"model_state_dict": state, "ema": state}, tmp_path / "slim.pth")
+    line = ["import", str(tmp_path / "slim.pth"), "-o", str(tmp_path / "model.pt")]
+    assert cli.main(line) == 0
+    said = capsys.readouterr().out
+    assert "recognised ULFG: slim, the weights 'ema', not 'model_state_dict'\n" in said

@@ -1,0 +1,117 @@
+"""Files that are no weights: one sentence each, which says what they are instead and what to do."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ssd_cuda import cli, models
+
+WEIGHTS = {"vgg.0.weight": torch.ones(64, 3, 3, 3)}
+
+
+def saved(content, **options) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, **options)
+    return file.getvalue()
+
+
+def zipped(*members: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for member in members:
+            archive.writestr(member, "")
+    return file.getvalue()
+
+
+OLD = {"_use_new_zipfile_serialization": False}
+SAFETENSORS = json.dumps({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}).encode()
+SAFETENSORS = struct.pack("<Q", len(SAFETENSORS)) + SAFETENSORS
+FILES = {
+    "whole.pth": (saved(nn.Linear(2, 2)), r"a pickle with torch\.nn\.\S*Linear, .* save the state_dict\(\)"),
+    "old.pth": (saved(nn.Linear(2, 2), **OLD), r"a pickle with torch\.nn\.\S*Linear, as of a whole model"),
+    "path.pth": (saved({**WEIGHTS, "from": Path("x")}), r"a pickle with pathlib\S*, .* options beside it"),
+    "plain.pkl": (pickle.dumps(Path("x"), 4), "what its reader refuses"),
+    "cut.pth": (saved(WEIGHTS)[:900], "a file that ends too early: download or copy it again"),
+    "cut_old.pth": (saved(WEIGHTS, **OLD)[:900], "a file that ends too early"),
+    "cut.safetensors": (SAFETENSORS, "a file that ends too early"),
+    "renamed.pth": (SAFETENSORS, r"a file of safetensors: give it the ending \.safetensors"),
+    "renamed.safetensors": (saved(WEIGHTS), r"a file of torch\.save: give it the ending \.pth"),
+    "none.pth": (b"", "an empty file"),
+    "text.pth": (b"no weights\n", "a text: name the file of the weights"),
+    "page.pth": (b"<!DOCTYPE html>\n<html>", "a web page: download the file that it leads to"),
+    "page.caffemodel": (b"\n<html><body>", "a web page"),
+    "lfs.pth": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+    "deploy.prototxt": (b'name: "x"\n', r"a prototxt of Caffe, .* give its \.caffemodel too"),
+    "net.txt": (b"layer {\n}\n", "a prototxt of Caffe"),
+    "keras.pth": (b"\x89HDF\r\n\x1a\n" + bytes(9), "an HDF5 file"),
+    "array.pth": (b"\x93NUMPY\x01\x00", "an array of NumPy"),
+    "packed.pth": (b"\x1f\x8b\x08\x00", "a gzip archive: unpack it"),
+    "script.pth": (zipped("x/data.pkl", "x/constants.pkl"), "a TorchScript archive: save the"),
+    "program.pt2": (zipped("x/archive_format", "x/data/weights"), "a program of torch.export"),
+    "arrays.pth": (zipped("a.npy"), "an archive of NumPy"),
+    "some.pth": (zipped("weights/model.bin"), "a zip archive: unpack it first"),
+    "net.onnx": (b"\x08\x07\x12\x07pytorch\xff", "an ONNX file"),
+    "noise.pth": (b"\xff\xfe\x00\x01" * 9, "what its reader refuses"),
+}
+
+
+def prototxt() -> str:
+    return pytest.importorskip("test_caffe_import", reason="needs protobuf").NET
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_no_weights_is_named_with_the_way_out(tmp_path, capsys, recwarn, name):
+    content, sentence = FILES[name]
+    if name.endswith(".safetensors"):
+        pytest.importorskip("safetensors")
+    if name.endswith(".caffemodel"):
+        (tmp_path / "page.prototxt").write_text(prototxt())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} must be .*, got {sentence}") as caught:
+        models.load(tmp_path / name)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250 + len(str(tmp_path))
+    assert cli.main(["import", str(tmp_path / name), "-o", str(tmp_path / "model.pt")]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "model.pt").exists() and not recwarn.list
+
+
+def test_an_address_is_not_a_file(tmp_path, capsys):
+    (tmp_path / "net.prototxt").write_text(prototxt())
+    (tmp_path / "net.caffemodel").touch()
+    url = "https://example.invalid/some/net"
+    for line, named in (
+        ([f"{url}.pth"], "weights file"),
+        ([f"{url}.caffemodel", str(tmp_path / "net.prototxt")], "caffemodel"),
+        ([str(tmp_path / "net.caffemodel"), f"{url}.prototxt"], "prototxt"),
+        ([f"{url}.prototxt", str(tmp_path / "net.caffemodel")], "prototxt"),
+    ):
+        assert cli.main(["import", *line, "-o", str(tmp_path / "model.pt")]) == 1
+        given = next(name for name in line if name.startswith(url))
+        assert capsys.readouterr().err == (
+            f"ssd-cuda: error: {named} must be a file on this machine, got {given}: download it first\n"
+        )
+
+
+def test_a_folder_and_a_pipe_are_no_files(tmp_path):
+    (tmp_path / "net.caffemodel").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for path, sentence in (
+        (tmp_path, "weights file must be a file, got the folder .*: name a file in it"),
+        (tmp_path / "pipe", "weights file must be a file, got the pipe or device .*"),
+        (tmp_path / "gone.pth", "weights file .*gone.pth does not exist"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            models.load(path)
+    pytest.importorskip("google.protobuf")
+    with pytest.raises(ValueError, match="prototxt must be a file, got the folder"):
+        models.load(tmp_path / "net.caffemodel", prototxt=tmp_path)
