@@ -205,6 +205,28 @@ def test_a_prototxt_may_begin_with_a_mark_of_its_bytes(tmp_path):
     assert models.load(write(tmp_path, "\ufeff" + NET)[1]).num_classes == 3  # as editors of Windows save it
 
 
+def test_sizes_and_models_of_caffe_are_those_of_the_prototxt(tmp_path):
+    caffemodel = write(tmp_path)[1]
+    found = models.import_weights(caffemodel, image_size=(24, 32), model="caffe")
+    assert found.model.image_size == (24, 32)
+    with pytest.raises(ValueError, match=r"image_size of its prototxt must be \(24, 32\), got \(600, 600\)"):
+        models.load(caffemodel, image_size=(600, 600))
+    with pytest.raises(ValueError, match=r"model of a \.caffemodel must be caffe, got mb1_ssd"):
+        models.load(caffemodel, model="mb1_ssd")
+    with pytest.raises(ValueError, match="scale must be a positive number, got 0"):
+        models.load(caffemodel, scale=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_of_caffe_are_finite(tmp_path, bad):
+    caffemodel = write(tmp_path)[1]
+    content = schema.read_blobs(caffemodel)
+    content.layer[-1].blobs[1].data[0] = bad
+    caffemodel.write_bytes(content.SerializeToString())
+    with pytest.raises(ValueError, match=f"weights must be finite, got {bad} in heads.0.conf_conv.bias"):
+        models.load(caffemodel)
+
+
 def test_a_damaged_description_is_one_sentence(tmp_path):
     saved = tmp_path / "model.pt"
     assert cli.main(["import", str(write(tmp_path)[1]), "-o", str(saved)]) == 0

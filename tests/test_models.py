@@ -173,6 +173,12 @@ def test_amdegroots_weights_land_where_they_belong(prefix):
     assert sum(value.numel() for value in model.state_dict().values()) == total
 
 
+def test_amdegroots_weights_of_coco_come_with_its_priors_of_coco():
+    state = amdegroot_state(81)
+    model = models.ssd300_vgg16(weights=state)
+    assert torch.equal(model.priors, models.load(state).priors) and model.spec.sizes[0] == (21,)
+
+
 def test_own_weights_come_back(tmp_path):
     model = models.ssd300_vgg16(2)
     torch.save({"model": model.state_dict()}, tmp_path / "own.pt")

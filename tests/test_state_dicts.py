@@ -20,6 +20,19 @@ def same(found, expected=STATE) -> bool:
     return found.keys() == expected.keys() and all(found[name] is expected[name] for name in expected)
 
 
+def slim() -> dict:
+    """A state dict under ULFG's names."""
+    state = {}
+    for name, value in models.ulfg_slim(image_size=(48, 64)).state_dict().items():
+        name = name.replace("backbone.base", "base_net").replace("backbone.", "")
+        if name.startswith("heads."):
+            _, level, kind, rest = name.split(".", 3)
+            kind = {"conf_conv": "classification_headers", "loc_conv": "regression_headers"}[kind]
+            name = f"{kind}.{level}.{rest}"
+        state[name] = value
+    return state
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -82,18 +95,52 @@ def test_a_dict_that_holds_itself_ends():
     assert state_of(content)[0].keys() == {"model"}
 
 
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (["--mean", "1", "2", "3"], "mean is for a .caffemodel, got "),
+        (["--scale", "0"], "scale is for a .caffemodel, got "),
+        (["--model", "ulfg_rfb"], "model of weights of ULFG: slim must be ulfg_slim, got ulfg_rfb"),
+    ],
+)
+def test_options_that_torchs_weights_leave_no_choice_in(tmp_path, capsys, option, sentence):
+    torch.save(slim(), tmp_path / "slim.pth")
+    line = ["import", str(tmp_path / "slim.pth"), "-o", str(tmp_path / "model.pt")]
+    assert cli.main([*line, *option]) == 1
+    assert f"error: {sentence}" in capsys.readouterr().err
+    assert cli.main([*line, "--model", "ulfg_slim"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (torch.tensor(float("nan")), "weights must be finite, got nan in "),
+        (torch.tensor(float("-inf")), "weights must be finite, got -inf in "),
+        (torch.tensor(1e300, dtype=torch.float64), "weights must be finite, got inf in "),  # as float32
+        (torch.tensor(-1.0), "weights must have no negative variance, got -1.0 in "),
+    ],
+)
+def test_weights_that_later_commands_refuse_are_not_imported(tmp_path, capsys, value, sentence):
+    name = "base_net.3.1.running_var"
+    state = slim()
+    state[name] = state[name].to(value.dtype)
+    state[name][2] = value
+    torch.save(state, tmp_path / "slim.pth")
+    line = ["import", str(tmp_path / "slim.pth"), "-o", str(tmp_path / "model.pt")]
+    assert cli.main(line) == 1
+    assert f"error: {sentence}backbone.base.3.1.running_var\n" in capsys.readouterr().err
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_ssd300_takes_finite_weights_only():
+    state = models.ssd300_vgg16(3).state_dict()
+    state["backbone.norm.weight"][5] = float("nan")
+    with pytest.raises(ValueError, match=r"weights must be finite, got nan in backbone\.norm\.weight"):
+        models.ssd300_vgg16(weights=state)
+
+
 def test_the_command_says_which_of_two_it_took(tmp_path, capsys):
-    own = models.ulfg_slim(image_size=(48, 64)).state_dict()
-    names = (("backbone.base", "base_net"), ("backbone.", ""))
-    state = {}
-    for name, value in own.items():
-        for old, new in names:
-            name = name.replace(old, new)
-        if name.startswith("heads."):
-            _, level, kind, rest = name.split(".", 3)
-            kind = {"conf_conv": "classification_headers", "loc_conv": "regression_headers"}[kind]
-            name = f"{kind}.{level}.{rest}"
-        state[f"_orig_mod.module.{name}"] = value
+    state = {f"_orig_mod.module.{name}": value for name, value in slim().items()}
     torch.save({"model_state_dict": state, "ema": state}, tmp_path / "slim.pth")
     line = ["import", str(tmp_path / "slim.pth"), "-o", str(tmp_path / "model.pt")]
     assert cli.main(line) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ..engine.console import say
 from ..engine.files import refuse_inputs
@@ -21,16 +20,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "prototxt", nargs="?", help="of a .caffemodel (default: the one of its name beside it)"
     )
     parser.add_argument("--out", "-o", required=True, help="checkpoint to write")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="which one, where a state dict of this package fits several",
+    )
     parser.add_argument("--classes", help="names of the classes, joined by commas")
     parser.add_argument("--labels", metavar="FILE", help="names of the classes, one a line")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), help="of images, where a network takes any"
     )
     parser.add_argument(
-        "--mean", type=float, nargs=3, default=(104.0, 117.0, 123.0), metavar=("B", "G", "R"),
+        "--mean", type=float, nargs=3, metavar=("B", "G", "R"),
         help="what a caffemodel subtracts (default: 104 117 123)",
     )  # fmt: skip
-    parser.add_argument("--scale", type=float, default=1.0, help="its factor after that (default: 1)")
+    parser.add_argument("--scale", type=float, help="of a caffemodel, its factor after that (default: 1)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -41,12 +45,15 @@ def run(options: argparse.Namespace) -> None:
     if len(files) == 2 and files[0].suffix in (".prototxt", ".pbtxt"):
         files.reverse()  # in the order of Caffe's own tools
     refuse_inputs("--out", [Path(options.out)], files)
-    given: dict[str, Any] = {"classes": _classes(options), "mean": options.mean, "scale": options.scale}
-    if len(files) == 2:
-        given["prototxt"] = files[1]
-    if options.size:
-        given["image_size"] = tuple(options.size)
-    found = models.import_weights(files[0], **given)
+    found = models.import_weights(
+        files[0],
+        model=options.model,
+        prototxt=files[1] if len(files) == 2 else None,
+        classes=_classes(options),
+        image_size=options.size,
+        mean=options.mean,
+        scale=options.scale,
+    )
     spec = ModelSpec(found.name, found.classes, found.model.image_size, found.options)
     check_folder("the folder of --out", Path(options.out).parent)
     save_model(options.out, spec, found.model.state_dict())

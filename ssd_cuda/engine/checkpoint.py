@@ -99,7 +99,18 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[SS
     Raises:
         CheckpointError: as :func:`load_checkpoint`.
     """
-    content = _read(Path(path), device, MODEL_FORMAT)
+    return model_of(_read(Path(path), device, MODEL_FORMAT), path, device)
+
+
+def model_of(
+    content: Mapping[Any, Any], path: str | Path, device: torch.device | str = "cpu"
+) -> tuple[SSD, ModelSpec]:
+    """:func:`load_model` of what such a file holds, read already; ``path`` is its name in messages.
+
+    Raises:
+        CheckpointError: as :func:`load_checkpoint`.
+    """
+    content = _check_content(dict(content), path, MODEL_FORMAT)
     part = "weights" if content["format"] == MODEL_FORMAT else "average"
     spec, model = _build(path, content, part, device)
     if part == "weights":
@@ -183,6 +194,10 @@ def _read(path: Path, device: torch.device | str, *others: str) -> dict[str, Any
         reason = type(error).__name__
         raise CheckpointError(f"{path} must be a checkpoint of ssd_cuda, got a file that torch cannot "
                               f"load with weights_only=True ({reason})") from error  # fmt: skip
+    return _check_content(content, path, *others)
+
+
+def _check_content(content: Any, path: str | Path, *others: str) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") not in (FORMAT, *others):
         raise CheckpointError(f"{path} must be a checkpoint of ssd_cuda, got {_describe(content)}")
     keys = _KEYS if content["format"] == FORMAT else _MODEL_KEYS

@@ -138,13 +138,6 @@ def _ulfg(words: str, model: str, sign: str) -> Source:
 
 
 SOURCES: dict[str, Source] = {
-    "ssd300_vgg16": _vgg(
-        "this package's ssd300_vgg16",
-        "ssd300_vgg16",
-        "own",
-        "backbone.vgg.0.weight",
-        "heads.0.conf_conv.bias",
-    ),
     "amdegroot": _vgg(
         "amdegroot/ssd.pytorch: SSD300", "ssd300_vgg16_amdegroot", "amdegroot", "vgg.0.weight", "conf.0.bias"
     ),
@@ -208,6 +201,9 @@ def recognise(state: Mapping[str, Any]) -> str:
     if near:
         missing = next(sign for sign in near[0].signs if sign not in state)
         raise ValueError(f"weights look like {near[0].words}, but {missing} is missing")
-    known = "; ".join(source.words for source in SOURCES.values())
+    known = dict.fromkeys(name for s in SOURCES.values() for name in s.words.split(":")[0].split(", "))
     names = ", ".join(str(name)[:40] for name in list(state)[:3]) or "none"
-    raise ValueError(f"weights must be of one of these: {known}; got names like {names}")
+    raise ValueError(
+        f"weights must be of this package, {', '.join(known)} (`ssd-cuda models` lists the networks), "
+        f"got names like {names}"
+    )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..config import DetectConfig, MultiBoxConfig, PriorSpec
 from .detector import SSD
 from .layers import L2Norm, SSD512ExtraLayers, SSDExtraLayers
-from .weights import read_weights, recognise, rename
+from .weights import fill, is_checkpoint, read_content, recognise, rename, state_of
 
 __all__ = [
     "VGGBackbone",
@@ -104,8 +104,8 @@ def ssd300_vgg16(num_classes: int | None = None, *, weights: Any = None) -> SSD:
         num_classes: background included. None: that of the weights, or else 21, Pascal VOC.
         weights: a file, a state dict, or torchvision's ``SSD300_VGG16_Weights``; of this model, of
             torchvision's or in amdegroot's layout (see ``ssd_cuda/models/weights.py``). With torchvision's
-            come its priors and its rules of loss and detection, with amdegroot's those of amdegroot.
-            None: new weights.
+            come its priors and its rules of loss and detection, with amdegroot's those of amdegroot, with
+            a checkpoint of this package those that it says. None: new weights.
 
     Raises:
         ValueError: weights of something else, or of another number of classes.
@@ -116,19 +116,32 @@ def ssd300_vgg16(num_classes: int | None = None, *, weights: Any = None) -> SSD:
         >>> model.image_size, len(model.priors)
         ((300, 300), 8732)
     """
-    dialect, state = "paper", None
-    if weights is not None:
-        state = read_weights(weights)
-        layout = recognise(state)
-        state = rename(state, layout)
-        dialect = "paper" if layout == "own" else layout
-        num_classes = _check_classes(state, num_classes)
-    spec = PriorSpec.preset("torchvision" if dialect == "torchvision" else "amdegroot")
-    classes = 21 if num_classes is None else num_classes
-    model = vgg_ssd(VGGBackbone(SSDExtraLayers()), spec, classes, dialect)
-    if state is not None:
-        _load(model, state)
+    if weights is None:
+        classes = 21 if num_classes is None else num_classes
+        return vgg_ssd(VGGBackbone(SSDExtraLayers()), PriorSpec.preset("amdegroot"), classes)
+    content = read_content(weights)
+    if is_checkpoint(content):
+        return _of_checkpoint(content, num_classes)
+    state = state_of(content)[0]
+    layout = recognise(state)
+    state = rename(state, layout)
+    builders = {"amdegroot": ssd300_amdegroot, "torchvision": ssd300_torchvision}
+    model = builders.get(layout, ssd300_vgg16)(_check_classes(state, num_classes))
+    fill(model, state, "SSD300")
     return model
+
+
+def _of_checkpoint(content: Mapping[Any, Any], num_classes: int | None) -> SSD:
+    from .loading import import_weights  # it knows every model, this one too
+
+    found = import_weights(content)
+    if not found.name.startswith("ssd300_vgg16"):
+        raise ValueError(f"weights must be of an SSD300 with VGG-16, got a checkpoint of {found.name}")
+    if num_classes not in (None, found.model.num_classes):
+        raise ValueError(
+            f"num_classes must be that of the weights ({found.model.num_classes}), got {num_classes}"
+        )
+    return found.model.train()
 
 
 def _check_classes(state: Mapping[str, Tensor], num_classes: int | None) -> int:
@@ -139,14 +152,6 @@ def _check_classes(state: Mapping[str, Tensor], num_classes: int | None) -> int:
     if num_classes not in (None, found):
         raise ValueError(f"num_classes must be that of the weights ({found}), got {num_classes}")
     return found
-
-
-def _load(model: SSD, state: Mapping[str, Tensor]) -> None:
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:200]
-        raise ValueError(f"weights must fit SSD300, got others: {detail}") from error
 
 
 def ssd512_vgg16(num_classes: int = 21) -> SSD:

@@ -28,12 +28,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._extras import require
 from .unreadable import check_file, looks_like, refused_pickle
 
-__all__ = ["read_content", "read_weights", "recognise", "rename", "state_of"]
+__all__ = [
+    "fill",
+    "is_checkpoint",
+    "read_content",
+    "read_weights",
+    "recognise",
+    "rename",
+    "state_of",
+]
 
 _HEADS = {
     "loc": "loc_conv",
@@ -106,6 +114,25 @@ def _our_name(key: str, layout: str) -> str:
     return key
 
 
+def fill(model: nn.Module, state: Mapping[str, Tensor], words: str) -> None:
+    """Load all weights of ``model``, which is ``words``.
+
+    Raises:
+        ValueError: others than its own, or with numbers that no network is left with by training.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise ValueError(f"weights must fit {words}, got others: {detail}") from error
+    for name, value in model.state_dict().items():  # as loaded: float64 may be too large for the model
+        if not torch.isfinite(value).all():
+            found = value[~torch.isfinite(value)][0].item()
+            raise ValueError(f"weights must be finite, got {found} in {name}")
+        if name.endswith("running_var") and (value < 0).any():
+            raise ValueError(f"weights must have no negative variance, got {value.min().item()} in {name}")
+
+
 def read_weights(weights: Any) -> dict[str, Tensor]:
     """The state dict behind a file, torchvision's weight enum or a mapping; see :func:`read_content` and
     :func:`state_of`.
@@ -136,6 +163,11 @@ def read_content(weights: Any) -> Mapping[Any, Any]:
             f"weights must be a file, a weight enum or a state dict, got {type(weights).__name__}"
         )
     return content
+
+
+def is_checkpoint(content: Mapping[Any, Any]) -> bool:
+    """Whether this is what a file of ours holds, which says what model its weights are of."""
+    return str(content.get("format", "")).startswith("ssd_cuda ")
 
 
 def state_of(content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], str]:
@@ -171,7 +203,7 @@ def _unwrapped(content: Mapping[Any, Any], depth: int = 4) -> tuple[Mapping[Any,
         names = [{_bare(str(key)) for key in found[wrapper][0]} for wrapper in (average, model)]
         taken, left = (average, model) if names[0] >= names[1] else (model, average)
         return found[taken][0], f"the weights {taken!r}, not {left!r}"
-    return found.get(average or model, (content, ""))
+    return found.get(average or model or "", (content, ""))
 
 
 def _bare(key: str) -> str:
