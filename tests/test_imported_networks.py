@@ -165,7 +165,7 @@ def test_a_round_trip_through_the_command_line(tmp_path, capsys):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_safetensors_and_labels(tmp_path):
+def test_safetensors_and_labels(tmp_path, capsys):
     safetensors = pytest.importorskip("safetensors.torch")
     model = models.ulfg_slim(num_classes=3, image_size=(48, 64))
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -178,6 +178,18 @@ def test_safetensors_and_labels(tmp_path):
     line = ["import", str(tmp_path / "slim.safetensors"), "-o", str(tmp_path / "model.pt")]
     assert cli.main([*line, "--labels", str(tmp_path / "labels.txt")]) == 0
     assert load_model(tmp_path / "model.pt")[1].classes == ("bare", "masked")
+    for content, classes in (
+        ("cat\ndog, big\n", ("cat", "dog, big")),
+        ("cat , dog\n", ("cat", "dog")),
+        ("\ufeffBACKGROUND\r\ncat\r\n\r\ndog\r\n", ("cat", "dog")),  # as editors of Windows save it
+        ("\ufeff__background__,cat,dog", ("cat", "dog")),
+    ):
+        (tmp_path / "labels.txt").write_bytes(content.encode("utf-8"))
+        assert cli.main([*line, "--labels", str(tmp_path / "labels.txt")]) == 0
+        assert load_model(tmp_path / "model.pt")[1].classes == classes
+    (tmp_path / "labels.txt").write_text("\n")
+    assert cli.main([*line, "--labels", str(tmp_path / "labels.txt")]) == 1
+    assert "--labels must name the classes, got " in capsys.readouterr().err
     (tmp_path / "broken.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match="must be of safetensors"):
         models.load(tmp_path / "broken.safetensors")

@@ -78,8 +78,12 @@ def _classes(options: argparse.Namespace) -> list[str] | None:
     if not path.is_file():
         raise UsageError(f"--labels must be a file, got {path}, which there is not")
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"--labels must be a text in UTF-8, got {path}") from None
-    names = [name.strip() for name in (text.split(",") if "," in text else text.splitlines()) if name.strip()]
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(names) == 1:  # all on one line, as some write them; of several lines a comma is part of a name
+        names = [name.strip() for name in names[0].split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"--labels must name the classes, got {path}, which is empty")
     return names[1:] if names and names[0].upper() in ("BACKGROUND", "__BACKGROUND__") else names
