@@ -10,7 +10,7 @@ from torch import nn
 
 from ssd_cuda import cli
 from ssd_cuda.engine.checkpoint import ModelSpec, save_model
-from ssd_cuda.engine.selection import Selection, coco_results
+from ssd_cuda.engine.selection import ResultIds, Selection, coco_results
 
 cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
 pytest.importorskip("torchvision")
@@ -143,7 +143,8 @@ def test_classes_and_their_thresholds():
     chosen = Selection(CLASSES, 0.55, {"red": 0.95}, ["red", "green blue/2"])
     (row,) = chosen.rows(chosen.of(found))
     assert row == {"box": [4.0, 5.0, 6.0, 7.0], "score": 0.6, "class": "green blue/2"}
-    (result,) = coco_results([{"image": "x/000042.png", "detections": [row]}], CLASSES)
+    ids = ResultIds(chosen, ModelSpec("ssd_small", CLASSES, (64, 64)), ["x/000042.png"])
+    (result,) = coco_results([{"image": "x/000042.png", "detections": [row]}], ids)
     assert result == {"image_id": 42, "category_id": 2, "bbox": [4.0, 5.0, 2.0, 2.0], "score": 0.6}
 
 

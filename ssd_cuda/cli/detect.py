@@ -17,7 +17,8 @@ from ..engine.video import is_video
 from .options import UsageError, check_counts, check_json, pick_device, progress_bar, write_json
 
 if TYPE_CHECKING:
-    from ..engine.selection import Selection
+    from ..data.coco import CocoIds
+    from ..engine.selection import ResultIds, Selection
 
 HELP = "detections on images, a video or a camera of your own"
 PARENTS = ("run_options",)
@@ -45,7 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--classes", help="the only classes to keep, joined by commas (default: all)")
     add("--json", metavar="FILE", help="also write the detections to FILE")
-    add("--coco", metavar="FILE", help="also write them as COCO results")
+    add(
+        "--coco",
+        metavar="FILE",
+        help="also write them as COCO results: with the category ids of the COCO data that the model was "
+        "trained on, or else COCO's own, 1 to 90, of its 80 names, or else 1, 2, ... in the order of the "
+        "classes; with an image's number if its file is named by one, or else the name without its ending; "
+        "with a frame's number from 0",
+    )
+    add(
+        "--annotations",
+        metavar="FILE",
+        help="of --coco: take the ids of this COCO file, of categories by name and of images by file_name",
+    )
     add("--crops", metavar="FOLDER", help="also write what is inside of each box")
     add(
         "--every",
@@ -59,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from ..engine.checkpoint import load_model
-    from ..engine.selection import Selection
+    from ..engine.selection import ResultIds, Selection
     from .video import check_video, detect_video
 
     _check(options)
@@ -68,10 +81,12 @@ def run(options: argparse.Namespace) -> int:
     pictures = {} if video else picture_paths(image_files(options.images), Path(options.out))
     files = list(pictures)[: options.limit]
     inputs = [*files, *([options.images[0]] if video else [])]
-    check_json(options, *inputs, options.checkpoint)
+    annotations = _annotations(options, video)
+    check_json(options, *inputs, options.checkpoint, *([options.annotations] if annotations else []))
     model, spec = load_model(options.checkpoint, pick_device(options.device))
     only = [name.strip() for name in options.classes.split(",")] if options.classes else None
     selection = Selection(spec.classes, options.threshold, _thresholds(options.class_threshold), only)
+    ids = ResultIds(selection, spec, files, annotations) if options.coco else None
     if options.crops:
         check_folder("--crops", Path(options.crops))
     found: list[dict[str, Any]] = []
@@ -81,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         check_folder("--out", next(iter(pictures.values())).parent)
         _detect_files(model, selection, files, pictures, options, found)
     finally:  # after Ctrl-C too: what there is
-        _write(options, found, spec.classes)
+        _write(options, found, ids)
     say(*(f"{row['image']}: {len(row['detections'])} detections" for row in found))
     say(f"wrote {len(found)} picture{'s' * (len(found) != 1)} to {options.out}")
     return 1 if len(found) < len(files) else 0
@@ -108,13 +123,25 @@ def _thresholds(pairs: list[str]) -> dict[str, float]:
     return found
 
 
-def _write(options: argparse.Namespace, found: list[dict[str, Any]], classes: tuple[str, ...]) -> None:
+def _annotations(options: argparse.Namespace, video: bool) -> CocoIds | None:
+    from ..data.coco import CocoIds
+
+    if options.annotations is None:
+        return None
+    if not options.coco:
+        raise UsageError("--annotations gives the ids that --coco writes, got no --coco")
+    if video:
+        raise UsageError(f"--annotations is for images, got the video or camera {options.images[0]}")
+    return CocoIds(options.annotations)
+
+
+def _write(options: argparse.Namespace, found: list[dict[str, Any]], ids: ResultIds | None) -> None:
     from ..engine.selection import coco_results
 
     if options.json:
         write_json(options.json, found)
-    if options.coco:
-        write_json(options.coco, coco_results(found, classes))
+    if ids is not None:
+        write_json(options.coco, coco_results(found, ids))
 
 
 def _detect_files(

@@ -98,7 +98,7 @@ def _spec(
 
     if options.resume:
         found = load_checkpoint(options.resume)[0]
-        return found if replace(found, options="") == spec else spec
+        return replace(spec, options=found.options) if replace(found, options="") == spec else spec
     if options.priors == "auto":
         spec, told = with_fitted_priors(spec, dataset)
         tell(told)
@@ -129,7 +129,8 @@ def _train(
     split = options.split or usual_split(options, "train")
     dataset = open_data(options, split)
     warn_if_empty(dataset, f"the split {split!r} of {options.data}")
-    spec = _spec(options, ModelSpec(name, tuple(dataset.classes), size), dataset, pretrained, tell)
+    spec = ModelSpec(name, tuple(dataset.classes), size, category_ids=dataset.category_ids)
+    spec = _spec(options, spec, dataset, pretrained, tell)
     config = _weighted(options, config, dataset, tell)
     _check_batch(config, name, len(dataset), size)
     tested = _tested(options, spec, (split, dataset), processes)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import reprlib
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -96,9 +97,57 @@ def in_order_of(dataset: DetectionDataset, classes: Sequence[str]) -> DetectionD
     return dataset
 
 
-def _load(path: Path) -> dict[str, list]:
+class CocoIds:
+    """The ids of a COCO file by the names of what has them, for results that are held against it.
+
+    Unlike a data set it takes a file without annotations, such as COCO's of its test images, and reads none
+    of the images.
+
+    Args:
+        annotations: the json file.
+
+    Raises:
+        DataError: a missing file, one that does not parse, an entry that lacks a field, a class name that is
+            there twice.
+    """
+
+    def __init__(self, annotations: str | Path) -> None:
+        self.path = Path(annotations)
+        content = _load(self.path, ("images", "categories"))
+        if not isinstance(content.get("annotations"), list):
+            content["annotations"] = []
+        self.categories = {name: number for number, name in _categories(content, self.path)}
+        self._images: dict[str, list[tuple[tuple[str, ...], Identifier]]] = defaultdict(list)
+        for image in content["images"]:
+            name = _field(image, "file_name", str, self.path, "a text")
+            parts = PurePosixPath(name.replace("\\", "/")).parts
+            self._images[parts[-1] if parts else ""].append((parts, _identifier(image, "id", self.path)))
+
+    def category_ids(self, classes: Sequence[str], needed: Sequence[str]) -> list[Identifier | None]:
+        """The id of each class; None for one that is not there, which must be none of those ``needed``."""
+        missing = [name for name in needed if name not in self.categories]
+        if missing:
+            raise DataError(
+                f"{self.path} must have a category for each class that is written, "
+                f"got none for {name_list(list(map(repr, missing)))}"
+            )
+        return [self.categories.get(name) for name in classes]
+
+    def image_id(self, file: str | Path) -> Identifier:
+        """The id of the image whose ``file_name`` is the end of a file's path, the longest such name's."""
+        path = Path(os.path.abspath(file)).parts
+        named = [entry for entry in self._images[path[-1]] if path[-len(entry[0]) :] == entry[0]]
+        longest = max((len(parts) for parts, _ in named), default=0)
+        ids = [number for parts, number in named if len(parts) == longest]
+        if len(ids) != 1:
+            found = f"the ids {name_list(ids)}" if ids else "none"
+            raise DataError(f"{self.path} must list one image called {file}, got {found}")
+        return ids[0]
+
+
+def _load(path: Path, keys: Sequence[str] = ("images", "annotations", "categories")) -> dict[str, list]:
     content = read_json(path, "annotation file")
-    for key in ("images", "annotations", "categories"):
+    for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DataError(f"{path} must be COCO instances with a list {key!r}, got none")
     if not content["images"]:

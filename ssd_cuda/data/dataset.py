@@ -64,6 +64,7 @@ class DetectionDataset(Dataset):
     """
 
     classes: tuple[str, ...]
+    category_ids: tuple[int | str, ...] = ()  # of labels 1, 2, ... where the data numbers them otherwise
 
     @property
     def num_classes(self) -> int:

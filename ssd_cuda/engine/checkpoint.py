@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from .._names import check_distinct
 from ..models import MODELS, SSD, build_model
+from ..models.class_names import default_ids
 from ..models.registry import check_model
 from .checkpoint_check import CheckpointError, check_state, check_weights
 from .outputs import write_file
@@ -21,6 +22,7 @@ FORMAT = "ssd_cuda checkpoint 1"
 MODEL_FORMAT = "ssd_cuda model 1"  # a model alone: nothing to resume
 _KEYS = ("spec", "model", "average", "optimizer", "epoch", "step", "config", "history")
 _MODEL_KEYS = ("spec", "weights")
+_OPTIONAL = ("options", "category_ids")  # of a spec: in files only where there are any
 _MOST_PIXELS = 1 << 26  # of an image: 8192 x 8192 has 5.6 million priors
 
 
@@ -33,9 +35,12 @@ class ModelSpec:
         classes: names of labels 1, 2, ...; the model has one class more, the background.
         image_size: (height, width), of at most 2^26 pixels.
         options: what else :func:`~ssd_cuda.models.build_model` needs.
+        category_ids: what the COCO data that it was trained on calls labels 1, 2, ...; empty where no data
+            says. The network does not depend on them, so specs that differ in them alone are equal.
 
     Raises:
-        ValueError: none of the models, no class or one twice, a size that is none.
+        ValueError: none of the models, no class or one twice, a size that is none, ids that are not one a
+            class.
 
     Example:
         >>> ModelSpec("ssd_small", ("cell",), (64, 64)).build().num_classes
@@ -46,6 +51,7 @@ class ModelSpec:
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     options: str = ""
+    category_ids: tuple[int | str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         check_model("model", self.name)
@@ -57,6 +63,7 @@ class ModelSpec:
         check_distinct("classes", self.classes)
         if not isinstance(self.options, str):
             raise ValueError(f"options must be text, got {type(self.options).__name__}")
+        self._check_ids()
         size = self.image_size
         whole = isinstance(size, tuple) and all(type(side) is int and side >= 1 for side in size)
         if not whole or len(size) != 2 or size[0] * size[1] > _MOST_PIXELS:
@@ -66,6 +73,25 @@ class ModelSpec:
         only = MODELS[self.name][1]
         if only is not None and size != only:
             raise ValueError(f"image_size of {self.name} must be {only}, got {size}")
+
+    def _check_ids(self) -> None:
+        ids = self.category_ids
+        plain = isinstance(ids, tuple) and all(type(number) in (int, str) for number in ids)
+        if not plain or len(ids) not in (0, len(self.classes)) or len(set(ids)) < len(ids):
+            raise ValueError(
+                f"category_ids must be an integer or a text for each of {len(self.classes)} classes, each "
+                f"once, got {str(ids)[:80]}"
+            )
+
+    def coco_ids(self) -> tuple[int | str, ...]:
+        """The category ids of labels 1, 2, ... in COCO results: ``category_ids``, or else COCO's own for its
+        80 names, or else 1, 2, ...
+
+        Example:
+            >>> ModelSpec("ssd_small", ("cell",), (64, 64), category_ids=(7,)).coco_ids()
+            (7,)
+        """
+        return self.category_ids or default_ids(self.classes)
 
     def build(self) -> SSD:
         """A model with new weights."""
@@ -132,8 +158,8 @@ def save_model(path: str | Path, spec: ModelSpec, weights: Mapping[str, torch.Te
 
 
 def _plain(spec: ModelSpec) -> dict[str, Any]:
-    found = {**asdict(spec), "classes": list(spec.classes)}
-    return {key: value for key, value in found.items() if key != "options" or value}
+    found = {**asdict(spec), "classes": list(spec.classes), "category_ids": list(spec.category_ids)}
+    return {key: value for key, value in found.items() if key not in _OPTIONAL or value}
 
 
 def _load(path: str | Path, device: torch.device | str) -> tuple[ModelSpec, dict[str, Any], SSD]:
@@ -149,13 +175,12 @@ def _build(
     """The spec of a file and a new model of it, if the weights in ``part`` are of as many classes."""
     found = content.pop("spec")
     keys = ("name", "classes", "image_size")
-    if not isinstance(found, dict) or {*found, "options"} != {*keys, "options"}:
+    if not isinstance(found, dict) or {*found, *_OPTIONAL} != {*keys, *_OPTIONAL}:
         raise CheckpointError(f"{path} must have a spec of {', '.join(keys)}, got {str(found)[:80]}")
     try:
-        classes, size = (
-            tuple(v) if isinstance(v, list) else v for v in (found["classes"], found["image_size"])
-        )
-        spec = ModelSpec(found["name"], classes, size, found.get("options", ""))
+        lists = (found["classes"], found["image_size"], found.get("category_ids", ()))
+        classes, size, ids = (tuple(v) if isinstance(v, list) else v for v in lists)
+        spec = ModelSpec(found["name"], classes, size, found.get("options", ""), ids)
     except ValueError as error:
         raise CheckpointError(f"{path} must have a spec of a model that there is: {error}") from error
     rows = _class_rows(content[part])

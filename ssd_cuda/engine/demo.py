@@ -112,7 +112,7 @@ def _train(dataset: DetectionDataset, out: Path, epochs: int, seed: int, amp: Am
     # The built-in shapes stand upright in the test split too; photographs of the demo may not.
     augment = "flip" if isinstance(dataset, ShapesDataset) else "flips"
     config = TrainConfig(epochs=epochs, batch_size=BATCH, seed=seed, augment=augment, amp=amp)
-    spec = ModelSpec("ssd_small", tuple(dataset.classes), IMAGE_SIZE)
+    spec = ModelSpec("ssd_small", tuple(dataset.classes), IMAGE_SIZE, category_ids=dataset.category_ids)
     start = time.perf_counter()
     batches = BatchLoader(
         prepare(dataset, IMAGE_SIZE, config.augment),

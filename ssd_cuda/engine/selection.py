@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .._names import name_list
+from ..models.class_names import UNUSED
 from .draw import save_picture
 
-__all__ = ["Selection", "coco_results", "save_crops"]
+if TYPE_CHECKING:
+    from ..data.coco import CocoIds
+    from .checkpoint import ModelSpec
+
+__all__ = ["ResultIds", "Selection", "coco_results", "save_crops"]
 
 
 class Selection:
@@ -52,6 +57,7 @@ class Selection:
         self.lowest = torch.full((len(classes) + 1,), float("inf"))
         for label in wanted:
             self.lowest[label] = lowest[label - 1]
+        self.kept = tuple(name for label, name in enumerate(self.classes, 1) if label in wanted)
 
     def _label(self, name: str) -> int:
         if name not in self.classes:
@@ -79,25 +85,80 @@ class Selection:
         return rows
 
 
-def coco_results(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of images as COCO's results: ``image_id`` (the number that the file is named by, else the name
-    without its ending; of a video the frame), ``category_id`` from 1, ``bbox`` x, y, width, height,
-    ``score``.
+class ResultIds:
+    """What images and classes are called in COCO results.
+
+    An image has the number that its file is named by, else the name without its ending, and a class what
+    :meth:`~ssd_cuda.engine.checkpoint.ModelSpec.coco_ids` says; with ``annotations`` both have the ids of
+    that file.
+
+    Args:
+        selection: what is written.
+        spec: of the model.
+        files: the images that are to be detected on.
+        annotations: of a COCO file, or None.
+
+    Raises:
+        ValueError: a class or an image that the file lacks, two images of one id.
 
     Example:
+        >>> spec = ssd_cuda.engine.checkpoint.ModelSpec("ssd_small", ("cat",), (64, 64))
+        >>> ResultIds(Selection(spec.classes), spec, ["val/000139.jpg"]).images
+        {'val/000139.jpg': 139}
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        spec: ModelSpec,
+        files: Sequence[str | Path] = (),
+        annotations: CocoIds | None = None,
+    ) -> None:
+        categories: Sequence[int | str | None] = spec.coco_ids()
+        if annotations is not None:
+            # A label that stands for none of COCO's categories has no id there, and is not written.
+            needed = [name for name in selection.kept if not name.startswith(UNUSED)]
+            categories = annotations.category_ids(spec.classes, needed)
+        self.categories = dict(zip(spec.classes, categories, strict=True))
+        self.images: dict[str, int | str] = {}
+        first: dict[int | str, str | Path] = {}
+        for file in files:
+            number = _stem_id(file) if annotations is None else annotations.image_id(file)
+            if first.setdefault(number, file) != file:
+                raise ValueError(
+                    f"images must have an id each in COCO results, got {number!r} for {first[number]} and "
+                    f"{file}"
+                )
+            self.images[str(file)] = number
+
+
+def _stem_id(file: str | Path) -> int | str:
+    stem = Path(file).stem
+    return int(stem) if stem.isdecimal() else stem
+
+
+def coco_results(rows: Sequence[Mapping[str, Any]], ids: ResultIds) -> list[dict[str, Any]]:
+    """Rows of images as COCO's results: ``image_id`` (of a video the frame), ``category_id``, ``bbox`` x, y,
+    width, height, ``score``.
+
+    Example:
+        >>> spec = ssd_cuda.engine.checkpoint.ModelSpec("ssd_small", ("cat",), (64, 64), category_ids=(7,))
+        >>> ids = ResultIds(Selection(spec.classes), spec, ["000139.jpg"])
         >>> found = [{"box": [1.0, 2.0, 4.0, 8.0], "score": 0.5, "class": "cat"}]
-        >>> coco_results([{"image": "000139.jpg", "detections": found}], ["cat"])
-        [{'image_id': 139, 'category_id': 1, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}]
+        >>> coco_results([{"image": "000139.jpg", "detections": found}], ids)
+        [{'image_id': 139, 'category_id': 7, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}]
     """
     results = []
     for row in rows:
-        stem = Path(row["image"]).stem
-        image_id = row.get("frame", int(stem) if stem.isdecimal() else stem)
+        image_id = row["frame"] if "frame" in row else ids.images[row["image"]]
         for found in row["detections"]:
             x1, y1, x2, y2 = found["box"]
             box = [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]
-            label = list(classes).index(found["class"]) + 1
-            results.append({"image_id": image_id, "category_id": label, "bbox": box, "score": found["score"]})
+            category = ids.categories[found["class"]]
+            if category is not None:
+                results.append(
+                    {"image_id": image_id, "category_id": category, "bbox": box, "score": found["score"]}
+                )
     return results
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["default_names"]
+from collections.abc import Sequence
+
+__all__ = ["UNUSED", "default_ids", "default_names"]
+
+UNUSED = "unused "  # begins the name of a label that stands for none of COCO's categories
 
 _VOC = (
     "aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,person,"
@@ -22,7 +26,7 @@ _COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ids of COCO that no cat
 
 def _with_gaps() -> list[str]:
     names = iter(_COCO.split(","))
-    return [f"unused {label}" if label in _COCO_GAPS else next(names) for label in range(1, 91)]
+    return [f"{UNUSED}{label}" if label in _COCO_GAPS else next(names) for label in range(1, 91)]
 
 
 def default_names(count: int, single: str = "object") -> tuple[str, ...]:
@@ -34,3 +38,15 @@ def default_names(count: int, single: str = "object") -> tuple[str, ...]:
     """
     known = {1: [single], 20: _VOC.split(","), 80: _COCO.split(","), 90: _with_gaps()}
     return tuple(known.get(count) or [f"class {label}" for label in range(1, count + 1)])
+
+
+def default_ids(classes: Sequence[str]) -> tuple[int, ...]:
+    """COCO's category ids for its 80 names in its order, which leave gaps up to 90; else 1, 2, ...
+
+    Example:
+        >>> default_ids(default_names(80))[-1], default_ids(("cat", "dog"))
+        (90, (1, 2))
+    """
+    if tuple(classes) == tuple(_COCO.split(",")):
+        return tuple(label for label in range(1, 91) if label not in _COCO_GAPS)
+    return tuple(range(1, len(classes) + 1))
