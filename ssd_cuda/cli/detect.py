@@ -36,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--out", "-o", default="runs/detect", help="folder, or with one image its file (default: %(default)s)"
     )
-    add("--threshold", type=float, default=0.5, help="lowest score (default: %(default)s)")
+    add(
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="lowest score, also below the model's own (default: %(default)s)",
+    )
     add(
         "--class-threshold",
         action="append",
@@ -186,7 +191,8 @@ def _detect_batch(
     resize = require("torchvision.transforms.v2.functional", "resizing images").resize
     sized = [resize(image, list(model.image_size), antialias=True) for image in images.values()]
     rows = []
-    detections = model.detect(torch.stack(sized).to(model.priors.device)).to_list()
+    batch = torch.stack(sized).to(model.priors.device)
+    detections = model.detect(batch, selection.within(model.detect_config)).to_list()
     for (path, image), fractions in zip(images.items(), detections, strict=True):
         chosen = selection.of(to_pixels(fractions, (image.shape[1], image.shape[2])))
         save_picture(pictures[path], draw_detections(image, chosen, selection.classes, min_score=0.0))

@@ -84,5 +84,5 @@ def _detect(model: Any, selection: Selection, frame: Tensor, times: StageTimes) 
         sized = resize(frame, list(model.image_size), antialias=True)
         outputs = model.predict(sized[None].to(model.priors.device))
     with times("post-process"), torch.no_grad():
-        (result,) = model.post_process(outputs).to_list()
+        (result,) = model.post_process(outputs, selection.within(model.detect_config)).to_list()
         return selection.of(to_pixels(result, (frame.shape[1], frame.shape[2])))

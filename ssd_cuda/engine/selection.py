@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from ..models.class_names import UNUSED
 from .draw import save_picture
 
 if TYPE_CHECKING:
+    from ..config import DetectConfig
     from ..data.coco import CocoIds
     from .checkpoint import ModelSpec
 
@@ -63,6 +66,26 @@ class Selection:
         if name not in self.classes:
             raise ValueError(f"classes must be of the checkpoint, {name_list(self.classes)}, got {name!r}")
         return self.classes.index(name) + 1
+
+    def within(self, config: DetectConfig) -> DetectConfig:
+        """``config`` with the thresholds that are higher than those asked for lowered to them.
+
+        Example:
+            >>> rule = ssd_cuda.DetectConfig(score_threshold=0.3)
+            >>> Selection(("cat",), 0.5).within(rule) is rule, Selection(("cat",), 0.25).within(rule) is rule
+            (True, False)
+        """
+        own = config.score_threshold
+        of_column = own if isinstance(own, tuple) else (own,) * len(self.lowest)
+        # The post-process takes scores above its threshold, the selection that of a score too. Not below 0,
+        # where soft-NMS has no rule.
+        below = torch.nextafter(self.lowest, torch.tensor(-math.inf)).clamp(min=0.0).tolist()
+        lowered = tuple(map(min, of_column, below))
+        if lowered == of_column:
+            return config
+        if config.class_agnostic and config.soft_nms:  # whose threshold is one for all
+            return replace(config, score_threshold=min(lowered))
+        return replace(config, score_threshold=lowered)
 
     def of(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The detections of an image that are chosen, in their order."""
