@@ -11,6 +11,7 @@ from torch import nn
 from ssd_cuda import cli
 from ssd_cuda.engine.checkpoint import ModelSpec, save_model
 from ssd_cuda.engine.selection import ResultIds, Selection, coco_results
+from ssd_cuda.engine.video import WRITTEN_SUFFIXES
 
 cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
 pytest.importorskip("torchvision")
@@ -58,7 +59,7 @@ def frames_of(path):
     return count, size
 
 
-@pytest.mark.parametrize("ending", [".mp4", ".avi"])
+@pytest.mark.parametrize("ending", WRITTEN_SUFFIXES)
 def test_a_video_goes_in_and_out(capsys, checkpoint, video, tmp_path, ending):
     out, rows = tmp_path / f"out{ending}", tmp_path / "rows.json"
     status, said, err = run(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +12,10 @@ import torch
 from torch import Tensor
 
 from .._extras import require
+from ..data.files import IMAGE_SUFFIXES
 from ..engine.console import complain, say
-from ..engine.files import image_files, picture_paths
-from ..engine.outputs import check_folder
+from ..engine.files import image_files, picture_paths, refuse_inputs
+from ..engine.outputs import check_apart, check_ending, check_folder
 from ..engine.video import is_video
 from .options import UsageError, check_counts, check_json, pick_device, progress_bar, write_json
 
@@ -80,14 +83,15 @@ def run(options: argparse.Namespace) -> int:
     from ..engine.selection import ResultIds, Selection
     from .video import check_video, detect_video
 
-    _check(options)
     video = any(map(is_video, options.images))
+    _check(options, video)
     out = check_video(options) if video else None
-    pictures = {} if video else picture_paths(image_files(options.images), Path(options.out))
+    pictures = {} if video else _pictures(options)
     files = list(pictures)[: options.limit]
     inputs = [*files, *([options.images[0]] if video else [])]
     annotations = _annotations(options, video)
     check_json(options, *inputs, options.checkpoint, *([options.annotations] if annotations else []))
+    _check_places(options, [out] if out else pictures.values())
     model, spec = load_model(options.checkpoint, pick_device(options.device))
     only = [name.strip() for name in options.classes.split(",")] if options.classes else None
     selection = Selection(spec.classes, options.threshold, _thresholds(options.class_threshold), only)
@@ -107,7 +111,23 @@ def run(options: argparse.Namespace) -> int:
     return 1 if len(found) < len(files) else 0
 
 
-def _check(options: argparse.Namespace) -> None:
+def _pictures(options: argparse.Namespace) -> dict[Path, Path]:
+    """Where the picture of each image goes."""
+    files, out = image_files(options.images), Path(options.out)
+    check_ending("--out", out, IMAGE_SUFFIXES, "one image")
+    if options.crops:  # which would be images of the next run, or replace one
+        refuse_inputs("--crops", [Path(options.crops)], {path.parent for path in files})
+    return picture_paths(files, out)
+
+
+def _check_places(options: argparse.Namespace, pictures: Iterable[Path]) -> None:
+    """Each option writes somewhere else."""
+    given = {f"--{name}": getattr(options, name) for name in ("json", "coco", "crops")}
+    others = {option: [Path(name)] for option, name in given.items() if name}
+    check_apart({"--out": [Path(options.out), *pictures], **others})
+
+
+def _check(options: argparse.Namespace, video: bool) -> None:
     check_counts(options)
     if not 0 <= options.threshold <= 1:
         raise UsageError(f"--threshold must lie in [0, 1], got {options.threshold}")
@@ -115,6 +135,8 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, got {value}")
+    if options.every > 1 and not video:
+        raise UsageError(f"--every must be 1 for images, each of which is detected on, got {options.every}")
 
 
 def _thresholds(pairs: list[str]) -> dict[str, float]:
@@ -158,21 +180,32 @@ def _detect_files(
     found: list[dict[str, Any]],
 ) -> None:
     for start in progress_bar()(range(0, len(files), options.batch_size), desc="detect"):
-        images = _read(files[start : start + options.batch_size])
+        images = _read(files[start : start + options.batch_size], options.workers)
         if images:
             found += _detect_batch(model, selection, images, pictures, options.crops)
 
 
-def _read(files: list[Path]) -> dict[Path, Tensor]:
+def _read(files: list[Path], threads: int) -> dict[Path, Tensor]:
     """The images that can be read; of the others one sentence each."""
     from ..data import DataError, read_image
 
-    images = {}
-    for path in files:
+    def read(path: Path) -> Tensor | DataError:
         try:
-            images[path] = read_image(path).as_subclass(Tensor)
+            return read_image(path).as_subclass(Tensor)
         except DataError as error:
-            complain(f"{error}; it is left out")
+            return error
+
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            found = list(pool.map(read, files))
+    else:
+        found = list(map(read, files))
+    images = {}
+    for path, image in zip(files, found, strict=True):
+        if isinstance(image, DataError):
+            complain(f"{image}; it is left out")
+        else:
+            images[path] = image
     return images
 
 

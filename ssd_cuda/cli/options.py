@@ -56,7 +56,10 @@ def run_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, parents=[device_options()])
     parser.add_argument("--batch-size", type=int, default=8, help="images at a time (default: %(default)s)")
     parser.add_argument(
-        "--workers", type=int, default=1, help="data loading processes (default: %(default)s)"
+        "--workers",
+        type=int,
+        default=1,
+        help="processes that load data, of detect threads (default: %(default)s)",
     )
     return parser
 

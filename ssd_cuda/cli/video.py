@@ -12,9 +12,9 @@ from torch import Tensor
 from .._extras import require
 from ..engine.console import StopOnInterrupt, say
 from ..engine.files import refuse_inputs
-from ..engine.outputs import check_folder
+from ..engine.outputs import check_ending, check_folder, is_folder_name
 from ..engine.selection import Selection, save_crops
-from ..engine.video import StageTimes, VideoReader, VideoWriter
+from ..engine.video import WRITTEN_SUFFIXES, StageTimes, VideoReader, VideoWriter
 from .options import UsageError, progress_bar
 
 __all__ = ["check_video", "detect_video"]
@@ -25,7 +25,8 @@ def check_video(options: argparse.Namespace) -> Path:
     if len(options.images) != 1:
         raise UsageError(f"a video or a camera must be the only input, got {len(options.images)}")
     source, out = options.images[0], Path(options.out)
-    if out.suffix.lower() not in (".mp4", ".avi"):
+    check_ending("--out", out, WRITTEN_SUFFIXES, "a video")
+    if is_folder_name(out):
         out = out / f"{Path(source).stem if not source.isdecimal() else f'camera{source}'}.mp4"
     refuse_inputs("--out", [out], [Path(source)])
     return out

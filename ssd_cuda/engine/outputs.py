@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["OutputError", "check_folder", "write_file", "write_text"]
+__all__ = [
+    "OutputError",
+    "check_apart",
+    "check_ending",
+    "check_folder",
+    "is_folder_name",
+    "write_file",
+    "write_text",
+]
 
 
 class OutputError(OSError):
@@ -95,3 +104,47 @@ def check_folder(option: str, folder: Path) -> None:
         raise OutputError(f"{option} must be a folder, got {folder}, where a file is in the way") from None
     except OSError as error:
         raise OutputError(f"{option} must be a folder to write in, got {folder}: {error.strerror}") from error
+
+
+def check_ending(option: str, path: Path, known: Sequence[str], what: str) -> None:
+    """Raise where ``path`` is called like a file of another kind: a folder of that name would be made.
+
+    Args:
+        option: that named it, for the message.
+        known: endings of the files that can be written.
+        what: of which they are pictures, for the message.
+
+    Raises:
+        ValueError: an ending that is none of them; a folder that is there may have any.
+    """
+    if path.suffix.lower() not in known and not is_folder_name(path):
+        raise ValueError(
+            f"{option} must be a folder, or for {what} a file that ends in {', '.join(known)}, got {path}"
+        )
+
+
+def is_folder_name(path: Path) -> bool:
+    """Whether a path is a folder or could become one: ``runs/v1.2`` is no file, ``out.xyz`` is one."""
+    ending = path.suffix.lower()[1:]
+    return path.is_dir() or not re.fullmatch(r"(?=.*[a-z])[a-z0-9]{1,5}", ending)
+
+
+def check_apart(places: Mapping[str, Iterable[Path]]) -> None:
+    """Raise where an option would write where another one does, by whatever path it is named.
+
+    Args:
+        places: option to the files and folders that it names.
+
+    Raises:
+        ValueError: what the one has written would be lost, or the other one not written at all.
+    """
+    taken: dict[Any, str] = {}
+    for option, paths in places.items():
+        for path in paths:
+            place = os.path.realpath(path)
+            status = os.stat(place) if os.path.exists(place) else None
+            for key in (place, (status.st_dev, status.st_ino) if status else place):
+                if taken.setdefault(key, option) != option:
+                    raise ValueError(
+                        f"{option} must be a place of its own, got {path}, which is that of {taken[key]}"
+                    )

@@ -34,7 +34,7 @@ class Selection:
         only: names of the classes that are kept; None: all.
 
     Raises:
-        ValueError: a name that is no class, a threshold outside of [0, 1].
+        ValueError: a name that is no class, a threshold outside of [0, 1] or of a class that is not kept.
 
     Example:
         >>> chosen = Selection(("cat", "dog"), 0.5, {"dog": 0.9})
@@ -61,6 +61,11 @@ class Selection:
         for label in wanted:
             self.lowest[label] = lowest[label - 1]
         self.kept = tuple(name for label, name in enumerate(self.classes, 1) if label in wanted)
+        idle = [name for name in of_class or {} if name not in self.kept]
+        if idle:
+            raise ValueError(
+                f"thresholds must be of classes that are kept, {name_list(self.kept)}, got one of {idle[0]!r}"
+            )
 
     def _label(self, name: str) -> int:
         if name not in self.classes:

@@ -17,10 +17,11 @@ from torch import Tensor
 from .._extras import require
 from .outputs import OutputError
 
-__all__ = ["VIDEO_SUFFIXES", "StageTimes", "VideoReader", "VideoWriter", "is_video"]
+__all__ = ["VIDEO_SUFFIXES", "WRITTEN_SUFFIXES", "StageTimes", "VideoReader", "VideoWriter", "is_video"]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+_CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "mp4v", ".mov": "mp4v"}
+WRITTEN_SUFFIXES = tuple(_CODECS)
 
 
 def is_video(name: str) -> bool:
@@ -120,7 +121,7 @@ class VideoWriter:
     not.
 
     Args:
-        path: ``.mp4`` or ``.avi``.
+        path: ends in one of ``WRITTEN_SUFFIXES``.
         rate: frames a second.
 
     Raises:
@@ -129,7 +130,7 @@ class VideoWriter:
 
     def __init__(self, path: Path, rate: float) -> None:
         if path.suffix.lower() not in _CODECS:
-            raise ValueError(f"a video must end in {' or '.join(_CODECS)}, got {path}")
+            raise ValueError(f"a video must end in {', '.join(_CODECS)}, got {path}")
         self.cv2 = require("cv2", "writing a video")
         self.path, self.rate = path, rate
         self.partial = path.with_name(f"{path.stem}.partial{path.suffix}")
