@@ -166,3 +166,36 @@ def test_pictures_take_the_same_options(capsys, checkpoint, tmp_path):
         and {r["image_id"] for r in results} == {"a", "b"}
     )
     assert any((tmp_path / "crops").glob("a-*-red.png"))
+
+
+def test_a_video_that_was_cut_off_is_told(capsys, checkpoint, video, tmp_path):
+    """OpenCV reads what is left of it and says that it is over."""
+    cut, content = tmp_path / "cut.avi", video.read_bytes()
+    cut.write_bytes(content[: int(0.9 * len(content))])
+    left = frames_of(cut)[0]
+    assert 0 < left < FRAMES
+    status, said, err = run(capsys, cut, "-c", checkpoint, "-o", tmp_path / "out.avi")
+    assert status == 0 and f"{left} frames, " in said
+    assert (
+        err
+        == f"ssd-cuda: warning: video {cut} ends after {left} of the {FRAMES} frames that it says it has\n"
+    )
+    for source, given in (cut, ["--limit", left]), (cut, ["--limit", 1]), (video, []):
+        assert run(capsys, source, "-c", checkpoint, "-o", tmp_path / "out.avi", *given)[::2] == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "frames"),
+    [("a.avi", 7, 7), ("a.MP4", 7, 7), ("a.mkv", 7, None), ("a.avi", 0, None), ("a.avi", -9e18, None)]
+    + [("a.avi", float("nan"), None), ("a.avi", 1e18, None)],
+)
+def test_a_count_of_frames_is_believed_where_the_file_holds_it(monkeypatch, tmp_path, name, said, frames):
+    from ssd_cuda.engine import video
+
+    class Capture:
+        isOpened = staticmethod(lambda: True)
+        get = staticmethod(lambda what: said if what == cv2.CAP_PROP_FRAME_COUNT else 10.0)
+
+    (tmp_path / name).touch()
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: Capture)
+    assert video.VideoReader(str(tmp_path / name)).frames == frames

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._extras import require
-from ..engine.console import StopOnInterrupt, say
+from ..engine.console import StopOnInterrupt, complain, say
 from ..engine.files import refuse_inputs
 from ..engine.outputs import check_ending, check_folder, is_folder_name
 from ..engine.selection import Selection, save_crops
@@ -53,6 +53,7 @@ def detect_video(
             with times("read"):
                 frame = next(frames, None)
             if frame is None:
+                _check_whole(reader, count)
                 break
             if count % options.every == 0:
                 chosen = _detect(model, selection, frame, times)
@@ -74,6 +75,13 @@ def detect_video(
     say(f"{source}: {count} frames, {detected} detected on, {boxes} detections", times.line(count))
     say(f"wrote {out}")
     return 0
+
+
+def _check_whole(reader: VideoReader, count: int) -> None:
+    """OpenCV ends a video that was cut off as one that is over."""
+    if count and reader.frames is not None and count < reader.frames:
+        found = f"{count} of the {reader.frames} frames that it says it has"
+        complain(f"{reader.name} ends after {found}", "warning")
 
 
 def _detect(model: Any, selection: Selection, frame: Tensor, times: StageTimes) -> dict[str, Tensor]:

@@ -20,6 +20,9 @@ from .outputs import OutputError
 __all__ = ["VIDEO_SUFFIXES", "WRITTEN_SUFFIXES", "StageTimes", "VideoReader", "VideoWriter", "is_video"]
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+# Whose count of frames is written in the file; of the others OpenCV makes one of duration and rate.
+_COUNTED_SUFFIXES = (".avi", ".mp4", ".mov", ".m4v")
+_MOST_FRAMES = 10**8  # 46 days at 25 a second; a damaged header says anything
 _CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "mp4v", ".mov": "mp4v"}
 WRITTEN_SUFFIXES = tuple(_CODECS)
 
@@ -73,7 +76,9 @@ class VideoReader:
 
     Attributes:
         name: ``camera 0`` or ``video a.mp4``, for messages.
+        camera: whether it is one.
         rate: frames a second; 25 where the source does not say.
+        frames: how many the file says it has; None where it does not, and of a camera.
 
     Raises:
         ValueError: it cannot be opened. ImportError: no OpenCV.
@@ -82,7 +87,7 @@ class VideoReader:
     def __init__(self, source: str) -> None:
         self.cv2 = require("cv2", "reading a video")
         self.source = source
-        camera = source.isdecimal() and not Path(source).exists()
+        self.camera = camera = source.isdecimal() and not Path(source).exists()
         self.name = f"{'camera' if camera else 'video'} {source}"
         if not camera and not Path(source).is_file():
             raise ValueError(f"{self.name} does not exist")
@@ -91,6 +96,9 @@ class VideoReader:
             raise ValueError(f"{self.name} must be one that OpenCV can open, got none")
         rate = self.capture.get(self.cv2.CAP_PROP_FPS)
         self.rate = rate if 0 < rate <= 1000 else 25.0
+        counted = not camera and Path(source).suffix.lower() in _COUNTED_SUFFIXES
+        count = self.capture.get(self.cv2.CAP_PROP_FRAME_COUNT) if counted else 0
+        self.frames = int(count) if 0 < count < _MOST_FRAMES else None
 
     def _open(self, source: int | str) -> Any:
         """OpenCV's capture, without its remarks on the way; None where it does not take the number."""
