@@ -199,3 +199,29 @@ def test_a_count_of_frames_is_believed_where_the_file_holds_it(monkeypatch, tmp_
     (tmp_path / name).touch()
     monkeypatch.setattr(cv2, "VideoCapture", lambda source: Capture)
     assert video.VideoReader(str(tmp_path / name)).frames == frames
+
+
+def write_video(path, width, height, frames=2, backend=cv2.CAP_FFMPEG):
+    import numpy as np
+
+    writer = cv2.VideoWriter(str(path), backend, cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (width, height))
+    for k in range(frames):
+        writer.write(np.full((height, width, 3), 40 + k % 200, np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize("ending", WRITTEN_SUFFIXES)
+@pytest.mark.parametrize("size", [(64, 600), (600, 64), (16, 512), (65, 301)])
+def test_a_written_video_has_the_size_of_its_source(capsys, checkpoint, tmp_path, ending, size):
+    """Its boxes are told in these pixels."""
+    width, height = size
+    out = tmp_path / f"out{ending}"
+    source = write_video(tmp_path / "in.avi", width, height, backend=cv2.CAP_OPENCV_MJPEG)
+    status, _, err = run(capsys, source, "-c", checkpoint, "-o", out)
+    assert status == 0, err
+    if width % 2 == 0 or ending == ".avi":
+        assert frames_of(out) == (2, (height, width)) and not err
+    else:  # what FFmpeg makes of it is told, once
+        assert frames_of(out) == (2, (height - 1, width - 1))
+        assert "is written in 64x300 pixels, without the last" in err and err.count("\n") == 1

@@ -62,9 +62,7 @@ def detect_video(
                 if crops is not None:
                     save_crops(crops, f"{out.stem}-{count}", frame, chosen, selection.classes)
             with times("draw"):
-                picture = draw_detections(
-                    frame, chosen or {}, selection.classes, min_score=0.0, width=frame.shape[2]
-                )
+                picture = draw_detections(frame, chosen or {}, selection.classes, min_score=0.0, scale=1.0)
             with times("write"):
                 writer.add(picture)
             count += 1

@@ -50,6 +50,7 @@ def draw_detections(
     target: Mapping[str, Tensor] | None = None,
     min_score: float = 0.5,
     width: int | None = None,
+    scale: float | None = None,
 ) -> Any:
     """One image with its detections, and with the ground truth in dashes if there is one.
 
@@ -61,6 +62,7 @@ def draw_detections(
         min_score: detections below it are not drawn.
         width: of the result in pixels; None: that of the image, or 640 if it is less, as long as the height
             stays within 2048. A tall image in a given width becomes narrower: at most four times as high.
+        scale: of the result to ``image``, instead of ``width``: 1 leaves an image of any shape its size.
 
     Returns:
         A ``PIL.Image``; ``.save(path)`` writes it.
@@ -73,7 +75,8 @@ def draw_detections(
     """
     canvas_module = require("PIL.Image", "drawing")
     draw_module = require("PIL.ImageDraw", "drawing")
-    scale = _scale(image.shape[2], image.shape[1], width)
+    if scale is None:
+        scale = _scale(image.shape[2], image.shape[1], width)
     width, height = (max(1, round(side * scale)) for side in (image.shape[2], image.shape[1]))
     canvas = canvas_module.fromarray(np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy()))
     canvas = canvas.resize((width, height), canvas_module.LANCZOS)

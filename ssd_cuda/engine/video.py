@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .._extras import require
+from .console import complain
 from .outputs import OutputError
 
 __all__ = ["VIDEO_SUFFIXES", "WRITTEN_SUFFIXES", "StageTimes", "VideoReader", "VideoWriter", "is_video"]
@@ -150,10 +151,24 @@ class VideoWriter:
         if self.writer is None:
             code = self.cv2.VideoWriter_fourcc(*_CODECS[self.path.suffix.lower()])
             size = (frame.shape[1], frame.shape[0])
-            self.writer = self.cv2.VideoWriter(str(self.partial), code, self.rate, size)
+            self.writer = self._open(code, size)
             if not self.writer.isOpened():
                 raise OutputError(f"{self.path} cannot be written: OpenCV has no encoder for it")
         self.writer.write(np.ascontiguousarray(frame))
+
+    def _open(self, code: int, size: tuple[int, int]) -> Any:
+        """OpenCV's writer: FFmpeg's leaves out the last column or row of an odd size, its own of AVI none."""
+        odd = size[0] % 2 or size[1] % 2
+        if odd and self.path.suffix.lower() == ".avi":
+            return self.cv2.VideoWriter(str(self.partial), self.cv2.CAP_OPENCV_MJPEG, code, self.rate, size)
+        if odd:
+            wide, high = (side - side % 2 for side in size)
+            complain(
+                f"{self.path} is written in {wide}x{high} pixels, without the last column or row of "
+                f"{size[0]}x{size[1]}; as .avi it is whole",
+                "warning",
+            )
+        return self.cv2.VideoWriter(str(self.partial), code, self.rate, size)
 
     def __enter__(self) -> VideoWriter:
         return self
