@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import __version__
 from .._names import printable
-from ..engine.console import run_safely
+from ..engine.console import run_safely, say_on_stderr
 from . import curves, data, detect, evaluate, export, importing, info, models, options, train
 
 __all__ = ["main"]
@@ -51,7 +51,8 @@ def _run(chosen: argparse.Namespace) -> int | None:
     for name, value in vars(chosen).items():
         if "" in (value if isinstance(value, list) else [value]):  # an unset shell variable
             raise options.UsageError(f"{name.replace('_', '-')} must not be empty, got ''")
-    return _COMMANDS[chosen.command].run(chosen)
+    with say_on_stderr("-" in options.json_places(chosen).values()):
+        return _COMMANDS[chosen.command].run(chosen)
 
 
 def _parser() -> argparse.ArgumentParser:

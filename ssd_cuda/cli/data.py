@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--priors", choices=("model", "auto"), default="model", help="auto: fitted to the data"
     )
     parser.add_argument("--picture", "-o", default="runs/data.png", help="drawn (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers to FILE")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers to FILE; - is stdout")
 
 
 def run(options: argparse.Namespace) -> None:

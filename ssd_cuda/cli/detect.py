@@ -17,7 +17,7 @@ from ..engine.console import complain, say
 from ..engine.files import image_files, picture_paths, refuse_inputs
 from ..engine.outputs import check_apart, check_ending, check_folder
 from ..engine.video import is_video
-from .options import UsageError, check_counts, check_json, pick_device, progress_bar, write_json
+from .options import UsageError, check_counts, check_json, json_places, pick_device, progress_bar, write_json
 
 if TYPE_CHECKING:
     from ..data.coco import CocoIds
@@ -53,14 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="lowest score of one class; may be given several times",
     )
     add("--classes", help="the only classes to keep, joined by commas (default: all)")
-    add("--json", metavar="FILE", help="also write the detections to FILE")
+    add("--json", metavar="FILE", help="also write the detections to FILE; - is stdout")
     add(
         "--coco",
         metavar="FILE",
         help="also write them as COCO results: with the category ids of the COCO data that the model was "
         "trained on, or else COCO's own, 1 to 90, of its 80 names, or else 1, 2, ... in the order of the "
         "classes; with an image's number if its file is named by one, or else the name without its ending; "
-        "with a frame's number from 0",
+        "with a frame's number from 0; - is stdout",
     )
     add(
         "--annotations",
@@ -122,9 +122,9 @@ def _pictures(options: argparse.Namespace) -> dict[Path, Path]:
 
 def _check_places(options: argparse.Namespace, pictures: Iterable[Path]) -> None:
     """Each option writes somewhere else."""
-    given = {f"--{name}": getattr(options, name) for name in ("json", "coco", "crops")}
-    others = {option: [Path(name)] for option, name in given.items() if name}
-    check_apart({"--out": [Path(options.out), *pictures], **others})
+    others = {**json_places(options), **({"--crops": options.crops} if options.crops else {})}
+    places = {option: [Path(name)] for option, name in others.items()}
+    check_apart({"--out": [Path(options.out), *pictures], **places})
 
 
 def _check(options: argparse.Namespace, video: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,20 +147,34 @@ def progress_bar() -> Callable[..., Any]:
     return lambda items, **options: tqdm(items, disable=None, **{"leave": False, **options})
 
 
+_STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+def json_places(options: argparse.Namespace) -> dict[str, str]:
+    """Option to place of what a command writes as JSON; standard output is ``-``, however it is called."""
+    given = {f"--{name}": getattr(options, name, None) for name in ("json", "coco")}
+    return {option: "-" if name in _STDOUT else name for option, name in given.items() if name}
+
+
 def check_json(options: argparse.Namespace, *inputs: str | Path) -> None:
     """Try the places of ``--json`` and ``--coco`` before the work; they must be none of the inputs."""
-    for name in ("json", "coco"):
-        if not getattr(options, name, None):
+    for option, name in json_places(options).items():
+        if name == "-":
             continue
-        path = Path(getattr(options, name))
-        refuse_inputs(f"--{name}", [path], map(Path, inputs))
+        path = Path(name)
+        refuse_inputs(option, [path], map(Path, inputs))
         if path.is_dir():
-            raise UsageError(f"--{name} must be a file, got the folder {path}")
+            raise UsageError(f"{option} must be a file, got the folder {path}")
         if not path.exists():
-            check_folder(f"the folder of --{name}", path.parent)
+            check_folder(f"the folder of {option}", path.parent)
 
 
 def write_json(path: str, content: Any) -> None:
     from ..engine.report import without_nan
 
-    write_text(path, json.dumps(without_nan(content), indent=2) + "\n")
+    text = json.dumps(without_nan(content), indent=2) + "\n"
+    if path in _STDOUT:  # by its stream: opened anew, a file that it leads to would begin at its first byte
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        write_text(path, text)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import torch
@@ -16,7 +17,9 @@ import torch
 from .._names import printable
 from .processes import launched
 
-__all__ = ["StopOnInterrupt", "Terminated", "complain", "interruption", "run_safely", "say"]
+__all__ = ["StopOnInterrupt", "Terminated", "complain", "interruption", "run_safely", "say", "say_on_stderr"]
+
+_aside = False  # whether stdout is for results alone
 
 
 class Terminated(KeyboardInterrupt):
@@ -36,7 +39,18 @@ def interruption(number: int, text: str = "") -> KeyboardInterrupt:
 
 def say(*lines: object) -> None:
     """Print each argument as one line to stdout, at once; see :func:`ssd_cuda._names.printable`."""
-    _write(sys.stdout, *lines)
+    _write(sys.stderr if _aside else sys.stdout, *lines)
+
+
+@contextlib.contextmanager
+def say_on_stderr(wanted: bool = True) -> Iterator[None]:
+    """While it is entered, :func:`say` prints to stderr: what reads stdout gets results and nothing else."""
+    global _aside
+    before, _aside = _aside, wanted
+    try:
+        yield
+    finally:
+        _aside = before
 
 
 def complain(sentence: object, kind: str = "error") -> None:
