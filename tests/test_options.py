@@ -10,7 +10,9 @@ import torch
 from multibox_cases import with_zeros
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssd_cuda import DetectConfig, FocalConfig, MatchConfig, MiningConfig, MultiBoxConfig, PriorSpec, ops
+from ssd_cuda import DetectConfig, FocalConfig, MatchConfig, MiningConfig, MultiBoxConfig, PriorSpec, nn, ops
+from ssd_cuda.export.network import network_of
+from ssd_cuda.export.package import _Checked
 from ssd_cuda.ops.priors import _generate
 
 BOXES, PRIORS = torch.rand(3, 4).cumsum(1), torch.rand(3, 4)
@@ -34,6 +36,9 @@ CALLS = {
     "box_encode_backward": lambda: differentiate(lambda b: ops.encode(b, PRIORS), BOXES),
     "box_decode": lambda: ops.decode(LOC, PRIORS),
     "box_decode_backward": lambda: differentiate(lambda x: ops.decode(x, PRIORS), LOC),
+    "checked_input": lambda: _Checked(network_of(nn.PostProcess().eval(), priors=PRIORS, num_classes=2))(
+        LOC, CONF
+    ),
     "detect": lambda: ops.detect(LOC, CONF, PRIORS),
     "diou_nms": lambda: ops.diou_nms(BOXES, SCORES, 0.5),
     "focal_loss": lambda: ops.focal_loss(LOC, CONF, GT, PRIORS),
@@ -150,7 +155,19 @@ def test_every_word_of_every_table_is_compared():
     shared |= {("multibox_loss_backward_into", option) for option in (*words, "normalizer")}
     shared |= {("multibox_match_loss", option) for option in (*words, "normalizer", "forced")}
     shared |= {("focal_loss_backward", o) for o in ("form", "background", "zero_label", "normalizer")}
+    shared |= {("checked_input", option) for option in INPUTS}
     assert texts == compared | shared
+
+
+INPUTS = {"name": "images, loc, conf", "dtype": "float32, float16, bfloat16, uint8"}
+
+
+@pytest.mark.parametrize("option", INPUTS)
+def test_the_words_of_an_input(option):
+    """No config has these: names of the inputs of exported programs, and what they may hold."""
+    op, tensors, options = recorded("checked_input")
+    with pytest.raises(RuntimeError, match=f"^{option} must be one of {INPUTS[option]}, got no such word"):
+        op(*tensors, **{**options, option: "no such word"})
 
 
 @pytest.mark.parametrize("numbers", [[], [0.1], [0.1] * 3, [0.1] * 5])
