@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +20,7 @@ from ssd_cuda.engine.video import WRITTEN_SUFFIXES
 
 cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
 pytest.importorskip("torchvision")
+ROOT = Path(__file__).parents[1]
 CLASSES = ("red", "green blue/2")
 FRAMES, SIZE = 7, (48, 80)
 
@@ -225,3 +231,36 @@ def test_a_written_video_has_the_size_of_its_source(capsys, checkpoint, tmp_path
     else:  # what FFmpeg makes of it is told, once
         assert frames_of(out) == (2, (height - 1, width - 1))
         assert "is written in 64x300 pixels, without the last" in err and err.count("\n") == 1
+
+
+def test_ctrl_c_keeps_what_was_done(checkpoint, tmp_path):
+    """As a terminal does it, to a process: a video that plays, a row for each of its frames."""
+    source = write_video(tmp_path / "long.avi", 64, 48, frames=20_000)
+    out, rows = tmp_path / "out.avi", tmp_path / "rows.json"
+    command = [sys.executable, "-m", "ssd_cuda", "detect", str(source), "-c", str(checkpoint), "-o", str(out)]
+    command += ["--json", str(rows), "--device", "cpu"]
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as process:
+        partial = out.with_name("out.partial.avi")
+        while not partial.exists() or not partial.stat().st_size:  # frames are being written
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=300)[1].decode()
+    assert process.returncode == 130 and "Traceback" not in err, err
+    done, size = frames_of(out)
+    assert err.splitlines()[-1] == f"ssd-cuda: interrupted; wrote {out} after {done} frames"
+    assert 0 < done < 20_000 and size == (48, 64) and len(json.loads(rows.read_text())) == done
+    assert not partial.exists()
+
+
+def test_a_second_ctrl_c_leaves_whole_frames(tmp_path):
+    """It comes while a frame is at work."""
+    from PIL import Image
+
+    from ssd_cuda.engine.video import VideoWriter
+
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "x.avi", 10) as writer:
+        writer.add(Image.new("RGB", (64, 48)))
+        raise KeyboardInterrupt
+    assert frames_of(tmp_path / "x.avi") == (1, (48, 64)) and len(list(tmp_path.iterdir())) == 1

@@ -71,6 +71,8 @@ def detect_video(
         raise UsageError(f"{reader.name} must have frames, got none")
     boxes = sum(len(row["detections"]) for row in found)
     say(f"{source}: {count} frames, {detected} detected on, {boxes} detections", times.line(count))
+    if stopped() and not reader.camera:  # which has no other end
+        raise KeyboardInterrupt(f"wrote {out} after {count} frames")
     say(f"wrote {out}")
     return 0
 

@@ -126,8 +126,8 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Writes frames as they come; the file has its name once ``with`` ends well, and is removed if it does
-    not.
+    """Writes frames as they come; the file has its name once ``with`` ends well or by Ctrl-C, and is removed
+    after any failure.
 
     Args:
         path: ends in one of ``WRITTEN_SUFFIXES``.
@@ -173,11 +173,11 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, failure: object, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         if self.writer is None:  # no frame came
             return
         self.writer.release()
-        if failure is None:
+        if failure is None or issubclass(failure, KeyboardInterrupt):  # what there is, is whole frames
             os.replace(self.partial, self.path)
         else:
             self.partial.unlink(missing_ok=True)
