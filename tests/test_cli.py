@@ -259,3 +259,49 @@ def test_a_card_that_is_not_there(capsys, tmp_path, monkeypatch, cards, finding)
     assert run(capsys, "train", "--device", "cuda:9", "--out", tmp_path)[::2] == (
         1, f"ssd-cuda: error: {finding}\n",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_reader_that_leaves_first_is_no_error(written):
+    """As ``ssd-cuda models | head -1``: before anything is written, or between two lines that are said."""
+    code = """
+import atexit
+import sys
+from ssd_cuda.cli import main, models
+from ssd_cuda.engine.console import say
+
+def two_lines(_):
+    for line in ("one", "two"):
+        sys.stdin.readline()
+        say(line)
+
+models.run = two_lines
+atexit.register(print, "what is said last")
+sys.exit(main(["models"]))
+"""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    root = Path(__file__).parents[1]
+    with subprocess.Popen([sys.executable, "-c", code], cwd=root, **pipes) as process:
+        if written:
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"one\n"
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
+
+
+def test_a_full_disk_and_another_pipe_are_errors():
+    root = Path(__file__).parents[1]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ssd_cuda", "models"], cwd=root, stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
+
+    code = "from ssd_cuda.cli import main, models\n"
+    code += "def fail(_): raise BrokenPipeError('of a worker')\n"
+    code += "models.run = fail\nraise SystemExit(main(['models']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "broken pipe" in done.stderr

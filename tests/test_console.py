@@ -119,8 +119,9 @@ def test_statuses_are_passed_on():
 
 
 def test_a_reader_that_goes_away_leaves_one_sentence():
-    """As ``ssd-cuda info | true``, with the pipe closed before anything is written."""
-    code = "import sys; sys.stdin.read(); from ssd_cuda.cli import main; sys.exit(main(['info']))"
+    """Of a program that is not the command line, whose pipe is closed before anything is written."""
+    code = "import sys; sys.stdin.read(); from ssd_cuda.engine import console"
+    code += "; sys.exit(console.run_safely(console.say, 'x'))"
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
         process.stdout.close()
