@@ -206,7 +206,7 @@ class ResizedDataset(DetectionDataset):
 
 
 class CachedDataset(DetectionDataset):
-    """A :class:`ResizedDataset` that is read once and kept in memory as one uint8 tensor.
+    """A ``ResizedDataset`` that is read once and kept in memory as one uint8 tensor.
 
     Args:
         dataset: what to read.
