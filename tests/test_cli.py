@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import child
 from PIL import Image
 
 import ssd_cuda
@@ -279,9 +280,7 @@ models.run = two_lines
 atexit.register(print, "what is said last")
 sys.exit(main(["models"]))
 """
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    root = Path(__file__).parents[1]
-    with subprocess.Popen([sys.executable, "-c", code], cwd=root, **pipes) as process:
+    with child([sys.executable, "-c", code]) as process:
         if written:
             process.stdin.write(b"go\n")
             process.stdin.flush()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,16 +16,15 @@ import torch
 pytest.importorskip("torchvision")
 pytest.importorskip("PIL")
 
+from children import child
 from layouts import photo, write_checkpoint, write_coco, write_voc, xml
 from PIL import Image
 
 from ssd_cuda import cli, data
 from ssd_cuda.engine import demo, outputs
-from ssd_cuda.engine.console import StopOnInterrupt
 from ssd_cuda.engine.files import image_files, picture_paths, refuse_inputs
 from ssd_cuda.engine.outputs import write_text
 
-ROOT = Path(__file__).parents[1]
 RUN = ["--device", "cpu", "--workers", "0"]
 
 
@@ -275,12 +273,11 @@ def test_a_split_without_objects_is_told_before_training(capsys, tmp_path):
 )
 def test_an_interrupt_saves_what_there_is_and_leaves_no_traceback(tmp_path, number, status, word):
     """As a terminal and a batch system do it: the signal goes to the training process and to its workers."""
-    command = [sys.executable, "-m", "ssd_cuda", "train", "--data", str(write_voc(tmp_path))]
-    command += ["--out", str(tmp_path / "run"), "--epochs", "100000", "--batch-size", "2"]
-    command += ["--size", "64", "64", "--device", "cpu", "--workers", "2", "--no-eval"]
+    command = [sys.executable, "-m", "ssd_cuda", "train", "--data", write_voc(tmp_path)]
+    command += ["--out", tmp_path / "run", "--epochs", 100_000, "--batch-size", 2]
+    command += ["--size", 64, 64, "--device", "cpu", "--workers", 2, "--no-eval"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes) as process:
+    with child(command, env=environment) as process:
         assert b"training" in process.stdout.readline()
         assert b"epoch 1/100000" in process.stdout.readline()
         time.sleep(0.5)
@@ -293,19 +290,3 @@ def test_an_interrupt_saves_what_there_is_and_leaves_no_traceback(tmp_path, numb
     assert state["step"] >= 1 and len(state["history"]) == state["step"]
     assert Image.open(tmp_path / "run/loss.png").size[0] > 100
     assert sorted(os.listdir(tmp_path / "run")) == ["checkpoint.pt", "loss.png", "metrics.csv"]
-
-
-class Told(data.ShapesDataset):
-    """Each worker gets the signals that a terminal and a batch system send to all processes."""
-
-    def __getitem__(self, index):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
-        return super().__getitem__(index)
-
-
-def test_workers_leave_signals_to_the_training_process():
-    dataset = data.TransformedDataset(Told("train", length=4, size=(64, 64)), lambda *sample: sample)
-    with StopOnInterrupt() as stop:
-        assert len(list(data.BatchLoader(dataset, 2, train=True, workers=2))) == 2
-    assert not stop()

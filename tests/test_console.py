@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import child
 
 from ssd_cuda._names import check_distinct, name_list, printable
 from ssd_cuda.engine import console
 from ssd_cuda.engine.console import StopOnInterrupt, Terminated, complain, interruption, run_safely, say
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -122,8 +120,7 @@ def test_a_reader_that_goes_away_leaves_one_sentence():
     """Of a program that is not the command line, whose pipe is closed before anything is written."""
     code = "import sys; sys.stdin.read(); from ssd_cuda.engine import console"
     code += "; sys.exit(console.run_safely(console.say, 'x'))"
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
+    with child([sys.executable, "-c", code]) as process:
         process.stdout.close()
         process.stdin.close()
         err = process.stderr.read().decode()

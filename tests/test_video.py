@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from children import child
 from torch import nn
 
 from ssd_cuda import cli
@@ -20,7 +19,6 @@ from ssd_cuda.engine.video import WRITTEN_SUFFIXES
 
 cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
 pytest.importorskip("torchvision")
-ROOT = Path(__file__).parents[1]
 CLASSES = ("red", "green blue/2")
 FRAMES, SIZE = 7, (48, 80)
 
@@ -237,10 +235,9 @@ def test_ctrl_c_keeps_what_was_done(checkpoint, tmp_path):
     """As a terminal does it, to a process: a video that plays, a row for each of its frames."""
     source = write_video(tmp_path / "long.avi", 64, 48, frames=20_000)
     out, rows = tmp_path / "out.avi", tmp_path / "rows.json"
-    command = [sys.executable, "-m", "ssd_cuda", "detect", str(source), "-c", str(checkpoint), "-o", str(out)]
-    command += ["--json", str(rows), "--device", "cpu"]
-    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as process:
+    command = [sys.executable, "-m", "ssd_cuda", "detect", source, "-c", checkpoint, "-o", out]
+    command += ["--json", rows, "--device", "cpu"]
+    with child(command) as process:
         partial = out.with_name("out.partial.avi")
         while not partial.exists() or not partial.stat().st_size:  # frames are being written
             assert process.poll() is None, process.stderr.read()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from .sampling import SeededDataset, Share, StepSampler
 from .shapes import ShapesDataset
 from .transforms import CROPS, Transform, make_transform
 from .voc import VocDataset, voc_splits
+from .workers import held_in_children, leave_signals
 
 Sample = tuple[Tensor, dict[str, Any]]
 
@@ -313,13 +313,6 @@ def _collate_bytes(samples: Sequence[Sample]) -> tuple[Tensor, GroundTruth]:
     return images, GroundTruth.from_list(boxes, labels)
 
 
-def _leave_interrupts(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal, and SIGTERM every one of a job; what becomes of them is the
-    training process's to decide. Its workers end when it says so, or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
 class BatchLoader:
     """Iterates over batches ``(images, GroundTruth)`` of :func:`collate`, on a device.
 
@@ -332,8 +325,7 @@ class BatchLoader:
             threads as torch has, which costs more than it gains while another process wants the cores.
         device: where the batches go; images travel as bytes, from page-locked memory to a card.
         share: where ``train``: of several processes or parts, what this one loads; ``batch_size`` is
-        then that
-            of all of them. None: everything.
+            then that of all of them. None: everything.
 
     Attributes:
         steps: steps of a pass; with several parts, each has as many batches.
@@ -371,7 +363,7 @@ class BatchLoader:
             SeededDataset(dataset) if train else dataset,
             **which,
             num_workers=workers,
-            worker_init_fn=_leave_interrupts,
+            worker_init_fn=leave_signals,
             collate_fn=_collate_bytes,
             generator=self._generator,
             pin_memory=self.device.type == "cuda",
@@ -390,6 +382,8 @@ class BatchLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, GroundTruth]]:
-        for images, gt in self._loader:
+        with held_in_children():
+            batches = iter(self._loader)  # which starts the workers
+        for images, gt in batches:
             images = images.to(self.device, non_blocking=True).float().div_(255)
             yield images, gt.to(self.device, non_blocking=True)

@@ -88,6 +88,8 @@ def run_safely(action: Callable[..., int | None], *arguments: Any) -> int:
     except RuntimeError as error:
         if "can't allocate memory" in str(error):
             return _fail("there is too little memory for this; lower --batch-size or --size")
+        if str(error).startswith("DataLoader worker"):  # torch's, of a process that is gone
+            return _fail(f"{str(error).rstrip('. ')}; --workers 0 loads images without such processes")
         if not str(error).startswith("ssd_cuda"):  # not one of ours: a traceback tells more
             raise
         return _fail(str(error))
