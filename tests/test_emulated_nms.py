@@ -17,6 +17,8 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 SMALL = {"first_panel": 64, "growth": 2, "attempts": 3}
 AT_ONCE = SMALL | {"attempts": 64}  # enough for most
 LEFT = SMALL | {"attempts": 0}  # every box that has a suppressor is left
+MANY = SMALL | {"at_once": 1}  # as on a card that is full with few boxes: 8 lanes a box, 16 boxes a block
+SOME = AT_ONCE | {"at_once": 1024}  # some panels are few boxes and some many
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +145,9 @@ def test_nothing(emulated):
     assert keep.tolist() == [-1, -1, -1] and count == 0
 
 
-@pytest.mark.parametrize("panels", [SMALL, AT_ONCE, LEFT], ids=["three looks", "many", "none"])
+@pytest.mark.parametrize(
+    "panels", [SMALL, AT_ONCE, LEFT, MANY, SOME], ids=["three looks", "many", "none", "full card", "half"]
+)
 @pytest.mark.parametrize("threshold", [0.05, 0.2, 0.5, 0.9])
 def test_several_panels(emulated, threshold, panels):
     boxes, scores = scene(500), torch.rand(500)
@@ -165,7 +169,7 @@ def test_chains(emulated, order):
     x = torch.arange(n).float()
     boxes = torch.stack([x, torch.zeros(n), x + 2, torch.ones(n)], 1)
     scores = {"along": -x, "back": x, "mixed": torch.rand(n)}[order]
-    for panels in (SMALL, {"attempts": 2}):
+    for panels in (SMALL, MANY, {"attempts": 2}):
         count = same(emulated.with_seeds(0, 2), boxes, scores, 0.3, panels=panels)
         assert order == "mixed" or count == n / 2
 
@@ -186,11 +190,12 @@ ADVERSARIAL = {
 }
 
 
+@pytest.mark.parametrize("panels", [SMALL, MANY], ids=["few", "many"])
 @pytest.mark.parametrize("boxes", ADVERSARIAL.values(), ids=list(ADVERSARIAL))
-def test_adversarial_scenes(emulated, boxes):
+def test_adversarial_scenes(emulated, boxes, panels):
     boxes, scores = boxes(260), (torch.rand(260) * 200).round()
     for threshold in (1e-6, 0.5, 0.95):
-        same(emulated.with_seeds(0, 2), boxes, scores, threshold, panels=SMALL)
+        same(emulated.with_seeds(0, 2), boxes, scores, threshold, panels=panels)
 
 
 def test_boxes_out_of_range_remove_those_in_it(emulated):
@@ -232,7 +237,7 @@ def test_more_suppressors_than_a_list_holds(emulated):
     boxes = torch.stack([x, torch.zeros(n), x + 80, torch.ones(n)], 1)
     for scores in (-x, x, torch.rand(n)):
         for threshold in (1 / 3, 0.98):
-            for panels in ({"attempts": 1}, SMALL, LEFT):
+            for panels in ({"attempts": 1}, SMALL, LEFT, MANY):
                 same(emulated.with_seeds(0, 2), boxes, scores, threshold, panels=panels)
 
 

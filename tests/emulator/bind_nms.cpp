@@ -77,7 +77,8 @@ EMULATOR_MODULE(m) {
       .def_readwrite("growth", &NmsTuning::growth)
       .def_readwrite("attempts", &NmsTuning::attempts)
       .def_readwrite("merge_once", &NmsTuning::merge_once)
-      .def_readwrite("merge_most", &NmsTuning::merge_most);
+      .def_readwrite("merge_most", &NmsTuning::merge_most)
+      .def_readwrite("at_once", &NmsTuning::at_once);
   m.def("removes", &removes<float>);
   m.def("removes", &removes<double>);
   m.def("panels", &panels);

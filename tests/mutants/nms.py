@@ -9,7 +9,7 @@ NMS = rows_of(
     "tests/test_emulated_nms.py",
     (
         "clear: kept boxes of other bins remove nothing",
-        "const bool removed = «nms_removed(active, args, first + i, panel.begin)»;",
+        "const bool removed = «nms_removed<kLanes>(active, args, first + i, panel.begin)»;",
         "false",
         "several",
     ),
@@ -21,7 +21,7 @@ NMS = rows_of(
     ),
     (
         "clear: a team without a box lists the last one again",
-        "const bool mine = «active» && NmsTeam<kNmsClearLanes>::lane() == 0;",
+        "const bool mine = «active» && NmsTeam<kLanes>::lane() == 0;\n  if (mine && removed)",
         "true",
         "several",
     ),
@@ -36,6 +36,49 @@ NMS = rows_of(
         "«counters.listed[1 - panel.parity] = 0;»",
         "",
         "several",
+    ),
+    (
+        "clear: of 16 boxes half are searched for",
+        "kBoxes == kNmsClearBoxes || «boxes.num_left <= kNmsClearBoxes»",
+        "true",
+        "several and full",
+    ),
+    ("decide: 32 lanes a box whatever their number", "if («count <= few») {", "true", "several and full"),
+    (
+        "decide: blocks for few boxes alone",
+        "std::max(std::min(size, few) * kNmsDecideLanes, «size * kNmsDecideManyLanes»)",
+        "int64_t{0}",
+        "several and full",
+    ),
+    (
+        "decide: blocks for many boxes alone",
+        "std::max(«std::min(size, few) * kNmsDecideLanes», size * kNmsDecideManyLanes)",
+        "int64_t{0}",
+        "several",
+    ),
+    (
+        "first: every warp of a box looks at the same ranks",
+        "for (int first = «warp * kStep»; first < p",
+        "0",
+        "chains or list_holds",
+    ),
+    (
+        "first: a list takes one more than it has",
+        "if («slot < kNmsList») list[slot] = first",
+        "slot <= kNmsList",
+        "list_holds",
+    ),
+    (
+        "first: a list that was cut counts as whole",
+        "min(counts[own], kNmsList), false, «counts[own] > kNmsList»}",
+        "false",
+        "list_holds",
+    ),
+    (
+        "first: a list is looked at while others write it",
+        "«__syncthreads();»\n  if (!open || warp != 0) return;",
+        "",
+        "chains or list_holds",
     ),
     (
         "odd boxes are not asked",

@@ -1,8 +1,9 @@
 // Which boxes of a panel a kept box of an earlier panel removes; the others are listed, and filed in their open bin.
 //
-// A block has kNmsClearBoxes boxes. First each looks at its own bin, by a few lanes and without the reckoning of cells: of
-// 100,000 boxes in a crowd 60 to 75% end there. The others are listed in shared memory, so that no lane idles for
-// them, and search every cell in reach, kNmsClearLanes lanes a box.
+// A block has 8 boxes, or 16 where the panel has many. First each looks at its own bin, by the lanes that a box has there and
+// without the reckoning of cells: of 100,000 boxes in a crowd 60 to 75% end there. The others are listed in shared
+// memory, so that no lane idles for them, and search every cell in reach at once, 16 lanes a box, or 8 where more than half
+// of 16 are left.
 //
 // Memory: 4 T + 5 B a box read; 4 T a kept box tested, 8 B a cell, from L2; 4 T + 13 B a listed box written.
 #pragma once
@@ -11,8 +12,10 @@
 
 namespace ssd_cuda {
 
-constexpr int kNmsClearBlock = 128;                              // threads
-constexpr int kNmsClearBoxes = kNmsClearBlock / kNmsClearLanes;  // of a block: no team has two
+constexpr int kNmsClearBlock = 128;  // threads
+// Boxes of a block: no team has two.
+constexpr int kNmsClearBoxes = kNmsClearBlock / kNmsClearLanes;
+constexpr int kNmsClearManyBoxes = kNmsClearBlock / kNmsClearManyLanes;
 constexpr int kNmsOwnTests = 32;  // kept boxes of its own bin that a box is tested against first
 
 // Blocks of a multiprocessor that registers must leave room for: 7 leave 72 a thread, with which some spill before sm_90;
@@ -29,7 +32,7 @@ constexpr int kNmsClearing = sizeof(T) == 4 ? kNmsClearFloats : 3;
 struct NmsClearBlock {
   int num_left, num_listed;
   uint32_t at;  // of the listed in the list of the panel
-  uint8_t left[kNmsClearBoxes], listed[kNmsClearBoxes];
+  uint8_t left[kNmsClearManyBoxes], listed[kNmsClearManyBoxes];
 };
 
 // Adds the numbers of the lanes where `add` to a list in shared memory; called by a warp.
@@ -60,11 +63,11 @@ __device__ bool nms_removed_at_home(bool active, const NmsArgs<T>& args, int p) 
 }
 
 // Whether a kept box removes box p.
-template <typename T>
+template <int kLanes, typename T>
 __device__ bool nms_removed(bool active, const NmsArgs<T>& args, int p, int64_t begin) {
-  using Team = NmsTeam<kNmsClearLanes>;
+  using Team = NmsTeam<kLanes>;
   const NmsQuery<T> query(args, p);
-  return nms_search<kNmsClearLanes>(
+  return nms_search<kLanes>(
       active, args, query, args.kept(), 0, begin,
       [&](int slot) { return NmsSlotBox<T>{args.kept_boxes[slot], slot}; },
       [&](bool valid, const NmsSlotBox<T>& kept) {
@@ -74,6 +77,22 @@ __device__ bool nms_removed(bool active, const NmsArgs<T>& args, int p, int64_t 
       [&](bool valid, int64_t j) {
         return Team::any(valid && args.state(j) == NmsState::kKept && query.removed_by(args, j));
       });
+}
+
+// Searches for the boxes that are left, kLanes lanes each, and lists those that nothing removes. first: the rank of the
+// block's first box.
+template <int kLanes, typename T>
+__device__ void nms_clear_left(const NmsArgs<T>& args, const NmsPanel& panel, int first,
+                               NmsClearBlock& boxes) {
+  const int t = static_cast<int>(threadIdx.x), num_left = boxes.num_left;
+  if (t / 32 * (32 / kLanes) >= num_left) return;  // whole warps
+  const int team = t / kLanes;
+  const bool active = team < num_left;
+  const int i = boxes.left[min(team, num_left - 1)];
+  const bool removed = nms_removed<kLanes>(active, args, first + i, panel.begin);
+  const bool mine = active && NmsTeam<kLanes>::lane() == 0;
+  if (mine && removed) args.set_state(first + i, NmsState::kRemoved);
+  nms_append(mine && !removed, i, boxes.listed, &boxes.num_listed);
 }
 
 // Empties the open bins of the boxes that the last panel had listed.
@@ -87,7 +106,7 @@ __device__ void nms_empty_bins(const NmsArgs<T>& args, int parity) {
   }
 }
 
-template <typename T>
+template <int kBoxes, typename T>
 __global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<T>)
     nms_clear_kernel(NmsArgs<T> args, NmsPanel panel) {
   after_previous_kernel();
@@ -97,9 +116,9 @@ __global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<T>)
   nms_empty_bins(args, 1 - panel.parity);
   __syncthreads();
   const int begin = static_cast<int>(panel.begin), size = static_cast<int>(panel.end - panel.begin);
-  const int before = static_cast<int>(blockIdx.x) * kNmsClearBoxes, first = begin + before;
+  const int before = static_cast<int>(blockIdx.x) * kBoxes, first = begin + before;
   {
-    constexpr int kLanes = kNmsClearBlock / kNmsClearBoxes;
+    constexpr int kLanes = kNmsClearBlock / kBoxes;
     const int i = t / kLanes;
     const int p = begin + min(before + i, size - 1);
     const bool active = before + i < size && args.state(p) != NmsState::kKept;  // not inert
@@ -109,15 +128,10 @@ __global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<T>)
     nms_append(mine && !removed, i, boxes.left, &boxes.num_left);
   }
   __syncthreads();
-  const int num_left = boxes.num_left;
-  if (t / 32 * (32 / kNmsClearLanes) < num_left) {  // whole warps
-    const int team = t / kNmsClearLanes;
-    const bool active = team < num_left;
-    const int i = boxes.left[min(team, num_left - 1)];
-    const bool removed = nms_removed(active, args, first + i, panel.begin);
-    const bool mine = active && NmsTeam<kNmsClearLanes>::lane() == 0;
-    if (mine && removed) args.set_state(first + i, NmsState::kRemoved);
-    nms_append(mine && !removed, i, boxes.listed, &boxes.num_listed);
+  if (kBoxes == kNmsClearBoxes || boxes.num_left <= kNmsClearBoxes) {
+    nms_clear_left<kNmsClearLanes>(args, panel, first, boxes);
+  } else {
+    nms_clear_left<kNmsClearBlock / kBoxes>(args, panel, first, boxes);
   }
   __syncthreads();
   const int num_listed = boxes.num_listed;
@@ -138,9 +152,12 @@ __global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<T>)
 template <typename T>
 inline cudaError_t launch_nms_clear(const NmsArgs<T>& args, const NmsPanel& panel,
                                     cudaStream_t stream) {
-  return launch<Start::kAfter>(nms_clear_kernel<T>,
-                               nms_blocks(panel.end - panel.begin, kNmsClearBoxes),
-                               dim3(kNmsClearBlock), 0, stream, args, panel);
+  const int64_t size = panel.end - panel.begin;
+  const bool many = size > nms_few_boxes(args.plan.tuning, kNmsClearLanes);
+  const int boxes = many ? kNmsClearManyBoxes : kNmsClearBoxes;
+  return launch<Start::kAfter>(
+      many ? nms_clear_kernel<kNmsClearManyBoxes, T> : nms_clear_kernel<kNmsClearBoxes, T>,
+      nms_blocks(size, boxes), dim3(kNmsClearBlock), 0, stream, args, panel);
 }
 
 }  // namespace ssd_cuda

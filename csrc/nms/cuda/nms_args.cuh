@@ -7,12 +7,16 @@
 namespace ssd_cuda {
 
 constexpr int kNmsBlock = 256;  // threads of a block
-// Lanes that work on one box after the first panel, 8, 16 or 32 (32: no other box of the warp waits): where it is tested
-// against the kept boxes, and where it looks for those that suppress it.
-constexpr int kNmsClearLanes = 16;
-constexpr int kNmsDecideLanes = 16;
+// Lanes that search for one box after the first panel, where boxes are few and where they are many: more lanes end sooner,
+// fewer take fewer instructions. In clear, which tests a box against the kept ones, and in decide, which looks for those
+// that suppress it (32: no other box of the warp waits).
+constexpr int kNmsClearLanes = 16, kNmsClearManyLanes = 8;
+constexpr int kNmsDecideLanes = 32, kNmsDecideManyLanes = 8;
+constexpr int kNmsFewWaves =
+    2;  // few: the lanes of all are at most so many times the threads that run at once
 constexpr int kNmsCellsAtOnce = 24;  // of a box, whose bins are on their way together
-constexpr int kNmsSlotsAtOnce = 16;  // of a box, that are on their way together
+constexpr int kNmsSlotsAtOnce = 8;   // of a box, that are on their way together
+constexpr int kNmsFirstWarps = 4;    // of a box of the first panel, which looks at all before it
 constexpr int kNmsFinerCells = 2;
 constexpr int kNmsList = 32;  // earlier suppressors that a box remembers
 constexpr int kNmsMostPanel = 32768;
@@ -31,6 +35,7 @@ struct NmsTuning {
   int attempts = 64;           // looks at its suppressors before a box is left to be resolved
   int64_t merge_once = 32;     // up to so many sorted tiles are merged in one pass
   int64_t merge_most = 32;     // tiles of a group where passes are several
+  int64_t at_once = 0;         // threads of the device that run at once; 0: 768 a multiprocessor
 };
 
 // Boxes in score order are decided in panels of ranks, each longer than the last; so few that two of the first size hold
@@ -166,6 +171,12 @@ struct NmsArgs {
     return lists[slot * plan.largest_panel + in_panel];
   }
 };
+
+// How many boxes are few for the device, where each gets so many lanes.
+inline int64_t nms_few_boxes(const NmsTuning& tuning, int lanes) {
+  const int64_t at_once = tuning.at_once > 0 ? tuning.at_once : 768 * multiprocessors();
+  return kNmsFewWaves * at_once / lanes;
+}
 
 inline dim3 nms_blocks(int64_t threads, int block) {
   return dim3(static_cast<unsigned>(ceil_div<int64_t>(threads, block)));
