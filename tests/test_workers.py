@@ -113,3 +113,39 @@ def test_a_worker_that_is_killed_is_one_sentence(capsys, tmp_path, monkeypatch):
     err = capsys.readouterr().err
     assert err.startswith("ssd-cuda: error: DataLoader worker") and err.count("\n") == 1
     assert err.endswith("; --workers 0 loads images without such processes\n")
+
+
+def test_a_batch_without_room_in_shared_memory_is_one_sentence():
+    """The limit on files holds for /dev/shm too, of which a container has 64 MB: a few large batches."""
+    code = """
+import resource
+import sys
+from ssd_cuda.engine.console import run_safely
+
+class Full(data.ShapesDataset):
+    def __getitem__(self, index):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        return super().__getitem__(index)
+
+data.ShapesDataset = Full
+sys.exit(run_safely(lambda: print(len(list(loader())))))
+"""
+    status, out, err = program(code)
+    assert (status, out, err.count("\n")) == (1, "", 1), err
+    assert err.startswith("ssd-cuda: error: a batch must fit in shared memory (/dev/shm;")
+    assert "File too large" in err and err.endswith("--workers 0 (workers=0) needs none\n")
+
+
+def test_an_error_of_a_class_that_cannot_be_pickled_arrives():
+    code = """
+def failing(*sample):
+    class Local(Exception):
+        pass
+    raise Local("no such image")
+
+shapes = data.ShapesDataset("train", length=4, size=(64, 64))
+list(data.BatchLoader(data.TransformedDataset(shapes, failing), 2, train=True, workers=1))
+"""
+    status, _, err = program(code)
+    assert status == 1 and err.rstrip().endswith("Local: no such image"), err
+    assert "RuntimeError: Caught RuntimeError in DataLoader worker process 0." in err

@@ -23,7 +23,7 @@ from .sampling import SeededDataset, Share, StepSampler
 from .shapes import ShapesDataset
 from .transforms import CROPS, Transform, make_transform
 from .voc import VocDataset, voc_splits
-from .workers import held_in_children, leave_signals
+from .workers import begin_worker, held_in_children
 
 Sample = tuple[Tensor, dict[str, Any]]
 
@@ -363,7 +363,7 @@ class BatchLoader:
             SeededDataset(dataset) if train else dataset,
             **which,
             num_workers=workers,
-            worker_init_fn=leave_signals,
+            worker_init_fn=begin_worker,
             collate_fn=_collate_bytes,
             generator=self._generator,
             pin_memory=self.device.type == "cuda",

@@ -1,4 +1,4 @@
-"""Signals and the processes that load: Ctrl-C and SIGTERM are left to the process that trains."""
+"""The processes that load: their signals are left to the one that trains, and none fails in silence."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.queues import Queue
+from typing import Any
 
-__all__ = ["held_in_children", "leave_signals"]
+from torch._utils import ExceptionWrapper
+
+__all__ = ["begin_worker", "held_in_children", "leave_signals"]
 
 _LEFT = (signal.SIGINT, signal.SIGTERM)
 
@@ -32,9 +36,34 @@ def held_in_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def leave_signals(_: int) -> None:
-    """A worker's first step (torch's ``worker_init_fn``): Ctrl-C and SIGTERM do nothing to it, but for the
-    SIGTERM of the process that started it.
+def begin_worker(number: int) -> None:
+    """A worker's first step, torch's ``worker_init_fn``.
+
+    Its batches leave it through a thread of the queue, which prints what fails there, drops the batch and
+    goes on: the training process would wait for it for ever. So such a failure is handed over in its place.
+    """
+    leave_signals()
+    Queue._on_queue_feeder_error = _hand_over_failure  # type: ignore[attr-defined]
+
+
+def _hand_over_failure(queue: Queue, error: Exception, item: Any) -> None:
+    """Torch raises, where batch ``item[0]`` is taken, the exception that is put for it."""
+    number, batch = item
+    if isinstance(batch, ExceptionWrapper):  # of a class that cannot be pickled, one inside a function
+        batch.exc_type = RuntimeError
+        queue.put((number, batch))
+        return
+    try:
+        raise OSError(
+            "a batch must fit in shared memory (/dev/shm; --shm-size of a container) to leave the process "
+            f"that loaded it, got {error}; --workers 0 (workers=0) needs none"
+        ) from None
+    except OSError:
+        queue.put((number, ExceptionWrapper(where="in a DataLoader worker")))
+
+
+def leave_signals() -> None:
+    """In a worker Ctrl-C and SIGTERM do nothing, but for the SIGTERM of the process that started it.
 
     Ctrl-C reaches every process of a terminal, and a batch system's SIGTERM every process of a job; what
     becomes of the workers is the training process's to decide, which may want the batch they are at. Its own
