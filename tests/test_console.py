@@ -128,6 +128,29 @@ def test_a_reader_that_goes_away_leaves_one_sentence():
     assert len(err.splitlines()) == 1 and "broken pipe" in err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell that closes them")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_program_without_streams_says_nothing_and_goes_on(closed):
+    """And no file that it opens has the number of one, on which libraries print."""
+    code = """
+import os
+import sys
+from ssd_cuda.engine.console import complain, run_safely, say
+
+def both():
+    say("said")
+    complain("told", "warning")
+    return 5 if os.open(os.devnull, os.O_RDONLY) <= 2 else 0
+
+sys.exit(run_safely(both))
+"""
+    with child(["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], text=True) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out == ("said\n" if closed == "2>&-" else "")
+    assert err == ("ssd-cuda: warning: told\n" if closed == ">&-" else "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("processes", "later", "again"), [("1", 0.1, True), ("2", 0.1, False), ("2", 1.5, True)]

@@ -72,6 +72,7 @@ def run_safely(action: Callable[..., int | None], *arguments: Any) -> int:
         that :class:`StopOnInterrupt` took.
     """
     warnings.showwarning = _show_warning
+    _open_missing_streams()
     try:
         status = action(*arguments)
         sys.stdout.flush()
@@ -101,6 +102,20 @@ def run_safely(action: Callable[..., int | None], *arguments: Any) -> int:
         _write(sys.stderr, f"ssd-cuda: {word}{'; ' * bool(str(stop))}{stop}")
         return 128 + number
     return status or 0
+
+
+def _open_missing_streams() -> None:
+    """A program may be started without them (``2>&-``, some services); what it says there goes nowhere.
+
+    Their numbers are taken, or the next file that is opened, such as a checkpoint, would have one of them and
+    be given what libraries print.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
 
 
 def _fail(sentence: str) -> int:
