@@ -149,3 +149,13 @@ list(data.BatchLoader(data.TransformedDataset(shapes, failing), 2, train=True, w
     status, _, err = program(code)
     assert status == 1 and err.rstrip().endswith("Local: no such image"), err
     assert "RuntimeError: Caught RuntimeError in DataLoader worker process 0." in err
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="where open files can be counted")
+def test_batches_that_are_kept_hold_no_files_open():
+    """Each tensor of a worker is a file in memory: a pass that is kept met the usual limit of 1024."""
+    kept, counts = [], []
+    for batch in loader(data.ShapesDataset, length=64):
+        kept.append(batch)
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert len(kept) == 32 and max(counts[8:]) <= max(counts[:8])

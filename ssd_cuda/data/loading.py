@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -386,4 +387,6 @@ class BatchLoader:
             batches = iter(self._loader)  # which starts the workers
         for images, gt in batches:
             images = images.to(self.device, non_blocking=True).float().div_(255)
-            yield images, gt.to(self.device, non_blocking=True)
+            gt = gt.to(self.device, non_blocking=True)
+            # On a CPU these may still be a worker's, of which each tensor that is kept holds a file open.
+            yield images, copy.deepcopy(gt) if self.device.type == "cpu" else gt
