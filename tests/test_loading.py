@@ -289,20 +289,28 @@ def test_a_bad_image_surfaces_while_caching(voc):
         CachedDataset(VocDataset(voc, "train"), (20, 30))
 
 
-def test_after_a_bad_image_the_rest_is_not_read_first():
-    class Slow(ShapesDataset):
-        reads = 0
+class Slow(ShapesDataset):
+    reads, bad = 0, None
 
-        def __getitem__(self, index):
-            self.reads += 1
-            if index == 0:
-                raise DataError("image 0 cannot be read")
-            time.sleep(0.05)
-            return super().__getitem__(index)
+    def __getitem__(self, index):
+        self.reads += 1
+        if index == self.bad:
+            raise DataError(f"image {index} cannot be read")
+        time.sleep(0.05)
+        return super().__getitem__(index)
 
+
+def interrupted(results, total):
+    yield next(results)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("error", "progress"), [(DataError, None), (KeyboardInterrupt, interrupted)])
+def test_after_a_bad_image_and_ctrl_c_in_the_bar_the_rest_is_not_read_first(error, progress):
     dataset = Slow("train", length=200, size=(64, 64))
-    with pytest.raises(DataError, match="image 0"):
-        CachedDataset(dataset, (64, 64))
+    dataset.bad = None if progress else 0
+    with pytest.raises(error):
+        CachedDataset(dataset, (64, 64), progress=progress)
     assert dataset.reads < 100
 
 

@@ -235,11 +235,12 @@ class CachedDataset(DetectionDataset):
             self.images[index], target = resized[index]
             return target
 
-        with ThreadPoolExecutor(threads) as pool:  # map cancels the rest after a bad image or Ctrl-C
+        with ThreadPoolExecutor(threads) as pool:
             results = pool.map(read, range(len(dataset)))
-            if progress is not None:
-                results = progress(results, total=len(dataset))
-            self.targets.extend(results)
+            try:
+                self.targets.extend(results if progress is None else progress(results, total=len(dataset)))
+            finally:  # map does so where it is interrupted itself; Ctrl-C may come to the bar as well
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def __len__(self) -> int:
         return len(self.targets)
