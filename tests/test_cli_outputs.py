@@ -290,3 +290,25 @@ def test_an_interrupt_saves_what_there_is_and_leaves_no_traceback(tmp_path, numb
     assert state["step"] >= 1 and len(state["history"]) == state["step"]
     assert Image.open(tmp_path / "run/loss.png").size[0] > 100
     assert sorted(os.listdir(tmp_path / "run")) == ["checkpoint.pt", "loss.png", "metrics.csv"]
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="a terminal")
+def test_a_terminal_that_goes_leaves_what_there_is(tmp_path):
+    """A connection that is lost: nothing that is still said to it is an error that ends the run first."""
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may run the tests\n"
+    code += "from ssd_cuda.cli import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", code, "train", "--data", write_voc(tmp_path)]
+    command += ["--out", tmp_path / "run", "--epochs", 100_000, "--batch-size", 2]
+    command += ["--size", 64, 64, "--device", "cpu", "--workers", 2, "--no-eval"]
+    terminal, theirs = os.openpty()
+    with child(command, **dict.fromkeys(("stdin", "stdout", "stderr"), theirs)) as process:
+        os.close(theirs)
+        said = b""
+        while b"epoch 3/" not in said:
+            said += os.read(terminal, 1 << 16)
+        os.close(terminal)
+        os.killpg(process.pid, signal.SIGHUP)
+        assert process.wait(300) == 129
+    state = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    assert state["step"] >= 3 and len(state["history"]) == state["step"]
+    assert sorted(os.listdir(tmp_path / "run")) == ["checkpoint.pt", "loss.png", "metrics.csv"]

@@ -16,7 +16,15 @@ from children import child
 
 from ssd_cuda._names import check_distinct, name_list, printable
 from ssd_cuda.engine import console
-from ssd_cuda.engine.console import StopOnInterrupt, Terminated, complain, interruption, run_safely, say
+from ssd_cuda.engine.console import (
+    HungUp,
+    StopOnInterrupt,
+    Terminated,
+    complain,
+    interruption,
+    run_safely,
+    say,
+)
 
 
 @pytest.mark.parametrize(
@@ -192,3 +200,26 @@ def test_the_first_signal_counts_and_another_thread_takes_none():
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(enter).result() == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a signal of terminals")
+def test_a_terminal_that_goes_stops_a_run_as_ctrl_c_does_unless_nohup_says_no(capsys):
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    try:
+        with StopOnInterrupt() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop() and stop.signal == signal.SIGHUP
+            with pytest.raises(HungUp):
+                os.kill(os.getpid(), signal.SIGHUP)
+                stop()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with StopOnInterrupt() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    def hang_up():
+        raise interruption(signal.SIGHUP, "wrote x")
+
+    assert run_safely(hang_up) == 129 and capsys.readouterr().err == "ssd-cuda: hung up; wrote x\n"

@@ -30,8 +30,8 @@ class Told(data.ShapesDataset):
     """Each worker gets the signals that a terminal and a batch system send to all processes."""
 
     def __getitem__(self, index):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
         return super().__getitem__(index)
 
 
@@ -82,7 +82,7 @@ def test_a_program_ends_while_its_workers_wait(end):
     assert status == (1 if end else 0) and ("one of its own" in err) == bool(end), err
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_as_a_worker_begins_is_left_alone(number):
     """Before the first line of it has run, when no handler can have been set."""
     code = f"""

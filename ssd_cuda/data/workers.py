@@ -14,13 +14,14 @@ from torch._utils import ExceptionWrapper
 
 __all__ = ["begin_worker", "held_in_children", "leave_signals"]
 
-_LEFT = (signal.SIGINT, signal.SIGTERM)
+_IGNORED = [signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+_LEFT = [*_IGNORED, signal.SIGTERM]
 
 
 @contextmanager
 def held_in_children() -> Iterator[None]:
-    """In a process that is started within it Ctrl-C and SIGTERM wait: none ends a worker before it comes to
-    :func:`leave_signals`. In this process another thread may take them, as ever.
+    """In a process that is started within it Ctrl-C, SIGHUP and SIGTERM wait: none ends a worker before it
+    comes to :func:`leave_signals`. In this process another thread may take them, as ever.
 
     Example:
         >>> with held_in_children():
@@ -63,18 +64,20 @@ def _hand_over_failure(queue: Queue, error: Exception, item: Any) -> None:
 
 
 def leave_signals() -> None:
-    """In a worker Ctrl-C and SIGTERM do nothing, but for the SIGTERM of the process that started it.
+    """In a worker Ctrl-C, SIGHUP and SIGTERM do nothing, but for the SIGTERM of the process that started it.
 
-    Ctrl-C reaches every process of a terminal, and a batch system's SIGTERM every process of a job; what
-    becomes of the workers is the training process's to decide, which may want the batch they are at. Its own
-    SIGTERM has to end them: ``multiprocessing`` sends it when the program ends, and then waits for them.
+    Ctrl-C and the SIGHUP at its end reach every process of a terminal, and a batch system's SIGTERM every
+    process of a job; what becomes of the workers is the training process's to decide, which may want the
+    batch they are at. Its own SIGTERM has to end them: ``multiprocessing`` sends it when the program ends,
+    and then waits for them.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows: nothing tells who sent it, so SIGTERM ends it
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT)
         return
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # a thread begins with its starter's mask
     threading.Thread(target=_end_when_told, args=[os.getppid()], daemon=True).start()
 

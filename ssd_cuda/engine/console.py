@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -17,13 +18,35 @@ import torch
 from .._names import printable
 from .processes import launched
 
-__all__ = ["StopOnInterrupt", "Terminated", "complain", "interruption", "run_safely", "say", "say_on_stderr"]
+__all__ = [
+    "HungUp",
+    "StopOnInterrupt",
+    "Terminated",
+    "complain",
+    "interruption",
+    "run_safely",
+    "say",
+    "say_on_stderr",
+]
 
 _aside = False  # whether stdout is for results alone
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, by which batch systems and containers end a program: to be left as a Ctrl-C is."""
+
+
+class HungUp(KeyboardInterrupt):
+    """SIGHUP, of a terminal or connection that is gone: to be left as a Ctrl-C is."""
+
+
+_STOPS: dict[int, tuple[type[KeyboardInterrupt], str]] = {
+    signal.SIGINT: (KeyboardInterrupt, "interrupted"),
+    signal.SIGTERM: (Terminated, "terminated"),
+}
+_HANGUP = getattr(signal, "SIGHUP", None)  # None: on Windows
+if _HANGUP is not None:
+    _STOPS[_HANGUP] = (HungUp, "hung up")
 
 
 def interruption(number: int, text: str = "") -> KeyboardInterrupt:
@@ -33,7 +56,7 @@ def interruption(number: int, text: str = "") -> KeyboardInterrupt:
         >>> interruption(signal.SIGTERM, "wrote x")
         Terminated('wrote x')
     """
-    kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    kind = _STOPS[number][0]
     return kind(text) if text else kind()
 
 
@@ -68,8 +91,8 @@ def run_safely(action: Callable[..., int | None], *arguments: Any) -> int:
     """Call ``action``; what a user can mend becomes one sentence on stderr and the exit status 1.
 
     Returns:
-        What ``action`` returned (None: 0), 1 after a failure, 130 after Ctrl-C, 143 after a SIGTERM
-        that :class:`StopOnInterrupt` took.
+        What ``action`` returned (None: 0), 1 after a failure, 130 after Ctrl-C, 143 after a SIGTERM and
+        129 after a SIGHUP that :class:`StopOnInterrupt` took.
     """
     warnings.showwarning = _show_warning
     _open_missing_streams()
@@ -95,10 +118,9 @@ def run_safely(action: Callable[..., int | None], *arguments: Any) -> int:
             raise
         return _fail(str(error))
     except KeyboardInterrupt as stop:
-        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        number, word = next((n, w) for n, (kind, w) in reversed(_STOPS.items()) if isinstance(stop, kind))
         if number == signal.SIGINT:
             print(file=sys.stderr)  # the terminal has written ^C
-        word = "terminated" if number == signal.SIGTERM else "interrupted"
         _write(sys.stderr, f"ssd-cuda: {word}{'; ' * bool(str(stop))}{stop}")
         return 128 + number
     return status or 0
@@ -118,6 +140,18 @@ def _open_missing_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
 
 
+def _leave_the_terminal() -> None:
+    """What is said on one that is gone goes nowhere: a line of progress would be an error, and end the run
+    before it is written.
+    """
+    poll = select.poll()
+    for number in (1, 2):
+        poll.register(number, 0)
+    for number, event in poll.poll(0):
+        if event & (select.POLLERR | select.POLLHUP):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
 def _fail(sentence: str) -> int:
     if "Original Traceback" in sentence:  # torch's report of a loading process; the cause is its last line
         sentence = sentence.strip().splitlines()[-1].partition(": ")[2]
@@ -132,8 +166,8 @@ def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> 
 
 
 class StopOnInterrupt:
-    """While it is entered, the first Ctrl-C or SIGTERM only makes a call of it true; the second interrupts as
-    ever.
+    """While it is entered, the first Ctrl-C, SIGTERM or SIGHUP only makes a call of it true; the second
+    interrupts as ever. A SIGHUP that is ignored stays so, as ``nohup`` wants it.
 
     A step of training is not cut in two, so that what is saved afterwards is whole. A launcher of several
     processes passes on the Ctrl-C that its terminal has sent to all of them already, and a batch system may
@@ -153,8 +187,9 @@ class StopOnInterrupt:
     def __enter__(self) -> StopOnInterrupt:
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # only that may set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._interrupt)
+            for number in _STOPS:
+                if number != _HANGUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -162,6 +197,8 @@ class StopOnInterrupt:
             signal.signal(number, handler)
 
     def _interrupt(self, number: int, _: object) -> None:
+        if number == _HANGUP:
+            _leave_the_terminal()
         now = time.monotonic()
         again = self._asked is not None and launched() and now - self._asked < 1.0
         if self._asked is not None and not again:
