@@ -231,7 +231,10 @@ def test_a_written_video_has_the_size_of_its_source(capsys, checkpoint, tmp_path
         assert "is written in 64x300 pixels, without the last" in err and err.count("\n") == 1
 
 
-def test_ctrl_c_keeps_what_was_done(checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_an_interrupt_keeps_what_was_done(checkpoint, tmp_path, number, status, word):
     """As a terminal does it, to a process: a video that plays, a row for each of its frames."""
     source = write_video(tmp_path / "long.avi", 64, 48, frames=20_000)
     out, rows = tmp_path / "out.avi", tmp_path / "rows.json"
@@ -242,11 +245,11 @@ def test_ctrl_c_keeps_what_was_done(checkpoint, tmp_path):
         while not partial.exists() or not partial.stat().st_size:  # frames are being written
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         err = process.communicate(timeout=300)[1].decode()
-    assert process.returncode == 130 and "Traceback" not in err, err
+    assert process.returncode == status and "Traceback" not in err, err
     done, size = frames_of(out)
-    assert err.splitlines()[-1] == f"ssd-cuda: interrupted; wrote {out} after {done} frames"
+    assert err.splitlines()[-1] == f"ssd-cuda: {word}; wrote {out} after {done} frames"
     assert 0 < done < 20_000 and size == (48, 64) and len(json.loads(rows.read_text())) == done
     assert not partial.exists()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._extras import require
-from ..engine.console import StopOnInterrupt, complain, say
+from ..engine.console import StopOnInterrupt, complain, interruption, say
 from ..engine.files import refuse_inputs
 from ..engine.outputs import check_ending, check_folder, is_folder_name
 from ..engine.selection import Selection, save_crops
@@ -72,7 +72,7 @@ def detect_video(
     boxes = sum(len(row["detections"]) for row in found)
     say(f"{source}: {count} frames, {detected} detected on, {boxes} detections", times.line(count))
     if stopped() and not reader.camera:  # which has no other end
-        raise KeyboardInterrupt(f"wrote {out} after {count} frames")
+        raise interruption(stopped.signal, f"wrote {out} after {count} frames")
     say(f"wrote {out}")
     return 0
 
