@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from children import child
 
 pytest.importorskip("torchvision")
 
@@ -54,7 +54,9 @@ def runs(tmp_path_factory) -> Runs:
     places = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "tests/processes_run.py"), str(folder)]
-    subprocess.run(command, env=environment, check=True, timeout=500, capture_output=True)
+    with child(command, env=environment) as process:  # and of its own processes none is left behind
+        err = process.communicate(timeout=500)[1].decode()
+    assert process.returncode == 0, err
     return Runs(folder)
 
 
