@@ -4,8 +4,6 @@ info``."""
 from __future__ import annotations
 
 import argparse
-import os
-import select
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -48,31 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(
             "bench is part of the source tree: run `make bench` or `python -m benchmarks` in a clone"
         )
-    return run_safely(_run_to_reader, parser.parse_args(given))
-
-
-def _run_to_reader(chosen: argparse.Namespace) -> int | None:
-    """A reader that has seen enough, such as ``head``, is no error: the end is that of other tools."""
-    try:
-        status = _run(chosen)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        if not _reader_is_gone():  # some other pipe
-            raise
-        # Let what is still written go nowhere, or the interpreter complains at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return status
-
-
-def _reader_is_gone() -> bool:
-    try:
-        output = sys.stdout.fileno()
-    except (OSError, ValueError):  # not a file: a program has put something else there
-        return False
-    poll = select.poll()
-    poll.register(output, 0)
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    return run_safely(lambda: _run(parser.parse_args(given)))
 
 
 def _run(chosen: argparse.Namespace) -> int | None:

@@ -90,18 +90,21 @@ def _write(stream: TextIO, *lines: object) -> None:
 def run_safely(action: Callable[..., int | None], *arguments: Any) -> int:
     """Call ``action``; what a user can mend becomes one sentence on stderr and the exit status 1.
 
+    A reader of stdout that has seen enough, such as ``head``, is no failure: the end is that of other tools.
+
     Returns:
-        What ``action`` returned (None: 0), 1 after a failure, 130 after Ctrl-C, 143 after a SIGTERM and
-        129 after a SIGHUP that :class:`StopOnInterrupt` took.
+        What ``action`` returned (None: 0), 1 after a failure, 130 after Ctrl-C, 141 where the reader left
+        first, 143 after a SIGTERM and 129 after a SIGHUP that :class:`StopOnInterrupt` took.
     """
     warnings.showwarning = _show_warning
     _open_missing_streams()
     try:
-        status = action(*arguments)
-        sys.stdout.flush()
+        status = _flushed(action, *arguments)
     except BrokenPipeError:
-        # Nobody reads: let what is buffered go nowhere, or the interpreter complains once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if _reader_is_gone():
+            # Let what is still written go nowhere, or the interpreter complains at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         return _fail("the output was closed by its reader before everything was written (broken pipe)")
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         return _fail(str(error) or type(error).__name__)
@@ -144,12 +147,34 @@ def _leave_the_terminal() -> None:
     """What is said on one that is gone goes nowhere: a line of progress would be an error, and end the run
     before it is written.
     """
+    for number in _unread(1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
+def _unread(*outputs: int) -> list[int]:
+    """Those of these descriptors that nobody can read any more: pipes and terminals whose other end is gone."""
     poll = select.poll()
-    for number in (1, 2):
+    for number in outputs:
         poll.register(number, 0)
-    for number, event in poll.poll(0):
-        if event & (select.POLLERR | select.POLLHUP):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return [number for number, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]
+
+
+def _flushed(action: Callable[..., int | None], *arguments: Any) -> int | None:
+    try:
+        status = action(*arguments)
+    except SystemExit:  # as after --help, which is still in the buffer
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return status
+
+
+def _reader_is_gone() -> bool:
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file: a program has put something else there
+        return False
+    return bool(_unread(output))
 
 
 def _fail(sentence: str) -> int:
