@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,20 @@ def test_one_folder_of_images_for_both_splits_is_told(capsys, tmp_path):
     (root / "val2017").rmdir()
     (root / "val2017").symlink_to(root / "train2017")
     status, err = train(capsys, root, tmp_path / "run")
+    assert status == 1 and "other images than 'train2017', which is trained on, got 'val2017'" in err
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_one_photograph_under_two_names_is_one_image(capsys, tmp_path, link):
+    root = write_coco(tmp_path)
+    trained, tested = (sorted((root / split).iterdir()) for split in ("train2017", "val2017"))
+    tested[0].unlink()
+    link(tested[0], trained[0])
+    status, err = train(capsys, root, tmp_path / "run")
+    assert status == 0 and "1 of the 2 test images of 'val2017' are trained on too, in 'train2017'" in err
+    tested[1].unlink()
+    link(tested[1], trained[1])
+    status, err = train(capsys, root, tmp_path / "again")
     assert status == 1 and "other images than 'train2017', which is trained on, got 'val2017'" in err
 
 

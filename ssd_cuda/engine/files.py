@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..data.files import IMAGE_SUFFIXES, visible
 
-__all__ = ["image_files", "picture_paths", "refuse_inputs"]
+__all__ = ["identity", "image_files", "picture_paths", "refuse_inputs"]
 
 
 def image_files(names: Sequence[str]) -> list[Path]:
@@ -53,18 +53,24 @@ def picture_paths(files: Sequence[Path], out: Path) -> dict[Path, Path]:
 
 def refuse_inputs(option: str, outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raise ``ValueError`` if an output is an input, by whatever path it is named."""
-    kept = {_identity(path) for path in inputs} - {None}
+    kept = {identity(path) for path in inputs} - {None}
     for path in outputs:
-        if _identity(path) in kept:
+        if identity(path) in kept:
             raise ValueError(f"{option} must leave its inputs as they are, got {path}, which is one of them")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def identity(path: str | Path) -> tuple[int, int] | None:
+    """What all links of a file share; None where there is no file, or its file system has no such number.
+
+    Example:
+        >>> identity("."), identity("no such file")
+        ((..., ...), None)
+    """
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    return (status.st_dev, status.st_ino) if status.st_ino else None
 
 
 def _picture_names(files: Sequence[Path]) -> dict[Path, str]:

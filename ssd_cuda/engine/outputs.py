@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from .files import identity
+
 __all__ = [
     "OutputError",
     "check_apart",
@@ -142,8 +144,7 @@ def check_apart(places: Mapping[str, Iterable[Path]]) -> None:
     for option, paths in places.items():
         for path in paths:
             place = os.path.realpath(path)
-            status = os.stat(place) if os.path.exists(place) else None
-            for key in (place, (status.st_dev, status.st_ino) if status else place):
+            for key in (place, identity(place) or place):
                 if taken.setdefault(key, option) != option:
                     raise ValueError(
                         f"{option} must be a place of its own, got {path}, which is that of {taken[key]}"
