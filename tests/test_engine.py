@@ -217,12 +217,15 @@ class Unsafe:
 @pytest.mark.parametrize(
     ("content", "finding"),
     [
-        (b"not a checkpoint", "weights_only=True"),
-        (b"", "weights_only=True"),
-        (Unsafe(), "weights_only=True"),
+        (b"not a checkpoint", "must be a checkpoint of ssd_cuda, got a text"),
+        (b"", "must be a checkpoint of ssd_cuda, got an empty file"),
+        (Unsafe(), "must be a checkpoint of ssd_cuda, got a pickle with test_engine.Unsafe, as of a whole m"),
         ([1, 2], "got a saved list"),
         ({}, "got an empty dict"),
-        ({"state_dict": {}, "meta": 1}, "got a saved dict with state_dict, meta"),
+        (
+            {"state_dict": {}, "meta": 1},
+            "with state_dict, meta, ...: `ssd-cuda import` makes a checkpoint of weights",
+        ),
         ({"format": "ssd_cuda checkpoint 99"}, "got the format 'ssd_cuda checkpoint 99'"),
         ({"format": "ssd_cuda checkpoint 1", "spec": {}}, "got no model, average"),
     ],

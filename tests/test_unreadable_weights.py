@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ssd_cuda import cli, models
+from ssd_cuda.engine.checkpoint import CheckpointError, load_model
 
 WEIGHTS = {"vgg.0.weight": torch.ones(64, 3, 3, 3)}
 
@@ -85,6 +86,17 @@ def test_what_is_no_weights_is_named_with_the_way_out(tmp_path, capsys, recwarn,
     assert not (tmp_path / "model.pt").exists() and not recwarn.list
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_checkpoint_that_is_none_is_named_in_the_same_words(tmp_path, recwarn, name):
+    content, sentence = FILES[name]
+    if Path(name).suffix in (".safetensors", ".caffemodel"):  # which may be whole
+        sentence = "weights: `ssd-cuda import` makes a checkpoint of weights"
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name} must be a checkpoint of ssd_cuda, got {sentence}"):
+        load_model(tmp_path / name)
+    assert not recwarn.list
+
+
 def test_an_address_is_not_a_file(tmp_path, capsys):
     (tmp_path / "net.prototxt").write_text(prototxt())
     (tmp_path / "net.caffemodel").touch()
@@ -112,6 +124,8 @@ def test_a_folder_and_a_pipe_are_no_files(tmp_path):
     ):
         with pytest.raises(ValueError, match=sentence):
             models.load(path)
+        with pytest.raises(CheckpointError, match=sentence.replace("weights file", "checkpoint")):
+            load_model(path)
     pytest.importorskip("google.protobuf")
     with pytest.raises(ValueError, match="prototxt must be a file, got the folder"):
         models.load(tmp_path / "net.caffemodel", prototxt=tmp_path)

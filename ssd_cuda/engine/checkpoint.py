@@ -13,6 +13,8 @@ from .._names import check_distinct
 from ..models import MODELS, SSD, build_model
 from ..models.class_names import default_ids
 from ..models.registry import check_model
+from ..models.unreadable import check_file
+from ..models.weights import load_plain
 from .checkpoint_check import CheckpointError, check_state, check_weights
 from .outputs import write_file
 
@@ -23,6 +25,9 @@ MODEL_FORMAT = "ssd_cuda model 1"  # a model alone: nothing to resume
 _KEYS = ("spec", "model", "average", "optimizer", "epoch", "step", "config", "history")
 _MODEL_KEYS = ("spec", "weights")
 _OPTIONAL = ("options", "category_ids")  # of a spec: in files only where there are any
+_MUST = "must be a checkpoint of ssd_cuda"
+_ADVICE = ": `ssd-cuda import` makes a checkpoint of weights"
+_WEIGHTS = (".safetensors", ".caffemodel")  # of other programs, never a checkpoint
 _MOST_PIXELS = 1 << 26  # of an image: 8192 x 8192 has 5.6 million priors
 
 
@@ -209,22 +214,19 @@ def _class_rows(weights: Any) -> int:
 
 def _read(path: Path, device: torch.device | str, *others: str) -> dict[str, Any]:
     """The content of a checkpoint, or of a file of one of the ``others`` among our formats."""
-    if not path.exists():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} must be a file")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises whatever its readers do: pickle, zip, runtime, EOF errors
-        reason = type(error).__name__
-        raise CheckpointError(f"{path} must be a checkpoint of ssd_cuda, got a file that torch cannot "
-                              f"load with weights_only=True ({reason})") from error  # fmt: skip
+        check_file("checkpoint", path)
+        content = load_plain(path, f"{path} {_MUST}", device)
+    except ValueError as error:
+        if path.suffix in _WEIGHTS and path.is_file():
+            raise CheckpointError(f"{path} {_MUST}, got weights{_ADVICE}") from error
+        raise CheckpointError(str(error)) from error
     return _check_content(content, path, *others)
 
 
 def _check_content(content: Any, path: str | Path, *others: str) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") not in (FORMAT, *others):
-        raise CheckpointError(f"{path} must be a checkpoint of ssd_cuda, got {_describe(content)}")
+        raise CheckpointError(f"{path} {_MUST}, got {_describe(content)}")
     keys = _KEYS if content["format"] == FORMAT else _MODEL_KEYS
     missing = [key for key in keys if key not in content]
     if missing:
@@ -238,4 +240,4 @@ def _describe(content: Any) -> str:
     if "format" in content:
         return f"the format {str(content['format'])[:60]!r}"
     keys = ", ".join(str(key) for key in list(content)[:3])
-    return f"a saved dict with {keys[:80]}, ..." if keys else "an empty dict"
+    return f"a saved dict with {keys[:80]}, ...{_ADVICE}" if keys else "an empty dict"

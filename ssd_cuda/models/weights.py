@@ -36,6 +36,7 @@ from .unreadable import check_file, looks_like, refused_pickle
 __all__ = [
     "fill",
     "is_checkpoint",
+    "load_plain",
     "read_content",
     "read_weights",
     "recognise",
@@ -224,18 +225,29 @@ def read_file(path: str | Path) -> Mapping[Any, Any]:
     path = Path(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    try:
-        with warnings.catch_warnings():  # torch's own, of pickles and archives that are refused all the same
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its readers do: pickle, zip, runtime, EOF errors
-        found = looks_like(path) or refused_pickle(error)
-        raise ValueError(
-            f"weights file {path} must be a state dict that torch.save wrote, got {found}"
-        ) from error
+    content = load_plain(path, f"weights file {path} must be a state dict that torch.save wrote")
     if not isinstance(content, Mapping):
         raise ValueError(f"weights file {path} must hold a state dict, got {type(content).__name__}")
     return content
+
+
+def load_plain(path: Path, must: str, device: torch.device | str = "cpu") -> Any:
+    """What ``torch.load`` gives with ``weights_only=True``.
+
+    Args:
+        path: a file that is there.
+        must: what it must be, for the message.
+        device: of its tensors.
+
+    Raises:
+        ValueError: what ``must`` says, and what it is instead.
+    """
+    try:
+        with warnings.catch_warnings():  # torch's own, of pickles and archives that are refused all the same
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises whatever its readers do: pickle, zip, runtime, EOF errors
+        raise ValueError(f"{must}, got {looks_like(path) or refused_pickle(error)}") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
