@@ -223,7 +223,7 @@ def test_a_model_that_was_saved_is_where_training_goes_on(tmp_path, capsys):
     model = models.ulfg_slim(num_classes=6, image_size=(48, 64))
     spec = ModelSpec("ulfg_slim", ("a", "b", "c", "d", "e"), (48, 64))
     save_model(tmp_path / "slim.pt", spec, model.state_dict())
-    assert models.weights.read_weights(tmp_path / "slim.pt").keys() == model.state_dict().keys()
+    assert models.state_dicts.read_weights(tmp_path / "slim.pt").keys() == model.state_dict().keys()
     from ssd_cuda.engine.finetune import read_pretrained
 
     source = read_pretrained(tmp_path / "slim.pt")

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ssd_cuda import cli, models
-from ssd_cuda.models.weights import read_weights, state_of
+from ssd_cuda.engine.finetune import read_pretrained
+from ssd_cuda.models.state_dicts import read_weights, state_of
 
 STATE = {"backbone.a.weight": torch.ones(2), "heads.0.bias": torch.zeros(1)}
 OTHER = {name: value + 5 for name, value in STATE.items()}
@@ -130,6 +131,81 @@ def test_weights_that_later_commands_refuse_are_not_imported(tmp_path, capsys, v
     assert cli.main(line) == 1
     assert f"error: {sentence}backbone.base.3.1.running_var\n" in capsys.readouterr().err
     assert not (tmp_path / "model.pt").exists()
+
+
+# A network that is an attribute of something else
+
+
+def under(prefix, state) -> dict:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def lightning(state) -> dict:
+    """What PyTorch Lightning writes beside the weights, as far as it is plain values."""
+    return {
+        "epoch": 3,
+        "global_step": 40,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": state,
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "callbacks": {"EarlyStopping{'monitor': 'val_loss'}": {"wait_count": 0}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(1)}}}],
+        "lr_schedulers": [],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"lr": 0.001},
+    }
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "detector.", "model.ssd.", "model._orig_mod.module."])
+@pytest.mark.parametrize("beside", [{}, {"criterion.priors": torch.ones(2)}])
+def test_a_checkpoint_of_lightning_is_imported(tmp_path, capsys, prefix, beside):
+    state = slim()
+    torch.save(lightning({**beside, **under(prefix, state)}), tmp_path / "last.ckpt")
+    line = ["import", str(tmp_path / "last.ckpt"), "-o", str(tmp_path / "model.pt")]
+    assert cli.main(line) == 0
+    bare = prefix.replace("_orig_mod.", "")
+    told = f", the weights under '{bare}', not criterion.priors" if beside else ""
+    assert f"recognised ULFG: slim{told}\n" in capsys.readouterr().out
+    found = models.load(tmp_path / "model.pt").state_dict()
+    assert torch.equal(found["backbone.base.0.0.weight"], state["base_net.0.0.weight"])
+
+
+def test_each_reader_of_weights_takes_the_prefix_off(tmp_path):
+    state = models.ssd300_vgg16(3).state_dict()
+    content = lightning({**under("model.", state), "loss_fn.weight": torch.ones(3)})
+    assert torch.equal(
+        models.ssd300_vgg16(weights=content).backbone.vgg[0].bias, state["backbone.vgg.0.bias"]
+    )
+    found = models.load(content, model="ssd300_vgg16").state_dict()
+    assert found.keys() == state.keys()
+    torch.save(content, tmp_path / "x.ckpt")
+    told = read_pretrained(tmp_path / "x.ckpt").load_into(models.ssd300_vgg16(3), ("cat", "dog"))
+    assert told == (f"weights of {tmp_path / 'x.ckpt'}: 71 of 71 tensors")
+
+
+@pytest.mark.parametrize("name", ["conv1.weight", "features.0.weight", "0.weight"])
+def test_a_classifier_needs_one_prefix_of_all(name):
+    """Its names are common ones: beside others it is nobody's."""
+    state = {name: torch.ones(1), name.replace("0.", "28."): torch.ones(1)}
+    state |= {f"layer{n}.conv3.weight": torch.ones(1) for n in ("1.0", "4.2")} if name[0] == "c" else {}
+    assert state_of(under("model.net.", state)) == (state, "")
+    beside = {**under("model.net.", state), "head.weight": torch.ones(1)}
+    assert state_of(beside) == (beside, "")
+
+
+def test_of_several_networks_none_is_chosen():
+    for other in ("teacher.", "ema_model.module.", "model.part."):
+        state = {**under("model.", slim()), **under(other, slim())}
+        with pytest.raises(ValueError, match="must be of one network, got several, under ") as caught:
+            models.load(lightning(state))
+        assert repr(other) in str(caught.value) and "'model.'" in str(caught.value)
+
+
+def test_weights_of_the_network_outside_of_its_prefix_are_missed():
+    state = under("model.", slim())
+    state["base_net.0.0.weight"] = state.pop("model.base_net.0.0.weight")
+    with pytest.raises(ValueError, match=r"Missing key.*backbone\.base\.0\.0\.weight"):
+        models.load(state)
 
 
 def test_ssd300_takes_finite_weights_only():

@@ -8,6 +8,7 @@ import os
 import pickle
 import struct
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,10 @@ FILES = {
     "whole.pth": (saved(nn.Linear(2, 2)), r"a pickle with torch\.nn\.\S*Linear, .* save the state_dict\(\)"),
     "old.pth": (saved(nn.Linear(2, 2), **OLD), r"a pickle with torch\.nn\.\S*Linear, as of a whole model"),
     "path.pth": (saved({**WEIGHTS, "from": Path("x")}), r"a pickle with pathlib\S*, .* options beside it"),
+    "lightning.ckpt": (
+        saved({"state_dict": WEIGHTS, "pytorch-lightning_version": "2.5", "hyper_parameters": Namespace()}),
+        r"a checkpoint of Lightning with argparse\.Namespace beside its weights: where it was written, save ",
+    ),
     "plain.pkl": (pickle.dumps(Path("x"), 4), "what its reader refuses"),
     "cut.pth": (saved(WEIGHTS)[:900], "a file that ends too early: download or copy it again"),
     "cut_old.pth": (saved(WEIGHTS, **OLD)[:900], "a file that ends too early"),

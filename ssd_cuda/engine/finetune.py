@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .._names import name_list
 from ..models import SSD, import_weights, resnet
+from ..models.state_dicts import state_of
 from ..models.vgg_weights import CLASSIFIERS, from_classification
-from ..models.weights import read_file, read_weights
+from ..models.weights import read_file
 from .checkpoint import FORMAT, MODEL_FORMAT, ModelSpec, load_model
 
 __all__ = ["Pretrained", "read_pretrained"]
@@ -123,18 +124,20 @@ def read_pretrained(path: str | Path) -> Pretrained:
         CheckpointError: a damaged checkpoint. ValueError: something else altogether.
     """
     path = Path(path)
-    if path.suffix != ".caffemodel":
-        content = read_file(path)
-        if content.get("format") in (FORMAT, MODEL_FORMAT):
-            model, spec = load_model(path)
-            return Pretrained(str(path), model.state_dict(), spec.classes, spec)
-        state = {key: value for key, value in read_weights(content).items() if isinstance(value, Tensor)}
-        if any(name.startswith("heads.") for name in state):
-            return Pretrained(str(path), state)
-        if resnet.is_classification(state):
-            return Pretrained(str(path), resnet.from_classification(state))
-        layout = next((name for name in CLASSIFIERS if CLASSIFIERS[name] in state), None)
-        if layout is not None:
-            return Pretrained(str(path), from_classification(state, layout))
-    found = import_weights(path)
-    return Pretrained(str(path), found.model.state_dict())
+    if path.suffix == ".caffemodel":
+        return Pretrained(str(path), import_weights(path).model.state_dict())
+    content = read_file(path)
+    if content.get("format") in (FORMAT, MODEL_FORMAT):
+        model, spec = load_model(path)
+        return Pretrained(str(path), model.state_dict(), spec.classes, spec)
+    found = state_of(content)[0]
+    state = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    source = str(path)
+    if any(name.startswith("heads.") for name in state):
+        return Pretrained(source, state)
+    if resnet.is_classification(state):
+        return Pretrained(source, resnet.from_classification(state))
+    layout = next((name for name in CLASSIFIERS if CLASSIFIERS[name] in state), None)
+    if layout is not None:
+        return Pretrained(source, from_classification(state, layout))
+    return Pretrained(source, import_weights(content).model.state_dict())

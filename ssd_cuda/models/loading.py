@@ -13,7 +13,8 @@ from .detector import SSD
 from .own import is_own, own_model
 from .registry import MODELS, build_model, check_model
 from .sources import SOURCES, recognise
-from .weights import fill, is_checkpoint, read_content, state_of
+from .state_dicts import state_of
+from .weights import fill, is_checkpoint, read_content
 
 __all__ = ["Imported", "import_weights", "load"]
 

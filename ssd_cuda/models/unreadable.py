@@ -8,6 +8,7 @@ from pathlib import Path
 
 __all__ = ["check_file", "looks_like", "refused_pickle"]
 
+_LIGHTNING = b"pytorch-lightning_version"  # a key of all its checkpoints
 _CUT = "a file that ends too early: download or copy it again"
 # how a file begins -> what it is, and what to do
 _BEGINNINGS = (
@@ -75,9 +76,14 @@ def _zip(path: Path) -> str | None:
     return "a file of torch.save: give it the ending .pth" if path.suffix == ".safetensors" else None
 
 
-def refused_pickle(error: Exception) -> str:
+def refused_pickle(path: Path, error: Exception) -> str:
     """The same of a pickle, by torch's words, which name the first class that is no tensor or plain value."""
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named and _LIGHTNING in _pickle(path):
+        return (
+            f"a checkpoint of Lightning with {named[1]} beside its weights: where it was written, save "
+            "torch.load(file, weights_only=False)['state_dict'] with torch.save"
+        )
     if named:
         return (
             f"a pickle with {named[1]}, as of a whole model or of options beside it: where it was written, "
@@ -86,6 +92,14 @@ def refused_pickle(error: Exception) -> str:
     if isinstance(error, EOFError) or re.search("unexpected EOF|truncated", str(error)):
         return _CUT
     return f"what its reader refuses ({type(error).__name__}): save a state_dict() with torch.save"
+
+
+def _pickle(path: Path) -> bytes:
+    """What a file of torch.save holds beside its numbers; nothing of one from before torch 1.6."""
+    if not zipfile.is_zipfile(path):
+        return b""
+    with zipfile.ZipFile(path) as archive:
+        return b"".join(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
 
 
 def _is_text(start: bytes) -> bool:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ..config import DetectConfig, MultiBoxConfig, PriorSpec
 from .detector import SSD
 from .layers import L2Norm, SSD512ExtraLayers, SSDExtraLayers
-from .weights import fill, is_checkpoint, read_content, recognise, rename, state_of
+from .state_dicts import state_of
+from .weights import fill, is_checkpoint, read_content, recognise, rename
 
 __all__ = [
     "VGGBackbone",

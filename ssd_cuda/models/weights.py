@@ -38,10 +38,8 @@ __all__ = [
     "is_checkpoint",
     "load_plain",
     "read_content",
-    "read_weights",
     "recognise",
     "rename",
-    "state_of",
 ]
 
 _HEADS = {
@@ -134,16 +132,6 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], words: str) -> None:
             raise ValueError(f"weights must have no negative variance, got {value.min().item()} in {name}")
 
 
-def read_weights(weights: Any) -> dict[str, Tensor]:
-    """The state dict behind a file, torchvision's weight enum or a mapping; see :func:`read_content` and
-    :func:`state_of`.
-
-    Raises:
-        ValueError: a file that is missing or not a state dict. TypeError: something else altogether.
-    """
-    return state_of(read_content(weights))[0]
-
-
 def read_content(weights: Any) -> Mapping[Any, Any]:
     """What a file, torchvision's weight enum or a mapping holds, wrappers and all.
 
@@ -169,50 +157,6 @@ def read_content(weights: Any) -> Mapping[Any, Any]:
 def is_checkpoint(content: Mapping[Any, Any]) -> bool:
     """Whether this is what a file of ours holds, which says what model its weights are of."""
     return str(content.get("format", "")).startswith("ssd_cuda ")
-
-
-def state_of(content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], str]:
-    """The state dict in what a program has saved, and, where there were two, which one that is.
-
-    Wrappers such as ``state_dict`` and ``ema`` are taken off, and what DataParallel and torch.compile put
-    into names. Of a model and its average it is the average, unless that lacks names of the model.
-
-    Raises:
-        ValueError: keys that are no names.
-    """
-    state, said = _unwrapped(content)
-    if odd := [key for key in state if not isinstance(key, str)]:
-        raise ValueError(f"weights must be a state dict, whose keys are names, got the key {odd[0]!r}")
-    return {_bare(key): value for key, value in state.items() if key != _COUNT}, said
-
-
-_AVERAGES = ("average", "ema", "ema_state_dict", "model_ema", "state_dict_ema")
-_MODELS = ("model", "state_dict", "model_state_dict", "weights")
-_COUNT = "n_averaged"  # what torch's AveragedModel adds to the weights
-
-
-def _unwrapped(content: Mapping[Any, Any], depth: int = 4) -> tuple[Mapping[Any, Any], str]:
-    found = {}
-    for wrapper in (*_AVERAGES, *_MODELS) if depth else ():  # a pickle may hold itself
-        inner = content.get(wrapper)
-        if isinstance(inner, Mapping):
-            state, said = _unwrapped(inner, depth - 1)
-            if any(isinstance(value, Tensor) for value in state.values()):
-                found[wrapper] = state, said
-    average, model = (next((w for w in found if w in kind), None) for kind in (_AVERAGES, _MODELS))
-    if average and model:
-        names = [{_bare(str(key)) for key in found[wrapper][0]} for wrapper in (average, model)]
-        taken, left = (average, model) if names[0] >= names[1] else (model, average)
-        return found[taken][0], f"the weights {taken!r}, not {left!r}"
-    return found.get(average or model or "", (content, ""))
-
-
-def _bare(key: str) -> str:
-    """A name without what DataParallel puts before it and torch.compile before each part it has compiled."""
-    parts = [part for part in key.split(".") if part != "_orig_mod"]
-    while len(parts) > 1 and parts[0] == "module":
-        del parts[0]
-    return ".".join(parts)
 
 
 def read_file(path: str | Path) -> Mapping[Any, Any]:
@@ -247,7 +191,7 @@ def load_plain(path: Path, must: str, device: torch.device | str = "cpu") -> Any
             warnings.simplefilter("ignore")
             return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises whatever its readers do: pickle, zip, runtime, EOF errors
-        raise ValueError(f"{must}, got {looks_like(path) or refused_pickle(error)}") from error
+        raise ValueError(f"{must}, got {looks_like(path) or refused_pickle(path, error)}") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
