@@ -180,7 +180,9 @@ def test_each_reader_of_weights_takes_the_prefix_off(tmp_path):
     assert found.keys() == state.keys()
     torch.save(content, tmp_path / "x.ckpt")
     told = read_pretrained(tmp_path / "x.ckpt").load_into(models.ssd300_vgg16(3), ("cat", "dog"))
-    assert told == (f"weights of {tmp_path / 'x.ckpt'}: 71 of 71 tensors")
+    assert told == (
+        f"weights of {tmp_path / 'x.ckpt'} (the weights under 'model.', not loss_fn.weight): 71 of 71 tensors"
+    )
 
 
 @pytest.mark.parametrize("name", ["conv1.weight", "features.0.weight", "0.weight"])
@@ -206,6 +208,16 @@ def test_weights_of_the_network_outside_of_its_prefix_are_missed():
     state["base_net.0.0.weight"] = state.pop("model.base_net.0.0.weight")
     with pytest.raises(ValueError, match=r"Missing key.*backbone\.base\.0\.0\.weight"):
         models.load(state)
+
+
+def test_training_says_which_of_two_it_starts_from(tmp_path):
+    average = models.ssd_small(3, (64, 64)).state_dict()
+    model = models.ssd_small(3, (64, 64)).state_dict()
+    torch.save({"model": model, "ema": average}, tmp_path / "x.pth")
+    target = models.ssd_small(3, (64, 64))
+    told = read_pretrained(tmp_path / "x.pth").load_into(target)
+    assert told.startswith(f"weights of {tmp_path / 'x.pth'} (the weights 'ema', not 'model'): 70 of 70 ")
+    assert torch.equal(target.state_dict()["heads.0.conf_conv.bias"], average["heads.0.conf_conv.bias"])
 
 
 def test_ssd300_takes_finite_weights_only():

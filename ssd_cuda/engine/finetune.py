@@ -24,7 +24,7 @@ class Pretrained:
     """Weights by our names, for models of the same backbone.
 
     Attributes:
-        source: the file, for messages.
+        source: the file, for messages; where it holds more than the weights, which were taken.
         state: name to tensor.
         classes: names of its labels 1, 2, ...; None: not known.
         spec: of a file of ours, or None.
@@ -130,9 +130,9 @@ def read_pretrained(path: str | Path) -> Pretrained:
     if content.get("format") in (FORMAT, MODEL_FORMAT):
         model, spec = load_model(path)
         return Pretrained(str(path), model.state_dict(), spec.classes, spec)
-    found = state_of(content)[0]
+    found, taken = state_of(content)
     state = {key: value for key, value in found.items() if isinstance(value, Tensor)}
-    source = str(path)
+    source = f"{path} ({taken})" if taken else str(path)
     if any(name.startswith("heads.") for name in state):
         return Pretrained(source, state)
     if resnet.is_classification(state):
