@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import struct
 import sys
 import time
 
@@ -15,7 +16,7 @@ from torch import nn
 from ssd_cuda import cli
 from ssd_cuda.engine.checkpoint import ModelSpec, save_model
 from ssd_cuda.engine.selection import ResultIds, Selection, coco_results
-from ssd_cuda.engine.video import WRITTEN_SUFFIXES
+from ssd_cuda.engine.video import WRITTEN_SUFFIXES, VideoReader
 
 cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
 pytest.importorskip("torchvision")
@@ -104,8 +105,6 @@ def test_a_limit_and_a_folder(capsys, checkpoint, video, tmp_path):
 
 def test_the_network_sees_red_as_red(checkpoint, video):
     """OpenCV's frames are BGR: the first frame's square must arrive as red."""
-    from ssd_cuda.engine.video import VideoReader
-
     reader = VideoReader(str(video))
     frame = next(iter(reader))
     assert frame.shape == (3, *SIZE) and reader.rate == 10
@@ -172,20 +171,36 @@ def test_pictures_take_the_same_options(capsys, checkpoint, tmp_path):
     assert any((tmp_path / "crops").glob("a-*-red.png"))
 
 
-def test_a_video_that_was_cut_off_is_told(capsys, checkpoint, video, tmp_path):
+@pytest.mark.parametrize("ending", [".avi", ".mkv"])
+def test_a_video_that_was_cut_off_is_told(capsys, checkpoint, tmp_path, ending):
     """OpenCV reads what is left of it and says that it is over."""
-    cut, content = tmp_path / "cut.avi", video.read_bytes()
-    cut.write_bytes(content[: int(0.9 * len(content))])
+    whole, cut = write_video(tmp_path / f"whole{ending}", 64, 48, 20), tmp_path / f"cut{ending}"
+    content = whole.read_bytes()
+    lost = len(content) // 10
+    cut.write_bytes(content[:-lost])
     left = frames_of(cut)[0]
-    assert 0 < left < FRAMES
+    assert 0 < left < 20
     status, said, err = run(capsys, cut, "-c", checkpoint, "-o", tmp_path / "out.avi")
     assert status == 0 and f"{left} frames, " in said
-    assert (
-        err
-        == f"ssd-cuda: warning: video {cut} ends after {left} of the {FRAMES} frames that it says it has\n"
+    assert err == (
+        f"ssd-cuda: warning: video {cut} was cut off: its file ends {lost} bytes too early, "
+        f"after {left} frames\n"
     )
-    for source, given in (cut, ["--limit", left]), (cut, ["--limit", 1]), (video, []):
+    for source, given in (cut, ["--limit", left]), (cut, ["--limit", 1]), (whole, []):
         assert run(capsys, source, "-c", checkpoint, "-o", tmp_path / "out.avi", *given)[::2] == (0, "")
+
+
+def test_frames_that_an_edit_list_hides_are_not_lost(capsys, checkpoint, tmp_path):
+    """As where a telephone has trimmed a video: the frames before the new start stay in the file."""
+    path = write_video(tmp_path / "a.mp4", 64, 48, 20, code="mp4v")
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"elst") + 12  # after version and number of entries: duration, start, rate
+    duration, _ = struct.unpack_from(">II", content, entry)
+    ticks = struct.unpack_from(">I", content, content.index(b"mdhd") + 20)[0]  # of the track's clock
+    struct.pack_into(">II", content, entry, duration * 3 // 4, ticks // 4)
+    path.write_bytes(content)
+    assert frames_of(path)[0] < VideoReader(str(path)).frames == 20
+    assert run(capsys, path, "-c", checkpoint, "-o", tmp_path / "out.avi")[::2] == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -205,10 +220,10 @@ def test_a_count_of_frames_is_believed_where_the_file_holds_it(monkeypatch, tmp_
     assert video.VideoReader(str(tmp_path / name)).frames == frames
 
 
-def write_video(path, width, height, frames=2, backend=cv2.CAP_FFMPEG):
+def write_video(path, width, height, frames=2, backend=cv2.CAP_FFMPEG, code="MJPG"):
     import numpy as np
 
-    writer = cv2.VideoWriter(str(path), backend, cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (width, height))
+    writer = cv2.VideoWriter(str(path), backend, cv2.VideoWriter_fourcc(*code), 10.0, (width, height))
     for k in range(frames):
         writer.write(np.full((height, width, 3), 40 + k % 200, np.uint8))
     writer.release()

@@ -78,10 +78,10 @@ def detect_video(
 
 
 def _check_whole(reader: VideoReader, count: int) -> None:
-    """OpenCV ends a video that was cut off as one that is over."""
-    if count and reader.frames is not None and count < reader.frames:
-        found = f"{count} of the {reader.frames} frames that it says it has"
-        complain(f"{reader.name} ends after {found}", "warning")
+    """What is missing may be an index alone, behind the last frame."""
+    if count and reader.missing and (reader.frames is None or count < reader.frames):
+        cut = f"its file ends {reader.missing} bytes too early, after {count} frames"
+        complain(f"{reader.name} was cut off: {cut}", "warning")
 
 
 def _detect(model: Any, selection: Selection, frame: Tensor, times: StageTimes) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from .._extras import require
 from .console import complain
 from .outputs import OutputError
+from .video_length import missing_bytes
 
 __all__ = ["VIDEO_SUFFIXES", "WRITTEN_SUFFIXES", "StageTimes", "VideoReader", "VideoWriter", "is_video"]
 
@@ -79,7 +80,10 @@ class VideoReader:
         name: ``camera 0`` or ``video a.mp4``, for messages.
         camera: whether it is one.
         rate: frames a second; 25 where the source does not say.
-        frames: how many the file says it has; None where it does not, and of a camera.
+        frames: how many the file says it has, hidden ones among them; None where it does not, and of a
+            camera.
+        missing: bytes that a file lacks at its end, as :func:`~ssd_cuda.engine.video_length.missing_bytes`
+            says.
 
     Raises:
         ValueError: it cannot be opened. ImportError: no OpenCV.
@@ -100,6 +104,7 @@ class VideoReader:
         counted = not camera and Path(source).suffix.lower() in _COUNTED_SUFFIXES
         count = self.capture.get(self.cv2.CAP_PROP_FRAME_COUNT) if counted else 0
         self.frames = int(count) if 0 < count < _MOST_FRAMES else None
+        self.missing = 0 if camera else missing_bytes(source)
 
     def _open(self, source: int | str) -> Any:
         """OpenCV's capture, without its remarks on the way; None where it does not take the number."""
