@@ -24,8 +24,8 @@ def require(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
-        extra = _EXTRAS.get(package, "train")
+        extra = _EXTRAS.get(module.partition(".")[0], "train")
+        package = (error.name or module).partition(".")[0]  # it may be one that the module imports itself
         name = _PIP_NAMES.get(package, package)
         raise ImportError(
             f"{purpose} needs {name} ({error}): type `pip install {name}`, or "

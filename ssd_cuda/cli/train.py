@@ -67,6 +67,8 @@ def _own_device(device: torch.device) -> torch.device:
 
 def _check_start(options: argparse.Namespace) -> None:
     from ..engine.checkpoint import load_checkpoint
+    from ..engine.draw import curve_figure
+    from ..engine.metrics import coco_modules
 
     if options.resume and options.weights:
         raise UsageError("--weights starts a run and --resume goes on with one: give one of them")
@@ -78,6 +80,9 @@ def _check_start(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    curve_figure()  # what is missing at the end of a run is told before it
+    if options.eval_every or not options.no_eval:
+        coco_modules()
     out = Path(options.out)
     check_folder("--out", out)
     check_run_folder(out, resume=options.resume, weights=options.weights, overwrite=options.overwrite)

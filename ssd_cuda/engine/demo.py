@@ -22,8 +22,9 @@ from ..data import BatchLoader, DetectionDataset, ShapesDataset, collate, data_s
 from ..data.coco import in_order_of
 from .checkpoint import ModelSpec
 from .console import run_safely, say
-from .draw import save_grid, save_loss_curve
+from .draw import curve_figure, save_grid, save_loss_curve
 from .evaluate import evaluate
+from .metrics import coco_modules
 from .op_costs import costs_table, measure_op_costs
 from .outputs import check_folder, write_text
 from .recipe import Amp
@@ -63,6 +64,8 @@ def run_demo(
         options: passed on to :func:`ssd_cuda.data.open_dataset`.
     """
     out = Path(out)
+    curve_figure()
+    coco_modules()
     check_folder("--out", out)
     train_split, test_split = data_splits(data)
     train_set = open_dataset(data, train_split, **options)

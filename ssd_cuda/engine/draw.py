@@ -151,6 +151,19 @@ def save_grid(
     save_picture(path, canvas)
 
 
+def curve_figure() -> Any:
+    """``Figure`` of matplotlib: asked for before hours end in what needs it.
+
+    Raises:
+        ImportError: it is missing.
+
+    Example:
+        >>> curve_figure().__name__
+        'Figure'
+    """
+    return require("matplotlib.figure", "the loss curve").Figure
+
+
 def save_loss_curve(
     path: str | Path,
     history: Sequence[Mapping[str, float]],
@@ -173,7 +186,7 @@ def save_loss_curve(
     """
     if not history:
         raise ValueError("history must have at least one step, got none")
-    figure = require("matplotlib.figure", "the loss curve").Figure(figsize=(8.4, 4.2), dpi=150)
+    figure = curve_figure()(figsize=(8.4, 4.2), dpi=150)
     axes = figure.add_subplot()
     steps = [row["step"] for row in history]
     names = [name for name in ("loss", "classification", "localization") if name in history[0]]

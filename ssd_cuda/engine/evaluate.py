@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 from .._names import name_list
 from ..config import DetectConfig
 from ..data import BatchLoader, DetectionDataset, prepare
-from .metrics import Rule, coco_map, voc_ap
+from .metrics import Rule, coco_map, coco_modules, voc_ap
 from .processes import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ def evaluate(
         :func:`~ssd_cuda.engine.metrics.coco_map`; ``predictions``: those of :func:`predict`.
 
     Raises:
-        ValueError: a model with another number of classes than the data set has.
+        ValueError: a model with another number of classes than the data set has. ImportError: no
+        pycocotools.
 
     Example:
         >>> model = models.ssd_small(num_classes=6, image_size=(64, 64)).eval()
@@ -150,6 +151,7 @@ def evaluate(
             f"the data set must have the {model.num_classes - 1} classes of the model, "
             f"got {len(dataset.classes)}: {name_list(dataset.classes)}"
         )
+    coco_modules()
     predictions, loss = _run(model, dataset, batch_size, None, workers, progress, processes, losses=losses)
     targets = [dataset.target(index) for index in range(len(dataset))]
     voc = voc_ap(predictions, targets, dataset.classes, rule=rule)

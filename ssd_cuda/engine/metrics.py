@@ -102,6 +102,19 @@ def voc_ap(
     }
 
 
+def coco_modules() -> tuple[Any, Any]:
+    """``pycocotools.coco`` and ``pycocotools.cocoeval``: asked for before hours end in what needs them.
+
+    Raises:
+        ImportError: they are missing.
+
+    Example:
+        >>> [module.__name__ for module in coco_modules()]
+        ['pycocotools.coco', 'pycocotools.cocoeval']
+    """
+    return require("pycocotools.coco", "COCO mAP"), require("pycocotools.cocoeval", "COCO mAP")
+
+
 def coco_map(
     predictions: Sequence[ImageDict],
     targets: Sequence[ImageDict],
@@ -132,8 +145,7 @@ def coco_map(
         >>> round(coco_map(found, truth, ["cell"])["map"], 2)  # IoU 0.9: nine of ten thresholds
         0.9
     """
-    coco_module = require("pycocotools.coco", "COCO mAP")
-    eval_module = require("pycocotools.cocoeval", "COCO mAP")
+    coco_module, eval_module = coco_modules()
     check_range("max_detections", max_detections, 10)
     found, truth = _as_arrays(predictions, targets, classes)
     tables = [_coco_table(images, classes) for images in (truth, found)]
