@@ -23,7 +23,7 @@ PARENTS = ("data_options", "run_options")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="file that train wrote")
+    parser.add_argument("checkpoint", help="file that train or import wrote")
     parser.add_argument("--json", metavar="FILE", help="also write every number to FILE; - is stdout")
 
 

@@ -15,7 +15,9 @@ PARENTS = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("weights", help=".pth, .safetensors or .caffemodel; `ssd-cuda models` lists whose")
+    parser.add_argument(
+        "weights", help=".pth, .ckpt, .safetensors or .caffemodel; `ssd-cuda models` lists whose"
+    )
     parser.add_argument(
         "prototxt", nargs="?", help="of a .caffemodel (default: the one of its name beside it)"
     )

@@ -68,7 +68,7 @@ def _add_start(group: Any) -> None:
     add(
         "--weights",
         metavar="FILE",
-        help="checkpoint, SSD of torchvision or amdegroot, or VGG-16, to start from",
+        help="to start from: a checkpoint, an SSD that import takes, or a classifier, VGG-16 or ResNet",
     )
     add("--resume", metavar="CHECKPOINT", help="go on from there, with the same options")
     add("--extend", action="store_true", help="of --resume: go on longer, or at another rate")
