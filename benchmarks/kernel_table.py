@@ -74,7 +74,6 @@ BYTES = {
     "nms_merge_kernel": "8 B an item and step of a search, from L1 and L2; 8 N written",
     "nms_gather_kernel": "8 B a step of a search, (4 T + 16) N read, (4 T + 21) N and 24 B a bin written",
     "nms_clear_kernel": "4 T + 5 B a box, 8 B a cell, 4 T a kept box tested; 4 T + 13 B a listed box written",
-    "nms_decide_first_kernel": "4 T a pair of the panel, from L2; 1 B a look; 4 T + 9 B a kept box",
     "nms_decide_kernel": "4 T + 9 B a box, 8 B a cell, 4 T + 4 B a pair, 1 B a look; 4 T + 9 B a kept box",
     "nms_resolve_kernel": "4 B; where boxes are left: 1 B a box of the panel, 132 B a list and round",
     "nms_compact_kernel": "N a block and 5 N read, 8 B a row written",

@@ -86,7 +86,6 @@ BYTES: dict[str, Callable[[Size], float]] = {
     "nms_merge_kernel": lambda s: 16 * s.n,
     "nms_gather_kernel": lambda s: 90 * s.n,
     "nms_clear_kernel": lambda s: 60 * s.n,
-    "nms_decide_first_kernel": lambda s: 60 * s.n,
     "nms_decide_kernel": lambda s: 60 * s.n,
     "nms_resolve_kernel": lambda s: 4,
     "nms_compact_kernel": lambda s: 14 * s.n,

@@ -152,7 +152,7 @@ def _leave_the_terminal() -> None:
 
 
 def _unread(*outputs: int) -> list[int]:
-    """Those of these descriptors that nobody can read any more: pipes and terminals whose other end is gone."""
+    """Those of these descriptors that nobody reads any more: pipes and terminals whose other end is gone."""
     poll = select.poll()
     for number in outputs:
         poll.register(number, 0)

@@ -138,8 +138,8 @@ def evaluate(
         :func:`~ssd_cuda.engine.metrics.coco_map`; ``predictions``: those of :func:`predict`.
 
     Raises:
-        ValueError: a model with another number of classes than the data set has. ImportError: no
-        pycocotools.
+        ValueError: a model with another number of classes than the data set has.
+        ImportError: no pycocotools.
 
     Example:
         >>> model = models.ssd_small(num_classes=6, image_size=(64, 64)).eval()

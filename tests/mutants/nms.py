@@ -43,7 +43,7 @@ NMS = rows_of(
         "true",
         "several and full",
     ),
-    ("decide: 32 lanes a box whatever their number", "if («count <= few») {", "true", "several and full"),
+    ("decide: 32 lanes a box whatever their number", "kFirst || «count <= few»", "true", "several and full"),
     (
         "decide: blocks for few boxes alone",
         "std::max(std::min(size, few) * kNmsDecideLanes, «size * kNmsDecideManyLanes»)",
@@ -55,30 +55,6 @@ NMS = rows_of(
         "std::max(«std::min(size, few) * kNmsDecideLanes», size * kNmsDecideManyLanes)",
         "int64_t{0}",
         "several",
-    ),
-    (
-        "first: every warp of a box looks at the same ranks",
-        "for (int first = «warp * kStep»; first < p",
-        "0",
-        "chains or list_holds",
-    ),
-    (
-        "first: a list takes one more than it has",
-        "if («slot < kNmsList») list[slot] = first",
-        "slot <= kNmsList",
-        "list_holds",
-    ),
-    (
-        "first: a list that was cut counts as whole",
-        "min(counts[own], kNmsList), false, «counts[own] > kNmsList»}",
-        "false",
-        "list_holds",
-    ),
-    (
-        "first: a list is looked at while others write it",
-        "«__syncthreads();»\n  if (!open || warp != 0) return;",
-        "",
-        "chains or list_holds",
     ),
     (
         "odd boxes are not asked",

@@ -18,15 +18,17 @@ constexpr int kNmsClearBoxes = kNmsClearBlock / kNmsClearLanes;
 constexpr int kNmsClearManyBoxes = kNmsClearBlock / kNmsClearManyLanes;
 constexpr int kNmsOwnTests = 32;  // kept boxes of its own bin that a box is tested against first
 
-// Blocks of a multiprocessor that registers must leave room for: 7 leave 72 a thread, with which some spill before sm_90;
-// float64 needs twice as many.
+// Blocks of a multiprocessor that registers must leave room for: 7 leave 72 a thread, with which some spill before sm_90,
+// and there where a block has 16 boxes; float64 needs twice as many.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr int kNmsClearFloats = 6;
 #else
 constexpr int kNmsClearFloats = 7;
 #endif
-template <typename T>
-constexpr int kNmsClearing = sizeof(T) == 4 ? kNmsClearFloats : 3;
+template <int kBoxes, typename T>
+constexpr int kNmsClearing = sizeof(T) != 4             ? 3
+                             : kBoxes == kNmsClearBoxes ? kNmsClearFloats
+                                                        : 6;
 
 // What the boxes of a block of nms_clear_kernel are, as places in their part of the panel: to be searched for, kept so far.
 struct NmsClearBlock {
@@ -107,7 +109,7 @@ __device__ void nms_empty_bins(const NmsArgs<T>& args, int parity) {
 }
 
 template <int kBoxes, typename T>
-__global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<T>)
+__global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<kBoxes, T>)
     nms_clear_kernel(NmsArgs<T> args, NmsPanel panel) {
   after_previous_kernel();
   __shared__ NmsClearBlock boxes;

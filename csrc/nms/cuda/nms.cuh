@@ -3,10 +3,10 @@
 //   tile      the keys of the scores, sorted in tiles (sort.cuh); how many boxes each bin will get, the levels that there are
 //   merge     sorted tiles become longer ones; none up to 16384 boxes
 //   gather    the last merge, and boxes in score order; the odd boxes; each bin gets its slots
-//   decide    the first panel of ranks: four warps a box look at all better boxes of the panel (decide_first)
+//   decide    the first panel of ranks: a warp a box looks at all better boxes of the panel
 //   then for each later panel [begin, end), each 9 times the last, up to 32768:
 //   clear     removes what a kept box removes, lists the others and files them in their open bin (clear.cuh)
-//   decide    a team a listed box, a warp where they are few and 8 lanes where they are many: finds the earlier boxes of the
+//   decide    a team a listed box, a warp where they are few, else half of one: finds the earlier boxes of the
 //             panel that would remove it (suppressors.cuh) and looks at their states until they decide it; kept boxes are
 //             filed in their bin
 //   resolve   after each decide, one block: decides the boxes that were left, usually none (resolve.cuh)
@@ -173,61 +173,36 @@ __global__ void __launch_bounds__(kNmsMergeBlock, 6)
 template <typename T>
 constexpr int kNmsDeciding = sizeof(T) == 4 ? 3 - kBlocksLess : 1;
 
-// The same in the first panel, whose 512 blocks are one wave of 132 multiprocessors by this.
-template <typename T>
-constexpr int kNmsDecidingFirst = sizeof(T) == 4 ? 4 : 1;
-
-// The first panel: kNmsFirstWarps warps a box look at all better ones, then one of them at the states of those that it lists.
-template <typename T>
-__global__ void __launch_bounds__(kNmsBlock, kNmsDecidingFirst<T>)
-    nms_decide_first_kernel(NmsArgs<T> args, NmsPanel panel) {
-  after_previous_kernel();
-  constexpr int kBoxes = kNmsBlock / 32 / kNmsFirstWarps;
-  __shared__ int32_t lists[kBoxes][kNmsList];
-  __shared__ int counts[kBoxes];
-  const int t = static_cast<int>(threadIdx.x), own = t / 32 / kNmsFirstWarps;
-  if (t < kBoxes) counts[t] = 0;
-  __syncthreads();
-  const int p = static_cast<int>(blockIdx.x) * kBoxes + own, warp = t / 32 % kNmsFirstWarps;
-  const bool open = p < panel.end && args.state(p) == NmsState::kOpen;
-  if (open) nms_list_earlier(args, p, warp, lists[own], &counts[own]);
-  __syncthreads();
-  if (!open || warp != 0) return;
-  const NmsFound found{min(counts[own], kNmsList), false, counts[own] > kNmsList};
-  const bool left = nms_decide<32, true>(true, false, found, args, lists[own], panel, p);
-  if (left && t % 32 == 0) atomicAdd(&args.counters().undecided, 1u);
-}
-
-// Decides the listed boxes of a block, kLanes lanes each. lists: for each of them [kNmsList], shared.
-template <int kLanes, typename T>
-__device__ void nms_decide_listed(const NmsArgs<T>& args, const NmsPanel& panel, int64_t count,
-                                  int32_t (*lists)[kNmsList]) {
+// Decides the boxes of a block, kLanes lanes each. lists: for each of them [kNmsList], shared.
+template <int kLanes, bool kFirst, typename T>
+__device__ void nms_decide_block(const NmsArgs<T>& args, const NmsPanel& panel, int64_t count,
+                                 int32_t (*lists)[kNmsList]) {
   const int64_t first = static_cast<int64_t>(blockIdx.x) * (kNmsBlock / kLanes);
   if (first >= count) return;
-  const int64_t i = first + threadIdx.x / kLanes;
-  const int64_t p = args.list_of(panel.parity)[min(i, count - 1)];
+  const int64_t i = first + threadIdx.x / kLanes, last = min(i, count - 1);
+  const int64_t p = kFirst ? last : args.list_of(panel.parity)[last];
   const bool open = i < count && args.state(p) == NmsState::kOpen;
   if (!nms_any_of_warp(open)) return;
   int32_t* const list = lists[threadIdx.x / kLanes];
-  const NmsFound none{0, false, false};
-  const bool left = nms_decide<kLanes, false>(open, open, none, args, list, panel, p);
+  const bool left = nms_decide<kLanes, kFirst>(open, args, list, panel, p);
   if (left && NmsTeam<kLanes>::lane() == 0) atomicAdd(&args.counters().undecided, 1u);
 }
 
-// The listed boxes of a later panel, up to `few` of them by kNmsDecideLanes each.
-template <typename T>
+// The first panel, or of a later one the listed boxes; up to `few` of these have kNmsDecideLanes each.
+template <bool kFirst, typename T>
 __global__ void __launch_bounds__(kNmsBlock, kNmsDeciding<T>)
     nms_decide_kernel(NmsArgs<T> args, NmsPanel panel, int64_t few) {
   after_previous_kernel();
-  __shared__ int32_t lists[kNmsBlock / kNmsDecideManyLanes][kNmsList];
+  constexpr int kFewest = kFirst ? kNmsDecideLanes : kNmsDecideManyLanes;
+  __shared__ int32_t lists[kNmsBlock / kFewest][kNmsList];
   NmsCounters& counters = args.counters();
-  const int64_t count = counters.listed[panel.parity];
+  const int64_t count = kFirst ? panel.end : counters.listed[panel.parity];
   // For the next panel; nobody asks in this one.
   if (blockIdx.x == 0 && threadIdx.x == 0) counters.listed[1 - panel.parity] = 0;
-  if (count <= few) {
-    nms_decide_listed<kNmsDecideLanes>(args, panel, count, lists);
+  if (kFirst || count <= few) {
+    nms_decide_block<kNmsDecideLanes, kFirst>(args, panel, count, lists);
   } else {
-    nms_decide_listed<kNmsDecideManyLanes>(args, panel, count, lists);
+    nms_decide_block<kFewest, kFirst>(args, panel, count, lists);
   }
 }
 
@@ -278,18 +253,12 @@ template <bool kFirst, typename T>
 inline cudaError_t launch_nms_decide(const NmsArgs<T>& args, const NmsPanel& panel,
                                      cudaStream_t stream) {
   const int64_t size = panel.end - panel.begin;
-  cudaError_t error;
-  if constexpr (kFirst) {
-    error = launch<Start::kAfter>(nms_decide_first_kernel<T>,
-                                  nms_blocks(size * kNmsFirstWarps * 32, kNmsBlock),
-                                  dim3(kNmsBlock), 0, stream, args, panel);
-  } else {
-    const int64_t few = nms_few_boxes(args.plan.tuning, kNmsDecideLanes);
-    const int64_t threads =
-        std::max(std::min(size, few) * kNmsDecideLanes, size * kNmsDecideManyLanes);
-    error = launch<Start::kAfter>(nms_decide_kernel<T>, nms_blocks(threads, kNmsBlock),
-                                  dim3(kNmsBlock), 0, stream, args, panel, few);
-  }
+  const int64_t few = kFirst ? size : nms_few_boxes(args.plan.tuning, kNmsDecideLanes);
+  const int64_t threads =
+      std::max(std::min(size, few) * kNmsDecideLanes, size * kNmsDecideManyLanes);
+  const cudaError_t error =
+      launch<Start::kAfter>(nms_decide_kernel<kFirst, T>, nms_blocks(threads, kNmsBlock),
+                            dim3(kNmsBlock), 0, stream, args, panel, few);
   if (error != cudaSuccess) return error;
   return launch<Start::kAfter>(nms_resolve_kernel<kFirst, T>, dim3(1), dim3(kNmsResolveBlock), 0,
                                stream, args, panel);

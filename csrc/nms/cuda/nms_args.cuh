@@ -11,12 +11,11 @@ constexpr int kNmsBlock = 256;  // threads of a block
 // fewer take fewer instructions. In clear, which tests a box against the kept ones, and in decide, which looks for those
 // that suppress it (32: no other box of the warp waits).
 constexpr int kNmsClearLanes = 16, kNmsClearManyLanes = 8;
-constexpr int kNmsDecideLanes = 32, kNmsDecideManyLanes = 8;
+constexpr int kNmsDecideLanes = 32, kNmsDecideManyLanes = 16;
 constexpr int kNmsFewWaves =
     2;  // few: the lanes of all are at most so many times the threads that run at once
 constexpr int kNmsCellsAtOnce = 24;  // of a box, whose bins are on their way together
-constexpr int kNmsSlotsAtOnce = 8;   // of a box, that are on their way together
-constexpr int kNmsFirstWarps = 4;    // of a box of the first panel, which looks at all before it
+constexpr int kNmsSlotsAtOnce = 16;  // of a box, that are on their way together
 constexpr int kNmsFinerCells = 2;
 constexpr int kNmsList = 32;  // earlier suppressors that a box remembers
 constexpr int kNmsMostPanel = 32768;

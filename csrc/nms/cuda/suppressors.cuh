@@ -46,58 +46,30 @@ struct NmsCollector {
   }
 };
 
-constexpr int kNmsRanksAtOnce = 8;  // of a lane, whose boxes are on their way together
-
-// Which ranks below `end`, kNmsRanksAtOnce of a lane of a team, a team's width apart, remove the query's box: bit k is of
-// first + k * kLanes + lane.
-template <int kLanes, typename T>
-__device__ __forceinline__ unsigned nms_rank_hits(const NmsArgs<T>& args, const NmsQuery<T>& query,
-                                                  int first, int end) {
-  const int last = max(end - 1, 0);
-  Vec4<T> others[kNmsRanksAtOnce];
-#pragma unroll
-  for (int k = 0; k < kNmsRanksAtOnce; ++k) {
-    others[k] = args.box(min(first + k * kLanes + NmsTeam<kLanes>::lane(), last));
-  }
-  unsigned hits = 0;
-#pragma unroll
-  for (int k = 0; k < kNmsRanksAtOnce; ++k) {
-    const int j = first + k * kLanes + NmsTeam<kLanes>::lane();
-    const bool hit =
-        j < end && query.overlaps(args, others[k]) && args.class_of(j) == args.class_of(query.rank);
-    hits |= hit ? 1u << k : 0u;
-  }
-  return hits;
-}
-
-// Of ranks [begin, query.rank), in ascending order: the best are the most likely to be kept.
+// Of ranks [begin, query.rank), in ascending order: the best are the most likely to be kept. Eight loads wait together.
 template <int kLanes, typename T, typename Status>
 __device__ void nms_scan_ranks(bool active, NmsCollector<kLanes, T, Status>& collector) {
+  constexpr int kAtOnce = 8;
   int end = active ? collector.query.rank : 0;
-  for (int first = collector.begin; nms_any_of_warp(first < end);
-       first += kNmsRanksAtOnce * kLanes) {
-    const unsigned hits = nms_rank_hits<kLanes>(collector.args, collector.query, first, end);
+  const int last = max(end - 1, 0);
+  for (int first = collector.begin; nms_any_of_warp(first < end); first += kAtOnce * kLanes) {
+    Vec4<T> others[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      others[k] = collector.args.box(min(first + k * kLanes + NmsTeam<kLanes>::lane(), last));
+    }
+    unsigned hits = 0;
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int j = first + k * kLanes + NmsTeam<kLanes>::lane();
+      const bool hit = j < end && collector.query.overlaps(collector.args, others[k]) &&
+                       collector.args.class_of(j) == collector.args.class_of(collector.query.rank);
+      hits |= hit ? 1u << k : 0u;
+    }
     if (!nms_any_of_warp(hits != 0)) continue;
-    for (int k = 0; k < kNmsRanksAtOnce; ++k) {
+    for (int k = 0; k < kAtOnce; ++k) {
       const int j = first + k * kLanes + NmsTeam<kLanes>::lane();
       if (collector.note((hits >> k & 1) != 0 && end > 0, j)) end = 0;
-    }
-  }
-}
-
-// Counts the suppressors of box p among the ranks before it and lists the first of them that come, whatever their state:
-// where all boxes begin at once none is decided. Called by the warps of a box, of which this is number `warp`; list
-// [kNmsList] and count are shared by them.
-template <typename T>
-__device__ void nms_list_earlier(const NmsArgs<T>& args, int p, int warp, int32_t* list,
-                                 int* count) {
-  const NmsQuery<T> query(args, p);
-  constexpr int kStep = kNmsRanksAtOnce * 32;
-  for (int first = warp * kStep; first < p; first += kNmsFirstWarps * kStep) {
-    unsigned hits = nms_rank_hits<32>(args, query, first, p);
-    for (; hits != 0; hits &= hits - 1) {
-      const int slot = atomicAdd(count, 1), k = __ffs(static_cast<int>(hits)) - 1;
-      if (slot < kNmsList) list[slot] = first + k * 32 + NmsTeam<32>::lane();
     }
   }
 }
@@ -141,13 +113,14 @@ __device__ void nms_keep(const NmsArgs<T>& args, int64_t p) {
 
 // Decides box p of the panel from the states of its suppressors, which others decide meanwhile: removed when one is kept,
 // kept when all are removed. No thread waits for another: after plan.tuning.attempts looks the box is left to be
-// resolved, with its list in args. found: what is listed already, unless they are to be searched for. Whether it is left;
-// called by a warp, for the boxes of its active teams.
+// resolved, with its list in args. Whether it is left; called by a warp, for the boxes of its active teams.
 template <int kLanes, bool kFirst, typename T>
-__device__ bool nms_decide(bool active, bool search, NmsFound found, const NmsArgs<T>& args,
-                           int32_t* list, const NmsPanel& panel, int64_t p) {
+__device__ bool nms_decide(bool active, const NmsArgs<T>& args, int32_t* list,
+                           const NmsPanel& panel, int64_t p) {
   using Team = NmsTeam<kLanes>;
   const auto status = [&](int64_t j) { return args.state(j); };
+  NmsFound found{0, false, false};
+  bool search = active;
   for (int looks = 0;; ++looks) {
     if (nms_any_of_warp(search)) {  // at one place in the code, for its registers
       const NmsFound now =
