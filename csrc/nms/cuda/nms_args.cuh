@@ -12,8 +12,7 @@ constexpr int kNmsBlock = 256;  // threads of a block
 // that suppress it (32: no other box of the warp waits).
 constexpr int kNmsClearLanes = 16, kNmsClearManyLanes = 8;
 constexpr int kNmsDecideLanes = 32, kNmsDecideManyLanes = 16;
-constexpr int kNmsFewWaves =
-    2;  // few: the lanes of all are at most so many times the threads that run at once
+constexpr int kNmsFewWaves = 2;  // few: so many times the threads that run at once are lanes of all
 constexpr int kNmsCellsAtOnce = 24;  // of a box, whose bins are on their way together
 constexpr int kNmsSlotsAtOnce = 16;  // of a box, that are on their way together
 constexpr int kNmsFinerCells = 2;
