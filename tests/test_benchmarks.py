@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from children import child
 
 from benchmarks import __main__ as face
 from benchmarks import baselines, gpu_check, harness, machine, publish, report, scaling
@@ -79,14 +79,10 @@ def test_contention_is_noticed():
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells")
 def test_a_neighbour_is_seen():
     code = "import time; end = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
-    neighbour = subprocess.Popen([sys.executable, "-c", code])
-    try:
+    with child([sys.executable, "-c", code]):
         watch = machine.Neighbours()
         time.sleep(1.5)
         assert watch.share() > 0.3 / os.cpu_count()
-    finally:
-        neighbour.kill()
-        neighbour.wait()
 
 
 def test_own_work_is_no_neighbour(monkeypatch):

@@ -17,7 +17,7 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 SMALL = {"first_panel": 64, "growth": 2, "attempts": 3}
 AT_ONCE = SMALL | {"attempts": 64}  # enough for most
 LEFT = SMALL | {"attempts": 0}  # every box that has a suppressor is left
-MANY = SMALL | {"at_once": 1}  # as on a card that is full with few boxes: 8 lanes a box, 16 boxes a block
+MANY = SMALL | {"at_once": 1}  # as on a card that is full with few boxes: fewer lanes a box, 16 boxes a block
 SOME = AT_ONCE | {"at_once": 1024}  # some panels are few boxes and some many
 
 

@@ -16,18 +16,8 @@ from ssd_cuda._extras import require
 from ssd_cuda.engine import demo
 
 LINE = [
-    "--size",
-    "64",
-    "128",
-    "--device",
-    "cpu",
-    "--workers",
-    "0",
-    "--batch-size",
-    "2",
-    "--warmup-steps",
-    "0",
-]
+    "--size", "64", "128", "--device", "cpu", "--workers", "0", "--batch-size", "2", "--warmup-steps", "0",
+]  # fmt: skip
 NEEDED = [
     ("matplotlib.figure", "the loss curve", "matplotlib"),
     ("pycocotools.coco", "COCO mAP", "pycocotools"),

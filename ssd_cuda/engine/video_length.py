@@ -13,19 +13,9 @@ __all__ = ["missing_bytes"]
 
 # The outermost boxes of an MP4 or QuickTime file; programs put what they like behind the last one.
 _BOXES = {
-    b"ftyp",
-    b"styp",
-    b"moov",
-    b"moof",
-    b"mdat",
-    b"mfra",
-    b"sidx",
-    b"wide",
-    b"free",
-    b"skip",
-    b"meta",
+    b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"wide", b"free", b"skip", b"meta",
     b"uuid",
-}
+}  # fmt: skip
 
 
 def missing_bytes(path: str | Path) -> int:

@@ -155,7 +155,7 @@ template <typename T>
 inline cudaError_t launch_nms_clear(const NmsArgs<T>& args, const NmsPanel& panel,
                                     cudaStream_t stream) {
   const int64_t size = panel.end - panel.begin;
-  const bool many = size > nms_few_boxes(args.plan.tuning, kNmsClearLanes);
+  const bool many = size > nms_few_boxes(args.plan, kNmsClearLanes);
   const int boxes = many ? kNmsClearManyBoxes : kNmsClearBoxes;
   return launch<Start::kAfter>(
       many ? nms_clear_kernel<kNmsClearManyBoxes, T> : nms_clear_kernel<kNmsClearBoxes, T>,

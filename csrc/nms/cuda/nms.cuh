@@ -253,7 +253,7 @@ template <bool kFirst, typename T>
 inline cudaError_t launch_nms_decide(const NmsArgs<T>& args, const NmsPanel& panel,
                                      cudaStream_t stream) {
   const int64_t size = panel.end - panel.begin;
-  const int64_t few = kFirst ? size : nms_few_boxes(args.plan.tuning, kNmsDecideLanes);
+  const int64_t few = kFirst ? size : nms_few_boxes(args.plan, kNmsDecideLanes);
   const int64_t threads =
       std::max(std::min(size, few) * kNmsDecideLanes, size * kNmsDecideManyLanes);
   const cudaError_t error =

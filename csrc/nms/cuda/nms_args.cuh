@@ -12,7 +12,7 @@ constexpr int kNmsBlock = 256;  // threads of a block
 // that suppress it (32: no other box of the warp waits).
 constexpr int kNmsClearLanes = 16, kNmsClearManyLanes = 8;
 constexpr int kNmsDecideLanes = 32, kNmsDecideManyLanes = 16;
-constexpr int kNmsFewWaves = 2;  // few: so many times the threads that run at once are lanes of all
+constexpr int kNmsFewWaves = 2;      // few: their lanes are so many waves of threads at most
 constexpr int kNmsCellsAtOnce = 24;  // of a box, whose bins are on their way together
 constexpr int kNmsSlotsAtOnce = 16;  // of a box, that are on their way together
 constexpr int kNmsFinerCells = 2;
@@ -71,6 +71,7 @@ struct NmsPlan {
     });
     if (panels < 2) return;
     for (bins = 1; bins < n;) bins *= 2;
+    if (tuning.at_once == 0) tuning.at_once = 768 * multiprocessors();
   }
 };
 
@@ -170,10 +171,9 @@ struct NmsArgs {
   }
 };
 
-// How many boxes are few for the device, where each gets so many lanes.
-inline int64_t nms_few_boxes(const NmsTuning& tuning, int lanes) {
-  const int64_t at_once = tuning.at_once > 0 ? tuning.at_once : 768 * multiprocessors();
-  return kNmsFewWaves * at_once / lanes;
+// How many boxes are few for the device, where each gets so many lanes. Of a plan with several panels.
+inline int64_t nms_few_boxes(const NmsPlan& plan, int lanes) {
+  return kNmsFewWaves * plan.tuning.at_once / lanes;
 }
 
 inline dim3 nms_blocks(int64_t threads, int block) {
