@@ -73,6 +73,8 @@ BYTES = {
     "nms_tile_kernel": "(5 T + 8) N read (T N for one panel), 8 N written (16 N in fp64), 4 B a bin",
     "nms_merge_kernel": "8 B an item and step of a search, from L1 and L2; 8 N written",
     "nms_gather_kernel": "8 B a step of a search, (4 T + 16) N read, (4 T + 21) N and 24 B a bin written",
+    "nms_pairs_kernel": "8 T B a box and 32 others read, from L2, 4 B written: P^2 / 16 B of P boxes",
+    "nms_settle_kernel": "P^2 / 16 + 4 P B read by one block; P B, and 4 T + 4 B a kept box, written",
     "nms_clear_kernel": "4 T + 5 B a box, 8 B a cell, 4 T a kept box tested; 4 T + 13 B a listed box written",
     "nms_decide_kernel": "4 T + 9 B a box, 8 B a cell, 4 T + 4 B a pair, 1 B a look; 4 T + 9 B a kept box",
     "nms_resolve_kernel": "4 B; where boxes are left: 1 B a box of the panel, 132 B a list and round",

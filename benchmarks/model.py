@@ -9,7 +9,8 @@ A kernel's time is that of its start and of the longest of two things:
   A warp issues one instruction in 10 cycles, as what follows mostly waits for what came before; W warps of a
   scheduler one a cycle at best, so that a wave of blocks takes max(10, W) cycles an instruction.
 
-Where a kernel has grown or shrunk since it was counted, by the length of its PTX, its instructions are taken
+A kernel that is newer than that is ``reckoned`` from its SASS.
+Where one has grown or shrunk since it was counted, by the length of its PTX, its instructions are taken
 to have as well. What the model leaves out: loads that wait for loads (a chain of them is 600 cycles each),
 warps of a block that wait for its slowest, caches smaller than an H100's. NOTES.md has how far it was off
 where a card was at hand.
@@ -31,6 +32,7 @@ from .kernel_counts import COUNTS, ptx_lengths
 START = 1.5e-6  # of a kernel behind another: seconds
 CHAIN = 10  # cycles an instruction of a warp alone
 COPY = 0.87  # of the memory's rate
+FIRST_PANEL = 1024  # boxes, of nms: csrc/nms/cuda/nms_args.cuh
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ BYTES: dict[str, Callable[[Size], float]] = {
     "nms_tile_kernel": lambda s: 36 * s.n,
     "nms_merge_kernel": lambda s: 16 * s.n,
     "nms_gather_kernel": lambda s: 90 * s.n,
+    "nms_pairs_kernel": lambda s: FIRST_PANEL * 16 + FIRST_PANEL**2 / 16,
+    "nms_settle_kernel": lambda s: FIRST_PANEL * 26 + FIRST_PANEL**2 / 16,
     "nms_clear_kernel": lambda s: 60 * s.n,
     "nms_decide_kernel": lambda s: 60 * s.n,
     "nms_resolve_kernel": lambda s: 4,
@@ -152,7 +156,8 @@ def table(card: str, images: int, kernels: Sequence[dict[str, Any]], growth: dic
         )
         for count, time in zip(rows, times, strict=True):
             parts = f"instructions {1e6 * time.instructions:6.1f}   bytes {1e6 * time.bytes:6.1f}"
-            lines.append(f"  {1e6 * time.total:8.1f}   {parts}   {count['kernel']}")
+            note = ", reckoned" if count.get("reckoned") else ""
+            lines.append(f"  {1e6 * time.total:8.1f}   {parts}   {count['kernel']}{note}")
     return "\n".join(lines)
 
 

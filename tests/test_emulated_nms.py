@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -9,90 +10,16 @@ import torch
 from emulator.harness import fuzz_examples, kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nms_cases import MANY, SMALL, run, same, scene, suppression, tuning
 
 from ssd_cuda import reference
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-# A few hundred boxes fill several panels; three looks, so that some are left to the last block.
-SMALL = {"first_panel": 64, "growth": 2, "attempts": 3}
-AT_ONCE = SMALL | {"attempts": 64}  # enough for most
-LEFT = SMALL | {"attempts": 0}  # every box that has a suppressor is left
-MANY = SMALL | {"at_once": 1}  # as on a card that is full with few boxes: fewer lanes a box, 16 boxes a block
-SOME = AT_ONCE | {"at_once": 1024}  # some panels are few boxes and some many
 
 
 @pytest.fixture(scope="module")
 def emulated():
     return kernels("nms")
-
-
-def tuning(**changes):
-    """NmsTuning: what ships but for the changes."""
-    chosen = kernels("nms").module.Tuning()
-    for name, value in changes.items():
-        setattr(chosen, name, value)
-    return chosen
-
-
-def suppression(threshold, inclusive, iou_eps, pixel_offset):
-    return {
-        "iou_threshold": threshold,
-        "inclusive": inclusive,
-        "iou_eps": iou_eps,
-        "pixel_offset": pixel_offset,
-    }
-
-
-def run(
-    emulated,
-    boxes,
-    scores,
-    threshold,
-    idxs=None,
-    *,
-    rows=None,
-    inclusive=False,
-    iou_eps=0.0,
-    pixel_offset=0.0,
-    panels=None,
-):
-    """(keep [rows], count [])"""
-    options = suppression(threshold, inclusive, iou_eps, pixel_offset)
-    options["max_output"] = len(boxes) if rows is None else rows
-    chosen = tuning(**(panels or {}))
-    if len(kernels("nms").module.panels(len(boxes), chosen)) > 1:
-        assert {0, 2} <= set(emulated.seeds), "what panels hand on to each other depends on the schedule"
-    keep, count = emulated.nms(boxes, scores, idxs, options, chosen)
-    return keep, int(count)
-
-
-def same(emulated, boxes, scores, threshold, idxs=None, *, panels=None, **options):
-    if idxs is None:
-        expected = reference.nms.nms(boxes, scores, threshold, **options)
-    else:
-        expected = reference.nms.batched_nms(boxes, scores, idxs, threshold, **options)
-    keep, count = run(emulated, boxes, scores, threshold, idxs, panels=panels, **options)
-    assert torch.equal(keep[:count], expected)
-    assert bool((keep[count:] == -1).all())
-    return count
-
-
-def scene(n, size=30.0, extent=300.0):
-    corner = torch.rand(n, 2) * extent
-    return torch.cat([corner, corner + size * (0.2 + torch.rand(n, 2))], 1)
-
-
-def test_panels_cover_the_ranks():
-    """Each is so many times the last, up to the most; together every rank once; few boxes are one."""
-
-    def panels(n, **changes):
-        return kernels("nms").module.panels(n, tuning(**changes))
-
-    small = {"first_panel": 64, "growth": 2}
-    assert panels(0, **small) == [] and panels(128, **small) == [(0, 128)]
-    assert panels(700, **small) == [(0, 64), (64, 192), (192, 448), (448, 700)]
-    sizes = [end - begin for begin, end in panels(200_000)]
-    assert sizes == [1024, 9216, *[32768] * 5, 200_000 - 10_240 - 5 * 32768]
 
 
 def test_merges_reach_one_tile():
@@ -125,9 +52,28 @@ def test_the_rule_is_the_division(emulated, dtype, options):
         iou = torch.stack([pairwise(a[i : i + 500], b[i : i + 500]) for i in range(0, n, 500)])
         for inclusive in (False, True):
             expected = iou.double() >= threshold if inclusive else iou.double() > threshold
-            got = emulated.with_seeds(0).removes(a, b, suppression(threshold, inclusive, eps, pixel_offset))
+            settings = suppression(threshold, inclusive, eps, pixel_offset)
+            got, sure = emulated.with_seeds(0).removes(a, b, settings)
             assert torch.equal(got.bool(), expected.flatten())
             assert 0 < got.sum() < n or threshold == 1.0
+            known = sure < 2  # without the division
+            assert torch.equal(sure[known], got[known])
+            assert threshold < 2**-20 or (bool(known.any()) and not bool(known.all()))
+
+
+@pytest.mark.parametrize("options", [{}, {"iou_eps": 1e-5}, {"pixel_offset": 1.0}], ids=str)
+def test_the_test_without_a_branch_is_the_rule(emulated, options):
+    """Boxes that are empty, inverted, huge, not finite: right where it is sure; of boxes apart it is sure."""
+    eps, pixel_offset = options.get("iou_eps", 0.0), options.get("pixel_offset", 0.0)
+    values = torch.tensor([0.0, 1.0, 2.0, 3.0, -1.0, 1e-30, 1e-42, 1e19, 3e38, -3e38, math.inf, math.nan])
+    a, b = values[torch.randint(0, len(values), (2, 20_000, 4))]
+    for threshold, inclusive in itertools.product((0.0, 1e-7, 0.5, 1.0), (False, True)):
+        settings = suppression(threshold, inclusive, eps, pixel_offset)
+        got, sure = emulated.with_seeds(0).removes(a, b, settings)
+        assert torch.equal(sure[sure < 2], got[sure < 2]) and len(sure.unique()) > 1
+        apart = torch.tensor([[0.0, 0.0, 1.0, 1.0], [5.0, 5.0, 7.0, 7.0]])
+        _, sure = emulated.with_seeds(0).removes(apart, apart.flip(0), settings)
+        assert (sure == 0).all() or (threshold == 0 and inclusive)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -143,35 +89,6 @@ def test_is_the_reference(emulated, n, dtype):
 def test_nothing(emulated):
     keep, count = run(emulated, torch.zeros(0, 4), torch.zeros(0), 0.5, rows=3)
     assert keep.tolist() == [-1, -1, -1] and count == 0
-
-
-@pytest.mark.parametrize(
-    "panels", [SMALL, AT_ONCE, LEFT, MANY, SOME], ids=["three looks", "many", "none", "full card", "half"]
-)
-@pytest.mark.parametrize("threshold", [0.05, 0.2, 0.5, 0.9])
-def test_several_panels(emulated, threshold, panels):
-    boxes, scores = scene(500), torch.rand(500)
-    emulated = emulated.with_seeds(0, 2)
-    same(emulated, boxes, scores, threshold, panels=panels)
-    same(emulated, boxes, scores, threshold, torch.randint(0, 3, (500,)), panels=panels)
-
-
-@pytest.mark.slow
-def test_panels_as_shipped(emulated):
-    boxes, scores = scene(4097, extent=600.0), torch.rand(4097)
-    assert same(emulated.with_seeds(0, 2), boxes, scores, 0.5) > 1000
-
-
-@pytest.mark.parametrize("order", ["along", "back", "mixed"])
-def test_chains(emulated, order):
-    """Each box removes the next one only (IoU 1/3): every second stays; along the chain, back, shuffled."""
-    n = 600
-    x = torch.arange(n).float()
-    boxes = torch.stack([x, torch.zeros(n), x + 2, torch.ones(n)], 1)
-    scores = {"along": -x, "back": x, "mixed": torch.rand(n)}[order]
-    for panels in (SMALL, MANY, {"attempts": 2}):
-        count = same(emulated.with_seeds(0, 2), boxes, scores, 0.3, panels=panels)
-        assert order == "mixed" or count == n / 2
 
 
 def crowded(n):
@@ -228,17 +145,6 @@ def test_the_first_cell_of_every_row_is_searched(emulated):
     keep, count = run(emulated.with_seeds(0, 2), boxes, scores, 1e-4, panels=panels)
     assert torch.equal(keep[:count], reference.nms.nms(boxes, scores, 1e-4))
     assert keep[:count].max() == 2000 + n - 1  # every flat box is removed
-
-
-def test_more_suppressors_than_a_list_holds(emulated):
-    """Stripes that overlap 40 others each, in every order: lists are cut and searched again."""
-    n = 300
-    x = torch.arange(n).float()
-    boxes = torch.stack([x, torch.zeros(n), x + 80, torch.ones(n)], 1)
-    for scores in (-x, x, torch.rand(n)):
-        for threshold in (1 / 3, 0.98):
-            for panels in ({"attempts": 1}, SMALL, LEFT, MANY):
-                same(emulated.with_seeds(0, 2), boxes, scores, threshold, panels=panels)
 
 
 def test_classes_of_one_box_each(emulated):

@@ -6,7 +6,7 @@ from mutants.mutant import rows_of
 
 NMS = rows_of(
     "nms",
-    "tests/test_emulated_nms.py",
+    "tests/test_emulated_nms.py tests/test_emulated_nms_panels.py",
     (
         "clear: kept boxes of other bins remove nothing",
         "const bool removed = «nms_removed<kLanes>(active, args, first + i, panel.begin)»;",
@@ -43,7 +43,12 @@ NMS = rows_of(
         "true",
         "several and full",
     ),
-    ("decide: 32 lanes a box whatever their number", "kFirst || «count <= few»", "true", "several and full"),
+    (
+        "decide: 32 lanes a box whatever their number",
+        "if («count <= few») {\n    nms_decide_block",
+        "true",
+        "several and full",
+    ),
     (
         "decide: blocks for few boxes alone",
         "std::max(std::min(size, few) * kNmsDecideLanes, «size * kNmsDecideManyLanes»)",
@@ -55,6 +60,48 @@ NMS = rows_of(
         "std::max(«std::min(size, few) * kNmsDecideLanes», size * kNmsDecideManyLanes)",
         "int64_t{0}",
         "several",
+    ),
+    (
+        "pairs: not the box just before",
+        "removers &= «(1u << lane) - 1»;",
+        "((1u << lane) - 1) >> 1",
+        "first_panel",
+    ),
+    ("pairs: none is unclear", "for (; «unclear != 0»; unclear &=", "false", "options or chains"),
+    (
+        "pairs: next to the threshold is sure",
+        "above = inter > mul_rn(«surely_above», u)",
+        "surely_below",
+        "division",
+    ),
+    (
+        "pairs: the classes are not asked",
+        "if («!args.classes || removers == 0») return removers;",
+        "true",
+        "first_panel",
+    ),
+    ("pairs: a word against itself alone", "if («column > row») return;", "column != row", "first_panel"),
+    ("settle: its own word removes nothing", "own = «row[warp].removers[lane]»;", "0u", "first_panel"),
+    (
+        "settle: the boxes of an earlier pass remove nothing",
+        "kept |= row[v].removers[lane] & «bits.word(begin + v).kept»;",
+        "0u",
+        "first_panel",
+    ),
+    ("settle: stays while a remover is open", "pending |= «words[v + k]»;", "0u", "first_panel"),
+    ("settle: stays in the first round", "pending |= «words[v]»;", "0u", "first_panel"),
+    (
+        "settle: the words of a later pass are those of the first",
+        "said = bits.word(«begin + v + k»);",
+        "v + k",
+        "first_panel",
+    ),
+    ("settle: a kept box is not filed", "nms_keep(args, i, «home»);", "-1", "several"),
+    (
+        "pairs: boxes are read while they are written",
+        "«__syncwarp();»\n  uint32_t removers = nms",
+        "",
+        "first_panel",
     ),
     (
         "odd boxes are not asked",
@@ -105,7 +152,12 @@ NMS = rows_of(
     ),
     ("a list that was cut counts as whole", "found.more || «found.count > kNmsList»;", "false", "list_holds"),
     ("a later box counts as a suppressor", "j >= begin && «j < query.rank» &&", "true", "several"),
-    ("a kept box is not filed", "if («args.plan.bins == 0» || args.homes[p] < 0) return;", "true", "several"),
+    (
+        "a kept box is not filed",
+        "if («home < 0») return;\n  NmsBin* const bin = args.kept()",
+        "true",
+        "several",
+    ),
     (
         "a box is kept while a suppressor is open",
         "if («!Team::any(open)») found.count = 0;",
@@ -120,8 +172,21 @@ NMS = rows_of(
     ),
     (
         "resolve: a list that is not whole counts as such",
-        "verdict.more = «found > kNmsList»;",
+        "verdict.more = «(found & kNmsMore) != 0»;",
         "false",
+        "list_holds",
+    ),
+    (
+        "resolve: own boxes are forgotten where others are listed",
+        "(found.more || «own != 0»)",
+        "false",
+        "own_word",
+    ),
+    ("resolve: own boxes are not listed", "if («found.count > 0») continue;", "true", "own_word"),
+    (
+        "resolve: own boxes are those of one lane",
+        "own |= «__shfl_xor_sync(kFullWarp, own, offset)»;",
+        "0u",
         "list_holds",
     ),
     (

@@ -45,6 +45,17 @@ struct SuppressRule {
     if (inter < mul_rn(surely_below, u)) return false;
     return passes(div_rn(inter, u));
   }
+  // The same without a branch: whether it is so, or only the division can tell.
+  struct Sure {
+    bool yes, unclear;
+  };
+  SSD_HOST_DEVICE Sure sure(Vec4<T> a, T area_a, Vec4<T> b, T area_b) const {
+    const T inter = intersection_area(a, b, pixel_offset);
+    const T u = union_of(inter, area_a, area_b, eps);
+    const bool may = inter > T(0) || any_pair(), above = inter > mul_rn(surely_above, u);
+    const bool below = inter < mul_rn(surely_below, u);
+    return {may && above, may && !above && !below};
+  }
 #if !defined(__CUDA_ARCH__)
   // The same test of a vector of boxes against one, as a mask. A free lane has area NaN.
   template <typename V>

@@ -3,13 +3,14 @@
 //   tile      the keys of the scores, sorted in tiles (sort.cuh); how many boxes each bin will get, the levels that there are
 //   merge     sorted tiles become longer ones; none up to 16384 boxes
 //   gather    the last merge, and boxes in score order; the odd boxes; each bin gets its slots
-//   decide    the first panel of ranks: a warp a box looks at all better boxes of the panel
+//   pairs     of the first panel of ranks, all tested
+//   settle    one block decides that panel from them (first_panel.cuh)
 //   then for each later panel [begin, end), each 9 times the last, up to 32768:
 //   clear     removes what a kept box removes, lists the others and files them in their open bin (clear.cuh)
 //   decide    a team a listed box, a warp where they are few, else half of one: finds the earlier boxes of the
 //             panel that would remove it (suppressors.cuh) and looks at their states until they decide it; kept boxes are
 //             filed in their bin
-//   resolve   after each decide, one block: decides the boxes that were left, usually none (resolve.cuh)
+//   resolve   one block: decides the boxes that were left, usually none (resolve.cuh)
 //   compact   kept indices in score order (compact.cuh)
 //
 // Every decision is the greedy one, whatever the order of threads and blocks: the searches test every pair that can matter
@@ -22,15 +23,15 @@
 // boxes for which the grid's argument fails (nms::Kind::kOdd, or the rule IoU >= 0) are tested against all, N^2 / 2 pairs; a
 // threshold that lets every box of one cell live is N^2 / 2 pairs as well; a chain in which each box removes the next one is
 // left to the block that resolves, which settles 32 boxes a round at least.
-// Three launches a panel, their number known on the host: no synchronisation. No kernel begins before the one before it has
-// ended: blocks that come early are dealt unevenly, and 10,000 sparse boxes took 58 us for 53.
+// Three launches a panel, two for the first, their number known on the host: no synchronisation. No kernel begins before the
+// one before it has ended: blocks that come early are dealt unevenly, and 10,000 sparse boxes took 58 us for 53.
 #pragma once
 
 #include <algorithm>
 
 #include "clear.cuh"
 #include "compact.cuh"
-#include "resolve.cuh"
+#include "first_panel.cuh"
 #include "sort.cuh"
 
 namespace ssd_cuda {
@@ -174,47 +175,46 @@ template <typename T>
 constexpr int kNmsDeciding = sizeof(T) == 4 ? 3 - kBlocksLess : 1;
 
 // Decides the boxes of a block, kLanes lanes each. lists: for each of them [kNmsList], shared.
-template <int kLanes, bool kFirst, typename T>
+template <int kLanes, typename T>
 __device__ void nms_decide_block(const NmsArgs<T>& args, const NmsPanel& panel, int64_t count,
                                  int32_t (*lists)[kNmsList]) {
   const int64_t first = static_cast<int64_t>(blockIdx.x) * (kNmsBlock / kLanes);
   if (first >= count) return;
   const int64_t i = first + threadIdx.x / kLanes, last = min(i, count - 1);
-  const int64_t p = kFirst ? last : args.list_of(panel.parity)[last];
+  const int64_t p = args.list_of(panel.parity)[last];
   const bool open = i < count && args.state(p) == NmsState::kOpen;
   if (!nms_any_of_warp(open)) return;
   int32_t* const list = lists[threadIdx.x / kLanes];
-  const bool left = nms_decide<kLanes, kFirst>(open, args, list, panel, p);
+  const bool left = nms_decide<kLanes>(open, args, list, panel, p);
   if (left && NmsTeam<kLanes>::lane() == 0) atomicAdd(&args.counters().undecided, 1u);
 }
 
-// The first panel, or of a later one the listed boxes; up to `few` of these have kNmsDecideLanes each.
-template <bool kFirst, typename T>
+// The listed boxes of a later panel; up to `few` have kNmsDecideLanes each.
+template <typename T>
 __global__ void __launch_bounds__(kNmsBlock, kNmsDeciding<T>)
     nms_decide_kernel(NmsArgs<T> args, NmsPanel panel, int64_t few) {
   after_previous_kernel();
-  constexpr int kFewest = kFirst ? kNmsDecideLanes : kNmsDecideManyLanes;
-  __shared__ int32_t lists[kNmsBlock / kFewest][kNmsList];
+  __shared__ int32_t lists[kNmsBlock / kNmsDecideManyLanes][kNmsList];
   NmsCounters& counters = args.counters();
-  const int64_t count = kFirst ? panel.end : counters.listed[panel.parity];
+  const int64_t count = counters.listed[panel.parity];
   // For the next panel; nobody asks in this one.
   if (blockIdx.x == 0 && threadIdx.x == 0) counters.listed[1 - panel.parity] = 0;
-  if (kFirst || count <= few) {
-    nms_decide_block<kNmsDecideLanes, kFirst>(args, panel, count, lists);
+  if (count <= few) {
+    nms_decide_block<kNmsDecideLanes>(args, panel, count, lists);
   } else {
-    nms_decide_block<kFewest, kFirst>(args, panel, count, lists);
+    nms_decide_block<kNmsDecideManyLanes>(args, panel, count, lists);
   }
 }
 
 // One block, which usually finds nothing to do.
-template <bool kFirst, typename T>
+template <typename T>
 __global__ void __launch_bounds__(kNmsResolveBlock, 1)
     nms_resolve_kernel(NmsArgs<T> args, NmsPanel panel) {
   after_previous_kernel();
   __shared__ int32_t lists[kNmsResolveWarps][kNmsList];
   __shared__ NmsBits bits;
   if (args.counters().undecided == 0) return;
-  nms_resolve<kFirst>(args, bits, lists[0], panel);
+  nms_resolve(args, bits, lists[0], panel);
   if (threadIdx.x == 0) args.counters().undecided = 0;  // a barrier ended the rounds
 }
 
@@ -249,19 +249,19 @@ inline cudaError_t launch_nms_sort(const NmsInput<S>& input, const Score* scores
 }
 
 // How many boxes are listed is not known here: there are blocks for few, and for all.
-template <bool kFirst, typename T>
+template <typename T>
 inline cudaError_t launch_nms_decide(const NmsArgs<T>& args, const NmsPanel& panel,
                                      cudaStream_t stream) {
   const int64_t size = panel.end - panel.begin;
-  const int64_t few = kFirst ? size : nms_few_boxes(args.plan, kNmsDecideLanes);
+  const int64_t few = nms_few_boxes(args.plan, kNmsDecideLanes);
   const int64_t threads =
       std::max(std::min(size, few) * kNmsDecideLanes, size * kNmsDecideManyLanes);
   const cudaError_t error =
-      launch<Start::kAfter>(nms_decide_kernel<kFirst, T>, nms_blocks(threads, kNmsBlock),
-                            dim3(kNmsBlock), 0, stream, args, panel, few);
+      launch<Start::kAfter>(nms_decide_kernel<T>, nms_blocks(threads, kNmsBlock), dim3(kNmsBlock),
+                            0, stream, args, panel, few);
   if (error != cudaSuccess) return error;
-  return launch<Start::kAfter>(nms_resolve_kernel<kFirst, T>, dim3(1), dim3(kNmsResolveBlock), 0,
-                               stream, args, panel);
+  return launch<Start::kAfter>(nms_resolve_kernel<T>, dim3(1), dim3(kNmsResolveBlock), 0, stream,
+                               args, panel);
 }
 
 // The state of every box: kKept or kRemoved.
@@ -274,11 +274,11 @@ inline cudaError_t launch_nms_panels(const NmsArgs<T>& args, cudaStream_t stream
     parity = 1 - parity;
     if (error != cudaSuccess) return;
     if (begin == 0) {
-      error = launch_nms_decide<true>(args, panel, stream);
+      error = launch_nms_first_panel(args, static_cast<int>(end), stream);
       return;
     }
     error = launch_nms_clear(args, panel, stream);
-    if (error == cudaSuccess) error = launch_nms_decide<false>(args, panel, stream);
+    if (error == cudaSuccess) error = launch_nms_decide(args, panel, stream);
   });
   return error;
 }

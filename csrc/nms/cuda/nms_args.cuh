@@ -16,7 +16,8 @@ constexpr int kNmsFewWaves = 2;      // few: their lanes are so many waves of th
 constexpr int kNmsCellsAtOnce = 24;  // of a box, whose bins are on their way together
 constexpr int kNmsSlotsAtOnce = 16;  // of a box, that are on their way together
 constexpr int kNmsFinerCells = 2;
-constexpr int kNmsList = 32;  // earlier suppressors that a box remembers
+constexpr int kNmsList = 32;            // earlier suppressors that a box remembers
+constexpr int kNmsMore = 2 * kNmsList;  // beside their number: there may be others
 constexpr int kNmsMostPanel = 32768;
 constexpr int kNmsLevelWords = (nms::kLevels + 31) / 32;
 
@@ -28,7 +29,7 @@ inline int nms_finer_cells(T threshold) {
 
 // What a test may choose.
 struct NmsTuning {
-  int64_t first_panel = 1024;  // boxes
+  int64_t first_panel = 1024;  // boxes, up to kNmsMostPanel / 2
   int64_t growth = 9;          // of each later panel
   int attempts = 64;           // looks at its suppressors before a box is left to be resolved
   int64_t merge_once = 32;     // up to so many sorted tiles are merged in one pass
@@ -60,13 +61,14 @@ enum class NmsState : uint8_t { kOpen = 0, kKept = 1, kRemoved = 2 };
 // Sizes, in elements, of what NmsArgs points to.
 struct NmsPlan {
   NmsTuning tuning;
-  int64_t largest_panel = 0;
+  int64_t first_panel = 0, largest_later = 0;  // boxes
   int64_t bins = 0;  // a power of two, so that a hash is masked; 0: one panel, which needs none
 
   explicit NmsPlan(int64_t n, const NmsTuning& chosen = {}) : tuning(chosen) {
     int64_t panels = 0;
     for_each_nms_panel(n, tuning, [&](int64_t begin, int64_t end) {
-      largest_panel = end - begin > largest_panel ? end - begin : largest_panel;
+      int64_t& most = begin == 0 ? first_panel : largest_later;
+      most = end - begin > most ? end - begin : most;
       ++panels;
     });
     if (panels < 2) return;
@@ -90,6 +92,13 @@ struct alignas(8) NmsCounters {
 };
 constexpr int64_t kNmsCounterBins = ceil_div<int64_t>(sizeof(NmsCounters), sizeof(NmsBin));
 
+// For each of the 32 boxes of a word a bit for each of 32 that would remove it and come before it.
+struct NmsWordPairs {
+  uint32_t removers[32];
+};
+// Of so many words, each with every word that is not after it.
+SSD_HOST_DEVICE int64_t nms_word_pairs(int64_t words) { return words * (words + 1) / 2; }
+
 template <typename T>
 struct NmsArgs {
   int64_t n;
@@ -111,10 +120,11 @@ struct NmsArgs {
   Vec4<T>* open_boxes;  // [N] by slot of open bins
   int32_t* open_ranks;  // [N]
   int32_t*
-      panel_list;  // [2, largest_panel] ranks of the boxes that no kept box of an earlier panel removes
-  int32_t* odd;    // [N] ranks of the odd boxes, in any order
-  int32_t* lists;  // [kNmsList, largest_panel] open earlier suppressors of an undecided box
-  int32_t* found;  // [largest_panel] how many; more than kNmsList: there may be others
+      panel_list;  // [2, largest_later] ranks of the boxes that no kept box of an earlier panel removes
+  int32_t* odd;         // [N] ranks of the odd boxes, in any order
+  NmsWordPairs* pairs;  // [nms_word_pairs(words of the first panel)], see pairs_of()
+  int32_t* lists;       // [kNmsList, largest_later] open earlier suppressors of an undecided box
+  int32_t* found;       // [largest_later] how many, and kNmsMore
 
   // take(count, T{}) gives memory for count values of T, aligned for them; but for zeroed nothing is read before it is
   // written.
@@ -137,10 +147,11 @@ struct NmsArgs {
         kept_ranks(take(plan.bins > 0 ? n : 0, int32_t{})),
         open_boxes(take(plan.bins > 0 ? n : 0, Vec4<T>{})),
         open_ranks(take(plan.bins > 0 ? n : 0, int32_t{})),
-        panel_list(take(plan.bins > 0 ? 2 * plan.largest_panel : 0, int32_t{})),
+        panel_list(take(2 * plan.largest_later, int32_t{})),
         odd(take(n, int32_t{})),
-        lists(take(kNmsList * plan.largest_panel, int32_t{})),
-        found(take(plan.largest_panel, int32_t{})) {}
+        pairs(take(nms_word_pairs(ceil_div<int64_t>(plan.first_panel, 32)), NmsWordPairs{})),
+        lists(take(kNmsList * plan.largest_later, int32_t{})),
+        found(take(plan.largest_later, int32_t{})) {}
 
   std::size_t zeroed_bytes() const {
     return sizeof(NmsBin) * static_cast<std::size_t>(kNmsCounterBins + plan.bins);
@@ -150,7 +161,7 @@ struct NmsArgs {
   __device__ NmsBin* kept() const { return zeroed + kNmsCounterBins; }
   // The open bins and the list of every second panel, so that the last panel's can be emptied while this one's are filled.
   __device__ NmsBin* open_bins(int parity) const { return open + parity * plan.bins; }
-  __device__ int32_t* list_of(int parity) const { return panel_list + parity * plan.largest_panel; }
+  __device__ int32_t* list_of(int parity) const { return panel_list + parity * plan.largest_later; }
   __device__ uint64_t bin_mask() const { return static_cast<uint64_t>(plan.bins - 1); }
 
   __device__ Vec4<T> box(int64_t p) const { return boxes[p]; }
@@ -167,7 +178,11 @@ struct NmsArgs {
     return rule.any_pair() ? nms::Kind::kOdd : nms::kind_of(b, area, rule);
   }
   __device__ int32_t& listed(int slot, int64_t in_panel) const {
-    return lists[slot * plan.largest_panel + in_panel];
+    return lists[slot * plan.largest_later + in_panel];
+  }
+  // What the boxes of a word of the first panel have among those of an earlier one, or of their own.
+  __device__ NmsWordPairs& pairs_of(int word, int earlier) const {
+    return pairs[nms_word_pairs(word) + earlier];
   }
 };
 

@@ -16,15 +16,28 @@ constexpr int kNmsMostWords = kNmsMostPanel / 32;
 constexpr int kNmsResolveBlock = 256;
 constexpr int kNmsResolveWarps = kNmsResolveBlock / 32;
 
-// A bit a box of the panel.
-struct NmsBits {
-  uint32_t removed[kNmsMostWords], kept[kNmsMostWords];
+// What is said so far of the 32 boxes of a word, a bit each.
+struct alignas(8) NmsSaid {
+  uint32_t removed, kept;
+};
 
-  // What is said of box i so far.
+// Of every word of the panel. A word is read while another warp writes it, so always as a whole.
+struct NmsBits {
+  uint64_t words[kNmsMostWords];
+
+  __device__ NmsSaid word(int w) const {
+    const uint64_t both = load_relaxed(words + w);
+    return {static_cast<uint32_t>(both), static_cast<uint32_t>(both >> 32)};
+  }
+  __device__ void say(int w, uint32_t removed, uint32_t kept) {
+    store_relaxed(words + w, uint64_t{kept} << 32 | removed);
+  }
   __device__ NmsState state(int i) const {
+    const NmsSaid said = word(i / 32);
     const uint32_t bit = 1u << (i % 32);
-    if (load_relaxed(removed + i / 32) & bit) return NmsState::kRemoved;
-    return load_relaxed(kept + i / 32) & bit ? NmsState::kKept : NmsState::kOpen;
+    return said.removed & bit ? NmsState::kRemoved
+           : said.kept & bit  ? NmsState::kKept
+                              : NmsState::kOpen;
   }
 };
 
@@ -54,8 +67,8 @@ template <typename T>
 __device__ NmsVerdict nms_examine(const NmsArgs<T>& args, const NmsBits& bits, int i) {
   NmsVerdict verdict;
   const int found = args.found[i];
-  verdict.more = found > kNmsList;
-  const int count = min(found, kNmsList);
+  verdict.more = (found & kNmsMore) != 0;
+  const int count = found & (kNmsMore - 1);
   for (int slot = 0; slot < count && !verdict.dead; ++slot) {
     const int j = args.listed(slot, i);
     const NmsState state = bits.state(j);
@@ -71,11 +84,12 @@ __device__ NmsVerdict nms_examine(const NmsArgs<T>& args, const NmsBits& bits, i
 }
 
 // Decides what can be decided of word w. list: [kNmsList] of the warp. Whether the box of this lane is open still.
-template <bool kFirst, typename T>
+template <typename T>
 __device__ bool nms_resolve_word(const NmsArgs<T>& args, NmsBits& bits, int32_t* list,
                                  const NmsPanel& panel, int w) {
   const int lane = static_cast<int>(threadIdx.x) % 32, i = w * 32 + lane;
-  NmsWord word{load_relaxed(bits.removed + w), load_relaxed(bits.kept + w), false};
+  const NmsSaid said = bits.word(w);
+  NmsWord word{said.removed, said.kept, false};
   word.open = !(((word.removed | word.kept) >> lane) & 1);
   NmsVerdict verdict;
   if (word.open) verdict = nms_examine(args, bits, i);
@@ -83,38 +97,37 @@ __device__ bool nms_resolve_word(const NmsArgs<T>& args, NmsBits& bits, int32_t*
   uint32_t searches = __ballot_sync(kFullWarp, search);
   for (; searches != 0; searches &= searches - 1) {
     const int at = w * 32 + __ffs(static_cast<int>(searches)) - 1;
-    const auto status = [&](int64_t j) { return bits.state(static_cast<int>(j - panel.begin)); };
-    NmsFound found;
-    for (bool by_ranks = false;; by_ranks = true) {
-      found = nms_find_suppressors<32, kFirst>(true, args, list, panel, panel.begin + at, status,
-                                               by_ranks);
-      const bool elsewhere = lane < found.count && list[lane] / 32 != w;
-      // Else they are all of this word, fewer than a list holds, and some were found more than once.
-      if (!found.more || by_ranks || __any_sync(kFullWarp, elsewhere)) break;
-    }
+    // Open boxes of this word are bits, not listed: those that the bins show twice could fill a list.
+    uint32_t own = 0;
+    const auto status = [&](int64_t j) {
+      const int place = static_cast<int>(j - panel.begin);
+      const NmsState state = bits.state(place);
+      if (state != NmsState::kOpen || place / 32 != w) return state;
+      own |= 1u << (place % 32);
+      return NmsState::kRemoved;
+    };
+    const NmsFound found =
+        nms_find_suppressors<32>(true, args, list, panel, panel.begin + at, status);
+    for (int offset = 16; offset > 0; offset /= 2) own |= __shfl_xor_sync(kFullWarp, own, offset);
     if (at != i) continue;
-    verdict.dead = found.removed;
-    verdict.more = found.more;
-    verdict.removers = 0;
-    args.found[i] = found.count + (found.more ? 1 : 0);
-    for (int slot = 0; slot < found.count; ++slot) {
-      const int j = list[slot];
-      args.listed(slot, i) = j;
-      if (j / 32 == w) verdict.removers |= 1u << (j % 32);
-      if (j / 32 != w) verdict.blocked = true;
+    verdict = {own, found.removed, found.count > 0, false};
+    // Those of its word are listed where there is no other; else it is searched for again when the others are gone.
+    const bool more = found.count > 0 && (found.more || own != 0);
+    args.found[i] = (found.count > 0 ? found.count : __popc(own)) | (more ? kNmsMore : 0);
+    for (int slot = 0; slot < found.count; ++slot) args.listed(slot, i) = list[slot];
+    if (found.count > 0) continue;
+    for (int slot = 0; own != 0; ++slot, own &= own - 1) {
+      args.listed(slot, i) = w * 32 + __ffs(static_cast<int>(own)) - 1;
     }
   }
   word = nms_decide_word(word, verdict.removers, verdict.dead, verdict.blocked || verdict.more);
-  if (lane == 0) {
-    store_relaxed(bits.removed + w, word.removed);
-    store_relaxed(bits.kept + w, word.kept);
-  }
+  if (lane == 0) bits.say(w, word.removed, word.kept);
   return word.open;
 }
 
 // Decides the open boxes of the panel. Called by a whole block of kNmsResolveBlock threads; lists: [kNmsResolveWarps] of
 // kNmsList, shared.
-template <bool kFirst, typename T>
+template <typename T>
 __device__ void nms_resolve(const NmsArgs<T>& args, NmsBits& bits, int32_t* lists,
                             const NmsPanel& panel) {
   const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
@@ -125,17 +138,17 @@ __device__ void nms_resolve(const NmsArgs<T>& args, NmsBits& bits, int32_t* list
     const NmsState state = i < size ? args.state(begin + i) : NmsState::kRemoved;
     const uint32_t kept = __ballot_sync(kFullWarp, state == NmsState::kKept);
     const uint32_t removed = __ballot_sync(kFullWarp, state == NmsState::kRemoved);
-    if (lane == 0) bits.kept[w] = kept, bits.removed[w] = removed;
+    if (lane == 0) bits.say(w, removed, kept);
   }
   bool any_open = true;
   while (any_open) {
     __syncthreads();
     bool open = false;
     for (int w = warp; w < words; w += kNmsResolveWarps) {
-      const uint32_t decided = load_relaxed(bits.removed + w) | load_relaxed(bits.kept + w);
+      const NmsSaid said = bits.word(w);
       // The word is this warp's alone, so its lanes agree.
-      if (decided != 0xffffffffu) {
-        open = nms_resolve_word<kFirst>(args, bits, lists + warp * kNmsList, panel, w) || open;
+      if ((said.removed | said.kept) != 0xffffffffu) {
+        open = nms_resolve_word(args, bits, lists + warp * kNmsList, panel, w) || open;
       }
     }
     any_open = __syncthreads_or(open);
@@ -143,7 +156,7 @@ __device__ void nms_resolve(const NmsArgs<T>& args, NmsBits& bits, int32_t* list
   for (int i = t; i < size; i += kNmsResolveBlock) {
     if (args.state(begin + i) != NmsState::kOpen) continue;
     if (bits.state(i) == NmsState::kKept) {
-      nms_keep(args, begin + i);
+      nms_keep(args, begin + i, args.homes[begin + i]);
     } else {
       args.set_state(begin + i, NmsState::kRemoved);
     }

@@ -46,66 +46,32 @@ struct NmsCollector {
   }
 };
 
-// Of ranks [begin, query.rank), in ascending order: the best are the most likely to be kept. Eight loads wait together.
+// The suppressors of box p in its panel, some of them twice. Called by a warp, for the boxes of its active teams; their lists
+// are there for all lanes afterwards.
 template <int kLanes, typename T, typename Status>
-__device__ void nms_scan_ranks(bool active, NmsCollector<kLanes, T, Status>& collector) {
-  constexpr int kAtOnce = 8;
-  int end = active ? collector.query.rank : 0;
-  const int last = max(end - 1, 0);
-  for (int first = collector.begin; nms_any_of_warp(first < end); first += kAtOnce * kLanes) {
-    Vec4<T> others[kAtOnce];
-#pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      others[k] = collector.args.box(min(first + k * kLanes + NmsTeam<kLanes>::lane(), last));
-    }
-    unsigned hits = 0;
-#pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      const int j = first + k * kLanes + NmsTeam<kLanes>::lane();
-      const bool hit = j < end && collector.query.overlaps(collector.args, others[k]) &&
-                       collector.args.class_of(j) == collector.args.class_of(collector.query.rank);
-      hits |= hit ? 1u << k : 0u;
-    }
-    if (!nms_any_of_warp(hits != 0)) continue;
-    for (int k = 0; k < kAtOnce; ++k) {
-      const int j = first + k * kLanes + NmsTeam<kLanes>::lane();
-      if (collector.note((hits >> k & 1) != 0 && end > 0, j)) end = 0;
-    }
-  }
-}
-
-// The suppressors of box p in its panel, by ranks or by bins; the first panel (kFirst) has no bins. By bins some are found
-// twice. Called by a warp, for the boxes of its active teams; their lists are there for all
-// lanes afterwards.
-template <int kLanes, bool kFirst, typename T, typename Status>
 __device__ NmsFound nms_find_suppressors(bool active, const NmsArgs<T>& args, int32_t* list,
-                                         const NmsPanel& panel, int64_t p, const Status& status,
-                                         bool by_ranks = kFirst) {
+                                         const NmsPanel& panel, int64_t p, const Status& status) {
   const NmsQuery<T> query(args, p);
   NmsCollector<kLanes, T, Status> collector{args, query, status, list,
                                             static_cast<int32_t>(panel.begin)};
   __syncwarp();  // nobody reads the list of an earlier search any more
-  if (kFirst || by_ranks) {
-    nms_scan_ranks(active, collector);
-  } else {
-    nms_search<kLanes>(
-        active, args, query, args.open_bins(panel.parity), panel.begin, p,
-        [&](int slot) { return NmsSlotBox<T>{args.open_boxes[slot], args.open_ranks[slot]}; },
-        [&](bool valid, const NmsSlotBox<T>& open) {
-          return collector.note(collector.hits(valid, open.at, open.box), open.at);
-        },
-        [&](bool valid, int64_t j) { return collector.note(collector.hits(valid, j), j); });
-  }
+  nms_search<kLanes>(
+      active, args, query, args.open_bins(panel.parity), panel.begin, p,
+      [&](int slot) { return NmsSlotBox<T>{args.open_boxes[slot], args.open_ranks[slot]}; },
+      [&](bool valid, const NmsSlotBox<T>& open) {
+        return collector.note(collector.hits(valid, open.at, open.box), open.at);
+      },
+      [&](bool valid, int64_t j) { return collector.note(collector.hits(valid, j), j); });
   __syncwarp();
   return collector.found;
 }
 
-// Says that box p is kept, and files it for the panels that follow. Called by one lane.
+// Says that box p is kept, and files it in its bin for the panels that follow. Called by one lane.
 template <typename T>
-__device__ void nms_keep(const NmsArgs<T>& args, int64_t p) {
+__device__ void nms_keep(const NmsArgs<T>& args, int64_t p, int32_t home) {
   args.set_state(p, NmsState::kKept);
-  if (args.plan.bins == 0 || args.homes[p] < 0) return;
-  NmsBin* const bin = args.kept() + args.homes[p];
+  if (home < 0) return;
+  NmsBin* const bin = args.kept() + home;
   const int slot = bin->start + atomicAdd(&bin->size, 1);
   args.kept_boxes[slot] = args.box(p);
   args.kept_ranks[slot] = static_cast<int32_t>(p);
@@ -114,7 +80,7 @@ __device__ void nms_keep(const NmsArgs<T>& args, int64_t p) {
 // Decides box p of the panel from the states of its suppressors, which others decide meanwhile: removed when one is kept,
 // kept when all are removed. No thread waits for another: after plan.tuning.attempts looks the box is left to be
 // resolved, with its list in args. Whether it is left; called by a warp, for the boxes of its active teams.
-template <int kLanes, bool kFirst, typename T>
+template <int kLanes, typename T>
 __device__ bool nms_decide(bool active, const NmsArgs<T>& args, int32_t* list,
                            const NmsPanel& panel, int64_t p) {
   using Team = NmsTeam<kLanes>;
@@ -123,15 +89,14 @@ __device__ bool nms_decide(bool active, const NmsArgs<T>& args, int32_t* list,
   bool search = active;
   for (int looks = 0;; ++looks) {
     if (nms_any_of_warp(search)) {  // at one place in the code, for its registers
-      const NmsFound now =
-          nms_find_suppressors<kLanes, kFirst>(search, args, list, panel, p, status);
+      const NmsFound now = nms_find_suppressors<kLanes>(search, args, list, panel, p, status);
       if (search) found = now;
     }
     const bool free = found.count == 0 && !found.more;
     if (active && (found.removed || free)) {
       active = false;
       if (Team::lane() == 0 && found.removed) args.set_state(p, NmsState::kRemoved);
-      if (Team::lane() == 0 && !found.removed) nms_keep(args, p);
+      if (Team::lane() == 0 && !found.removed) nms_keep(args, p, args.homes[p]);
     }
     if (looks == args.plan.tuning.attempts || !nms_any_of_warp(active)) break;
     bool kept = false, open = false;
@@ -146,7 +111,7 @@ __device__ bool nms_decide(bool active, const NmsArgs<T>& args, int32_t* list,
   if (!active) return false;
   const int64_t own = p - panel.begin;
   for (int i = Team::lane(); i < found.count; i += kLanes) args.listed(i, own) = list[i];
-  if (Team::lane() == 0) args.found[own] = found.count + (found.more ? 1 : 0);
+  if (Team::lane() == 0) args.found[own] = found.count | (found.more ? kNmsMore : 0);
   return true;
 }
 
