@@ -1,6 +1,6 @@
 """Fine-tuning on few photographs: weights of the built-in shapes and half the epochs, against new weights.
 
-python examples/fine_tune.py ../shared/data/bccd --images 32 --epochs 80
+python examples/fine_tune.py path/to/folder --images 32 --epochs 80
 
 The small SSD at 120x160. First it learns the shapes; then both runs have the same recipe, images and seed,
 and are tested on the same split. ``--check`` ends with status 1 where the weights did not help.

@@ -1,6 +1,6 @@
 """Train our small SSD on a Pascal VOC folder, with the fused loss and with plain PyTorch: the same curve.
 
-python examples/train_small.py ../shared/data/bccd --steps 20
+python examples/train_small.py path/to/folder --steps 20
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train torchvision's SSD on a Pascal VOC folder, as it is and with the fused core inside: the same curve.
 
-python examples/train_torchvision.py ../shared/data/bccd --steps 20
+python examples/train_torchvision.py path/to/folder --steps 20
 """
 
 from __future__ import annotations

@@ -41,6 +41,17 @@ def name_list(names: Sequence[object], limit: int = 12) -> str:
     return f"{', '.join(map(str, names[:limit]))}, ... ({len(names)})"
 
 
+def counted(number: int, what: str) -> str:
+    """``number`` and ``what``, which is in the plural unless there is one.
+
+    Example:
+        >>> counted(1, "class"), counted(2, "box"), counted(0, "step")
+        ('1 class', '2 boxes', '0 steps')
+    """
+    ending = "es" if what.endswith(("s", "x")) else "s"
+    return f"{number} {what}{ending * (number != 1)}"
+
+
 def check_distinct(argument: str, names: Sequence[str]) -> None:
     """Raise ``ValueError`` unless every name is there once: results are keyed by them."""
     first: dict[str, int] = {}

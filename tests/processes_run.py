@@ -192,7 +192,7 @@ def main(folder):
         "--epochs", 1, "--batch-size", 4, "--eval-every", 1,
     ]  # fmt: skip
     done["cli"] = launch(2, lambda: cli.main([str(word) for word in line]), folder / "cli")
-    long = [*line, "--out", folder / "terminated run", "--steps", 100_000]
+    long = [*line, "--out", folder / "terminated run", "--epochs", 100_000]
 
     def terminated():
         if os.environ["RANK"] == "1":  # it alone is told, as by `kill`

@@ -83,7 +83,7 @@ def test_boxes_outside_of_their_image_are_told_and_kept(voc, size, count):
     """Of an image whose size the annotation does not give, what lies left of it and above is known."""
     objects = [("emu", box, False) for box in [*WITHIN, *BEYOND]]
     (voc / "Annotations/c.xml").write_text(xml(*objects, size=size))
-    told = rf"{count} boxes lie outside of their image, the first one \[-9.0, 5.0, 0.0, 20.0\] in .*c\.xml: "
+    told = rf"{count} boxes outside of the image, the first \[-9.0, 5.0, 0.0, 20.0\] in .*c\.xml: "
     with pytest.warns(UserWarning, match=told + "training leaves them out, evaluation counts them"):
         dataset = VocDataset(voc, "val")
     assert dataset.outside == count and len(dataset.target(0)["boxes"]) == 9
@@ -98,7 +98,7 @@ def test_boxes_outside_of_their_image_are_told_and_kept(voc, size, count):
 
 def test_a_split_of_boxes_outside_has_no_objects(voc):
     (voc / "Annotations/c.xml").write_text(xml(("emu", BEYOND[2], False)))
-    with pytest.warns(UserWarning, match="lie outside"):
+    with pytest.warns(UserWarning, match="1 box outside of the image"):
         dataset = VocDataset(voc, "val")
     with pytest.warns(UserWarning, match="the split has no objects"):
         warn_if_empty(dataset, "the split")

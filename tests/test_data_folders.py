@@ -115,7 +115,7 @@ def test_a_namespace_does_not_hide_the_objects(voc, prefix):
 
 def test_an_image_named_twice_is_told(voc):
     (voc / "ImageSets/Main/train.txt").write_text("a\na\nb\n")
-    with pytest.warns(UserWarning, match=r"train\.txt names 1 images more than once"):
+    with pytest.warns(UserWarning, match=r"train\.txt names 1 image more than once"):
         assert len(VocDataset(voc, "train")) == 3
 
 

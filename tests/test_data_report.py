@@ -198,7 +198,7 @@ def test_the_report_counts_what_is_odd(odd):
 def test_what_lies_outside_has_a_line_of_its_own(odd):
     objects = [("dog", (10, 10, 60, 60), False), ("cat", (130, 5, 150, 30), False)]
     (odd / "Annotations/a.xml").write_text(xml(*objects, size=(80, 120)))
-    with pytest.warns(UserWarning, match="1 boxes lie outside of their image"):
+    with pytest.warns(UserWarning, match="1 box outside of the image"):
         dataset = data.open_dataset(odd, "train")
     report = describe(dataset, models.ssd_small(3, (80, 120)))
     what = "outside of the image: training leaves them out, evaluation counts them"

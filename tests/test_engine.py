@@ -150,7 +150,7 @@ def test_resume_refuses_another_recipe_or_model(shapes, spec, finished, tmp_path
 
 def test_resume_refuses_another_number_of_images(spec, finished, tmp_path):
     fewer = loader(data.ShapesDataset("train", length=8, size=SIZE))
-    with pytest.raises(CheckpointError, match="2 steps an epoch, got 3 steps in 1 epochs"):
+    with pytest.raises(CheckpointError, match="2 steps an epoch, got 3 steps in 1 epoch"):
         train(fewer, spec, CONFIG, tmp_path / "x.pt", resume=finished[1] / "first.pt")
 
 

@@ -157,7 +157,7 @@ def test_a_round_trip_through_the_command_line(tmp_path, capsys):
     line = ["import", str(tmp_path / "rfb.pth"), "-o", str(tmp_path / "out/model.pt"), "--size", "48", "64"]
     assert cli.main(line) == 0
     said = capsys.readouterr().out
-    assert "recognised ULFG: RFB" in said and "1 classes, images of 64x48" in said
+    assert "recognised ULFG: RFB" in said and "1 class, images of 64x48" in said
     again, spec = load_model(tmp_path / "out/model.pt")
     assert spec.classes == ("face",) and spec.name == "ulfg_rfb"
     images = torch.rand(1, 3, 48, 64)

@@ -49,6 +49,14 @@ def test_a_run_that_tests_nothing_needs_no_pycocotools(capsys, tmp_path, monkeyp
     assert cli.main([*line, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr().err
 
 
+def test_pictures_of_data_and_runs_are_asked_for_before_anything_is_read(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for command, purpose in ("data", "the picture of the data"), ("curves", "the curves"):
+        line = [command, str(tmp_path / "nothing"), "-o", str(tmp_path / "new" / "x.png")]
+        assert cli.main(line) == 1 and not (tmp_path / "new").exists()
+        assert capsys.readouterr().err.startswith(f"ssd-cuda: error: {purpose} needs matplotlib ")
+
+
 def test_an_evaluation_asks_before_it_reads_an_image(capsys, tmp_path, monkeypatch):
     root = write_voc(tmp_path)
     for image in (root / "JPEGImages").iterdir():

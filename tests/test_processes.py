@@ -147,7 +147,7 @@ def test_a_killed_process_ends_the_others_in_one_sentence(runs):
     ("name", "count", "sentence"),
     [
         ("selected", 2, "a loss that is divided by 'selected' cannot be cut into parts or over processes"),
-        ("uneven", 3, "batch_size must be a multiple of 3 for 3 processes of 1 parts each, got 8"),
+        ("uneven", 3, "batch_size must be a multiple of 3 for 3 processes of 1 part each, got 8"),
     ],
 )
 def test_what_cannot_be_shared_is_one_sentence_of_each(runs, name, count, sentence):
@@ -187,7 +187,7 @@ def test_the_seed_of_an_image_is_of_its_epoch():
 
 def test_fewer_images_than_a_shared_step_are_refused():
     with pytest.raises(
-        ValueError, match=r"at least batch_size = 8 images for 2 processes of 1 parts each, got 7"
+        ValueError, match=r"at least batch_size = 8 images for 2 processes of 1 part each, got 7"
     ):
         Share(0, 2, 1).check(8, 7)
 

@@ -199,9 +199,16 @@ def test_a_recipe_that_is_none_is_one_sentence(capsys, tmp_path, content, findin
         (["--extend"], "--extend is for --resume, got none"),
         (["--patience", "2"], "--patience counts the evaluations of --eval-every, got none"),
         (["--eval-every", "0"], "--eval-every must be at least 1, got 0"),
-        (["--accumulate", "3"], "batch_size must be a multiple of 3 for 1 processes of 3 parts each, got 8"),
+        (["--accumulate", "3"], "batch_size must be a multiple of 3 for 1 process of 3 parts each, got 8"),
         (["--sync-batchnorm"], "sync_batchnorm needs CUDA, got cpu"),
         (["--timeout", "0"], "timeout must lie in"),
+        (["--epochs", "3", "--steps", "9"], "--epochs and --steps both say how long a run is, got 3 and 9"),
+        (["--no-eval", "--test-split", "a"], "--test-split is of an evaluation, got --no-eval and no --eval"),
+        (["--no-eval", "--voc07"], "--voc07 is of an evaluation, got --no-eval and no --eval-every"),
+        (
+            ["--freeze", "backbone", "--backbone-lr", ".1"],
+            "--backbone-lr is for stages that are trained, all of ssd_small's are frozen",
+        ),
     ],
 )
 def test_options_that_cannot_be_are_one_sentence(capsys, tmp_path, monkeypatch, arguments, finding):

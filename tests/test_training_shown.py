@@ -151,12 +151,12 @@ def test_images_that_teach_nothing_are_told(spec):
     trainer = Trainer(spec.build(), replace(CONFIG, batch_size=2), 1)
     trainer.run_epoch([(torch.rand(2, 3, *SIZE), none)])
     with pytest.warns(
-        UserWarning, match="no prior matched an object in 1 steps, and the loss was 0: the images"
+        UserWarning, match="no prior matched an object in 1 step, and the loss was 0: the images"
     ):
         assert warn_if_idle(trainer)
     trainer = Trainer(spec.build(), replace(CONFIG, batch_size=2, min_negatives=5), 1)
     trainer.run_epoch([(torch.rand(2, 3, *SIZE), none)])
-    with pytest.warns(UserWarning, match="no prior matched an object in 1 steps: the images"):
+    with pytest.warns(UserWarning, match="no prior matched an object in 1 step: the images"):
         assert warn_if_idle(trainer)
 
 
@@ -166,7 +166,7 @@ def test_a_loss_of_nothing_with_objects_is_told(spec):
     trainer.run_epoch([(torch.rand(2, 3, *SIZE), boxes)])
     assert not warn_if_idle(trainer)
     trainer.history = [[0.0, 0.0]]
-    with pytest.warns(UserWarning, match="the loss was 0 in 1 steps"):
+    with pytest.warns(UserWarning, match="the loss was 0 in 1 step"):
         assert warn_if_idle(trainer)
 
 

@@ -27,15 +27,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from ..engine.checkpoint import ModelSpec
     from ..engine.data_report import describe, draw_report, report_lines
+    from ..engine.draw import figure_class
     from ..engine.priors_fit import with_fitted_priors
     from ..models import MODELS
     from ..models.registry import check_model
 
+    if options.folder and options.data not in ("shapes", options.folder):
+        both = f"{options.folder} and {options.data}"
+        raise UsageError(f"the folder and --data name the same thing, got {both}")
     options.data = options.folder or options.data
     check_model("--model", options.model)
     if Path(options.picture).suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UsageError(f"--picture must end in .png, .pdf or .svg, got {options.picture}")
     check_json(options)
+    figure_class("the picture of the data")
     check_folder("the folder of --picture", Path(options.picture).parent)
     size = tuple(options.size or MODELS[options.model][1] or (240, 320))
     split = options.split or usual_split(options, "train")

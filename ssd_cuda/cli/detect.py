@@ -12,12 +12,22 @@ import torch
 from torch import Tensor
 
 from .._extras import require
+from .._names import counted
 from ..data.files import IMAGE_SUFFIXES
 from ..engine.console import complain, say
 from ..engine.files import image_files, picture_paths, refuse_inputs
 from ..engine.outputs import check_apart, check_ending, check_folder
 from ..engine.video import is_video
-from .options import UsageError, check_counts, check_json, json_places, pick_device, progress_bar, write_json
+from .options import (
+    RUN,
+    UsageError,
+    check_counts,
+    check_json,
+    json_places,
+    pick_device,
+    progress_bar,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from ..data.coco import CocoIds
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
 
 HELP = "detections on images, a video or a camera of your own"
 PARENTS = ("run_options",)
+_CHECKPOINT = f"{RUN}/checkpoint.pt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--checkpoint",
         "-c",
-        default="runs/demo/checkpoint.pt",
-        help="file that train or import wrote (default: %(default)s)",
+        help=f"file that train or import wrote (default: {_CHECKPOINT}, where train writes)",
     )
     add(
         "--out", "-o", default="runs/detect", help="folder, or with one image its file (default: %(default)s)"
@@ -83,6 +93,8 @@ def run(options: argparse.Namespace) -> int:
     from ..engine.selection import ResultIds, Selection
     from .video import check_video, detect_video
 
+    chosen = options.checkpoint is not None
+    options.checkpoint = options.checkpoint or _CHECKPOINT
     video = any(map(is_video, options.images))
     _check(options, video)
     out = check_video(options) if video else None
@@ -92,6 +104,8 @@ def run(options: argparse.Namespace) -> int:
     annotations = _annotations(options, video)
     check_json(options, *inputs, options.checkpoint, *([options.annotations] if annotations else []))
     _check_places(options, [out] if out else pictures.values())
+    if not chosen and not Path(_CHECKPOINT).exists():
+        raise UsageError(f"--checkpoint must name what train or import wrote: there is no {_CHECKPOINT}")
     model, spec = load_model(options.checkpoint, pick_device(options.device))
     only = [name.strip() for name in options.classes.split(",")] if options.classes else None
     selection = Selection(spec.classes, options.threshold, _thresholds(options.class_threshold), only)
@@ -106,8 +120,8 @@ def run(options: argparse.Namespace) -> int:
         _detect_files(model, selection, files, pictures, options, found)
     finally:  # after Ctrl-C too: what there is
         _write(options, found, ids)
-    say(*(f"{row['image']}: {len(row['detections'])} detections" for row in found))
-    say(f"wrote {len(found)} picture{'s' * (len(found) != 1)} to {options.out}")
+    say(*(f"{row['image']}: {counted(len(row['detections']), 'detection')}" for row in found))
+    say(f"wrote {counted(len(found), 'picture')} to {options.out}")
     return 1 if len(found) < len(files) else 0
 
 

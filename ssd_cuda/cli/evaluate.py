@@ -19,7 +19,7 @@ from .options import (
 )
 
 HELP = "average precision of a checkpoint"
-PARENTS = ("data_options", "run_options")
+PARENTS = ("data_options", "score_options", "run_options")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threshold", type=float, help="lowest score (default: that of the model)")
     parser.add_argument("--detections", type=int, help="most detections an image")
-    parser.add_argument("--opset", type=int, default=18, help="of ONNX (default: %(default)s)")
+    parser.add_argument("--opset", type=int, help="of ONNX (default: 18)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -44,6 +44,8 @@ def run(options: argparse.Namespace) -> None:
     form = options.form or ("pt2" if out.suffix.lower() == ".pt2" else "nms")
     if out.suffix.lower() != _SUFFIXES[form]:
         raise UsageError(f"--out must end in {_SUFFIXES[form]} for form {form}, got {out}")
+    if form == "pt2" and options.opset is not None:
+        raise UsageError(f"--opset is for ONNX, got {options.opset} for form pt2")
     refuse_inputs("--out", [out], [Path(options.checkpoint)])
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise UsageError(f"--threshold must lie in [0, 1], got {options.threshold}")
@@ -62,7 +64,8 @@ def run(options: argparse.Namespace) -> None:
     if form == "pt2":
         export.to_pt2(model, out, **common)
     else:
-        export.to_onnx(model, out, form=form, opset=options.opset, **common)
+        given = {} if options.opset is None else {"opset": options.opset}
+        export.to_onnx(model, out, form=form, **given, **common)
     say(f"wrote {out}: {form}, {out.stat().st_size / 1e6:.1f} MB, any batch of {_size(model)} images")
     say(*export.remarks(form, config))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .._names import counted
 from ..engine.console import say
 from ..engine.files import refuse_inputs
 from ..engine.outputs import check_folder
@@ -63,8 +64,8 @@ def run(options: argparse.Namespace) -> None:
     count = sum(parameter.numel() for parameter in found.model.parameters())
     say(
         f"recognised {found.source}",
-        f"wrote {options.out}: {found.name}, {len(spec.classes)} classes, images of {width}x{height}, "
-        f"{len(found.model.priors)} priors, {count / 1e6:.2f} million parameters",
+        f"wrote {options.out}: {found.name}, {counted(len(spec.classes), 'class')}, "
+        f"images of {width}x{height}, {len(found.model.priors)} priors, {count / 1e6:.2f} million parameters",
     )
 
 

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from ..engine.checkpoint import ModelSpec
 
 
+RUN = "runs/train"  # where train writes and detect looks, if nothing else is said
+
+
 class UsageError(ValueError):
     """The command line asks for something that cannot be; one sentence."""
 
 
 def data_options() -> argparse.ArgumentParser:
-    """Which images with labels: of train and eval."""
+    """Which images with labels: of train, data and eval."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--data", default="shapes", help="a Pascal VOC or COCO folder, or 'shapes', built in (default)"
@@ -37,10 +40,16 @@ def data_options() -> argparse.ArgumentParser:
         "--one-based", action="store_true", help="VOC boxes count pixels from 1, as in VOC2007 and VOC2012"
     )
     parser.add_argument(
-        "--voc07", action="store_true", help="AP50 by VOC2007's 11 points (default: area under the curve)"
-    )
-    parser.add_argument(
         "--allow-outside", action="store_true", help="take names of files that lead out of the data folder"
+    )
+    return parser
+
+
+def score_options() -> argparse.ArgumentParser:
+    """How detections are scored: of train and eval."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--voc07", action="store_true", help="AP50 by VOC2007's 11 points (default: area under the curve)"
     )
     return parser
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._names import name_list
+from .._names import counted, name_list
 from ..engine.console import StopOnInterrupt, interruption, say
 from ..engine.outputs import check_folder
 from ..engine.run_folder import check_run_folder, files_of_a_run, remove_files
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..engine.validation import Validation
 
 HELP = "train a detector; --weights starts from others, --resume goes on"
-PARENTS = ("data_options", "device_options")
+PARENTS = ("data_options", "score_options", "device_options")
 _STRIDE = 64  # of the last map of ssd_small; the others take one size only
 _BYTES_A_PIXEL = 60  # an image and what the first stage makes of it, in float32: less than any step takes
 
@@ -67,7 +67,7 @@ def _own_device(device: torch.device) -> torch.device:
 
 def _check_start(options: argparse.Namespace) -> None:
     from ..engine.checkpoint import load_checkpoint
-    from ..engine.draw import curve_figure
+    from ..engine.draw import figure_class
     from ..engine.metrics import coco_modules
 
     if options.resume and options.weights:
@@ -76,11 +76,17 @@ def _check_start(options: argparse.Namespace) -> None:
         raise UsageError("--extend is for --resume, got none")
     if options.patience is not None and options.eval_every is None:
         raise UsageError("--patience counts the evaluations of --eval-every, got none")
+    if options.no_eval and not options.eval_every:
+        for name in ("test_split", "voc07"):
+            if getattr(options, name):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is of an evaluation, got --no-eval and no --eval-every"
+                )
     for name in ("eval_every", "patience"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    curve_figure()  # what is missing at the end of a run is told before it
+    figure_class()  # what is missing at the end of a run is told before it
     if options.eval_every or not options.no_eval:
         coco_modules()
     out = Path(options.out)
@@ -103,6 +109,8 @@ def _spec(
 
     if options.resume:
         found = load_checkpoint(options.resume)[0]
+        if options.priors:
+            tell(f"priors stay those of {options.resume}: a run does not change them")
         return replace(spec, options=found.options) if replace(found, options="") == spec else spec
     if options.priors == "auto":
         spec, told = with_fitted_priors(spec, dataset)
@@ -147,7 +155,7 @@ def _train(
     checkpoint = Path(options.out) / "checkpoint.pt"
     tell(
         f"training {spec.name} on {device}{f' with {processes.count} processes' * (processes.count > 1)}: "
-        f"{len(dataset)} images of {options.data} ({name_list(dataset.classes)})"
+        f"{counted(len(dataset), 'image')} of {options.data} ({name_list(dataset.classes)})"
     )
     with StopOnInterrupt() as stop:
         trainer = train(
@@ -284,7 +292,7 @@ def _check_batch(config: TrainConfig, name: str, images: int, size: tuple[int, i
     if name == "ssd_small" and batch * rows * columns < 2:
         raise UsageError(
             f"--batch-size must be at least 2 where --size {size[0]} {size[1]} leaves the last map one cell, "
-            f"got {config.batch_size} and {images} image{'s' * (images != 1)}; or raise --size"
+            f"got {config.batch_size} and {counted(images, 'image')}; or raise --size"
         )
 
 

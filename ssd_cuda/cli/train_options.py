@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import recipes
 from ..models import MODELS
 from ..models.registry import check_model
-from .options import UsageError
+from .options import RUN, UsageError
 
 if TYPE_CHECKING:
     from ..engine.recipe import TrainConfig
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_recipe(parser.add_argument_group("recipe (what is not given is that of --recipe)"))
     _add_start(parser.add_argument_group("where it starts"))
     _add_speed(parser.add_argument_group("speed"))
-    parser.add_argument("--out", default="runs/train", help="folder to write to (default: %(default)s)")
+    parser.add_argument("--out", default=RUN, help="folder to write to (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that OUT holds")
 
 
@@ -98,6 +98,10 @@ def choose(options: argparse.Namespace) -> Chosen:
     """
     from ..engine.recipe import TrainConfig
 
+    if options.epochs is not None and options.steps is not None:
+        raise UsageError(
+            f"--epochs and --steps both say how long a run is, got {options.epochs} and {options.steps}"
+        )
     part = _part(options)
     name = options.model or part["model"]
     check_model("--model", name)
@@ -110,6 +114,8 @@ def choose(options: argparse.Namespace) -> Chosen:
         raise UsageError(f"--recipe {options.recipe} must have the fields of TrainConfig: {error}") from error
     values = _overridden(part["train"], options, known)
     values["freeze"] = _frozen(values.get("freeze", 0), name)
+    if options.backbone_lr is not None and values["freeze"] and values["freeze"] == _frozen("backbone", name):
+        raise UsageError(f"--backbone-lr is for stages that are trained, all of {name}'s are frozen")
     config = TrainConfig(**values)
     return Chosen(name, None if size is None else (int(size[0]), int(size[1])), config)
 

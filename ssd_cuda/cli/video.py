@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._extras import require
+from .._names import counted
 from ..engine.console import StopOnInterrupt, complain, interruption, say
 from ..engine.files import refuse_inputs
 from ..engine.outputs import check_ending, check_folder, is_folder_name
@@ -70,9 +71,10 @@ def detect_video(
     if not count:
         raise UsageError(f"{reader.name} must have frames, got none")
     boxes = sum(len(row["detections"]) for row in found)
-    say(f"{source}: {count} frames, {detected} detected on, {boxes} detections", times.line(count))
+    told = f"{counted(count, 'frame')}, {detected} detected on, {counted(boxes, 'detection')}"
+    say(f"{source}: {told}", times.line(count))
     if stopped() and not reader.camera:  # which has no other end
-        raise interruption(stopped.signal, f"wrote {out} after {count} frames")
+        raise interruption(stopped.signal, f"wrote {out} after {counted(count, 'frame')}")
     say(f"wrote {out}")
     return 0
 
@@ -80,7 +82,7 @@ def detect_video(
 def _check_whole(reader: VideoReader, count: int) -> None:
     """What is missing may be an index alone, behind the last frame."""
     if count and reader.missing and (reader.frames is None or count < reader.frames):
-        cut = f"its file ends {reader.missing} bytes too early, after {count} frames"
+        cut = f"its file ends {counted(reader.missing, 'byte')} too early, after {counted(count, 'frame')}"
         complain(f"{reader.name} was cut off: {cut}", "warning")
 
 

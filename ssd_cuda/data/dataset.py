@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .._extras import require
-from .._names import check_distinct, name_list
+from .._names import check_distinct, counted, name_list
 from ..config import check_choice
 from .files import DataError
 from .images import read_image, read_size
@@ -188,7 +188,7 @@ def _drop_degenerate(records: list[Record], policy: OnDegenerate) -> int:
         for name in ("boxes", "labels", "difficult", "crowd", "area"):
             setattr(record, name, getattr(record, name)[good])
     if dropped:
-        warnings.warn(f"left out {dropped} boxes without area, the first one {first}", stacklevel=4)
+        warnings.warn(f"left out {counted(dropped, 'box')} without area, the first {first}", stacklevel=4)
     return dropped
 
 
@@ -211,7 +211,7 @@ def _count_outside(records: list[Record]) -> int:
             count += int(outside.sum())
     if count:
         warnings.warn(
-            f"{count} boxes lie outside of their image, the first one {first}: training leaves them out, "
+            f"{counted(count, 'box')} outside of the image, the first {first}: training leaves them out, "
             "evaluation counts them as not found",
             stacklevel=4,
         )

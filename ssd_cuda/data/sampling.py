@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
+from .._names import counted
+
 __all__ = ["SeededDataset", "Share", "StepSampler"]
 
 Key = tuple[int, int]
@@ -35,7 +37,7 @@ class Share(NamedTuple):
     def check(self, batch_size: int, images: int) -> None:
         """Raise ``ValueError`` unless ``batch_size`` images can be cut into equal parts."""
         pieces = self.processes * self.parts
-        cut = f"{self.processes} processes of {self.parts} parts each"
+        cut = f"{counted(self.processes, 'process')} of {counted(self.parts, 'part')} each"
         if batch_size % pieces:
             raise ValueError(f"batch_size must be a multiple of {pieces} for {cut}, got {batch_size}")
         if pieces > 1 and images < batch_size:

@@ -29,7 +29,7 @@ from typing import Literal
 
 import numpy as np
 
-from .._names import name_list
+from .._names import counted, name_list
 from ..config import check_choice
 from .dataset import OnDegenerate, Record, RecordDataset
 from .files import IMAGE_SUFFIXES, DataError, DataFolder, read_bytes, read_text, visible
@@ -111,7 +111,9 @@ def _read_split(root: Path, split: str, folder: DataFolder) -> list[str]:
         raise DataError(f"{path} must name at least one image, got an empty file")
     twice = len(names) - len(set(names))
     if twice:
-        warnings.warn(f"{path} names {twice} images more than once: they count as often", stacklevel=3)
+        warnings.warn(
+            f"{path} names {counted(twice, 'image')} more than once: they count as often", stacklevel=3
+        )
     return names
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .._names import check_distinct
+from .._names import check_distinct, counted
 from ..models import MODELS, SSD, build_model
 from ..models.class_names import default_ids
 from ..models.registry import check_model
@@ -84,8 +84,8 @@ class ModelSpec:
         plain = isinstance(ids, tuple) and all(type(number) in (int, str) for number in ids)
         if not plain or len(ids) not in (0, len(self.classes)) or len(set(ids)) < len(ids):
             raise ValueError(
-                f"category_ids must be an integer or a text for each of {len(self.classes)} classes, each "
-                f"once, got {str(ids)[:80]}"
+                "category_ids must be an integer or a text for each of "
+                f"{counted(len(self.classes), 'class')}, each once, got {str(ids)[:80]}"
             )
 
     def coco_ids(self) -> tuple[int | str, ...]:
@@ -191,7 +191,8 @@ def _build(
     rows = _class_rows(content[part])
     if not rows or rows % (len(spec.classes) + 1):  # before a model of as many classes is built
         raise CheckpointError(
-            f"{path} must hold the weights of {len(spec.classes)} classes and the background, got {rows} rows"
+            f"{path} must hold the weights of {counted(len(spec.classes), 'class')} and the background, "
+            f"got {rows} rows"
         )
     try:
         with torch.random.fork_rng(devices=[]):

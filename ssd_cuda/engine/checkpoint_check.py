@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._names import counted
 from .optimizer import make_optimizer
 from .recipe import TrainConfig
 
@@ -73,13 +74,13 @@ def _check_progress(where: str, state: Mapping[str, Any], config: TrainConfig) -
     epoch, step, history = state["epoch"], state["step"], state["history"]
     most = config.epochs if config.steps is None else config.steps
     if not _is_count(epoch) or epoch > most:
-        raise _refuse(where, "'epoch'", f"a count of at most {most} epochs", repr(epoch))
+        raise _refuse(where, "'epoch'", f"a count of at most {counted(most, 'epoch')}", repr(epoch))
     if not _is_count(step) or step < epoch:
-        raise _refuse(where, "'step'", f"a count of at least {epoch} steps", repr(step))
+        raise _refuse(where, "'step'", f"a count of at least {counted(epoch, 'step')}", repr(step))
     if "steps_per_epoch" in state:
         each = state["steps_per_epoch"]
         if not _is_count(each) or not 0 <= step - epoch * each < max(each, 1):
-            expected = f"what makes {step} steps in {epoch} epochs"
+            expected = f"what makes {counted(step, 'step')} in {counted(epoch, 'epoch')}"
             raise _refuse(where, "'steps_per_epoch'", expected, repr(each))
     if not isinstance(history, list) or len(history) != step:
         found = len(history) if isinstance(history, list) else type(history).__name__
@@ -174,7 +175,10 @@ def _check_optimizer(where: str, found: Any, model: SSD, config: TrainConfig, st
     kept = step > 0 if config.optimizer == "adamw" else config.momentum > 0
     if set(state) != (set(range(len(parameters))) if kept else set()):
         raise _refuse(
-            where, part, f"a state for each of {len(parameters)} weights after {step} steps", len(state)
+            where,
+            part,
+            f"a state for each of {len(parameters)} weights after {counted(step, 'step')}",
+            len(state),
         )
     for index, entry in state.items():
         _check_moments(where, f"{part} of weight {index}", entry, parameters[index], config, step)
@@ -201,7 +205,7 @@ def _check_moments(
         done, most = entry[name].item(), min(step, 1 << 24)  # where a float32 counts no further
         # GradScaler skips steps whose gradients were too large for fp16.
         if done != most and not (config.amp == "fp16" and done >= 0 and done < most):
-            raise _refuse(where, part, f"{step} steps", done)
+            raise _refuse(where, part, counted(step, "step"), done)
     for name in moments:
         _check_like(where, f"{part}, {name}", entry[name], parameter)
         if name == "exp_avg_sq" and (entry[name] < 0).any():

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .._extras import require
 from .._names import printable
-from .draw import class_colour, running_mean
+from .draw import class_colour, figure_class, running_mean
 from .outputs import write_file
 
 __all__ = ["save_curves"]
@@ -38,7 +37,7 @@ def save_curves(path: str | Path, runs: Mapping[str, Mapping[str, Any]]) -> None
         if not state["history"]:
             raise ValueError(f"run {printable(name)!r} must have at least one step, got none")
     looked = any(state.get("scores") for state in runs.values())
-    figure = require("matplotlib.figure", "the curves").Figure(figsize=(8.4, 6.4 if looked else 4.2), dpi=150)
+    figure = figure_class("the curves")(figsize=(8.4, 6.4 if looked else 4.2), dpi=150)
     panels = figure.subplots(1 + looked, 1, sharex=True, squeeze=False)[:, 0]
     top = 0.0
     for index, (name, state) in enumerate(runs.items()):

@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._extras import require
-from .._names import printable
+from .._names import counted, printable
 from ..data import DetectionDataset
 from ..data.dataset import lies_outside
 from ..models import SSD
-from .draw import class_colour
+from .draw import class_colour, figure_class
 from .outputs import write_file
 from .priors_fit import reach_of
 
@@ -132,7 +131,10 @@ def report_lines(report: DataReport) -> list[str]:
         '3 images, 0 of them without objects; 19 objects'
     """
     total = len(report.sides)
-    lines = [f"{report.images} images, {report.empty} of them without objects; {total} objects"]
+    lines = [
+        f"{counted(report.images, 'image')}, {report.empty} of them without objects; "
+        f"{counted(total, 'object')}"
+    ]
     width = max((len(printable(name)) for name in report.classes), default=0)
     lines += [
         f"  {printable(name):<{width}}  {count:>7}  {count / max(total, 1):>6.1%}"
@@ -152,13 +154,15 @@ def report_lines(report: DataReport) -> list[str]:
 
 def draw_report(path: str | Path, report: DataReport, model: SSD) -> None:
     """Draw counts, sizes with those of the priors, and how well the priors meet the objects."""
-    figure = require("matplotlib.figure", "the picture of the data").Figure(figsize=(12, 4), dpi=120)
+    figure = figure_class("the picture of the data")(figsize=(12, 4), dpi=120)
     classes, shapes, reach = figure.subplots(1, 3)
     shown = list(report.classes.items())[:30]
     rows = range(len(shown))
     colours = [tuple(part / 255 for part in class_colour(index)) for index in rows]
     classes.barh(rows, [count for _, count in shown], color=colours)
-    classes.set(xlabel="objects", title=f"{report.images} images, {len(report.sides)} objects")
+    classes.set(
+        xlabel="objects", title=f"{counted(report.images, 'image')}, {counted(len(report.sides), 'object')}"
+    )
     classes.set_yticks(rows, [printable(name) for name, _ in shown])
     classes.invert_yaxis()
     known = report.labels <= len(shown)

@@ -17,12 +17,12 @@ from typing import Any, get_args
 
 import torch
 
-from .._names import name_list
+from .._names import counted, name_list
 from ..data import BatchLoader, DetectionDataset, ShapesDataset, collate, data_splits, open_dataset, prepare
 from ..data.coco import in_order_of
 from .checkpoint import ModelSpec
 from .console import run_safely, say
-from .draw import curve_figure, save_grid, save_loss_curve
+from .draw import figure_class, save_grid, save_loss_curve
 from .evaluate import evaluate
 from .metrics import coco_modules
 from .op_costs import costs_table, measure_op_costs
@@ -64,7 +64,7 @@ def run_demo(
         options: passed on to :func:`ssd_cuda.data.open_dataset`.
     """
     out = Path(out)
-    curve_figure()
+    figure_class()
     coco_modules()
     check_folder("--out", out)
     train_split, test_split = data_splits(data)
@@ -77,7 +77,7 @@ def run_demo(
         )
     if overlap := overlap_of(train_set, test_set, (train_split, test_split)):
         warnings.warn(overlap, stacklevel=2)
-    say(f"data: {data}, {len(train_set)} images of {train_split!r} to train on, "
+    say(f"data: {data}, {counted(len(train_set), 'image')} of {train_split!r} to train on, "
           f"{len(test_set)} of {test_split!r} to test on; {name_list(train_set.classes)}")  # fmt: skip
 
     trainer, seconds = _train(train_set, out, epochs or epochs_for(len(train_set)), seed, amp)
@@ -87,7 +87,7 @@ def run_demo(
     say(f"evaluated in {time.perf_counter() - start:.0f} s: AP50 (VOC) {scores['ap50']:.3f}, "
           f"mAP (COCO) {scores['map']:.3f}")  # fmt: skip
     for name, value in scores["voc"]["ap"].items():
-        say(f"  {name:<16} AP50 {value:.3f}  ({scores['voc']['objects'][name]} objects)")
+        say(f"  {name:<16} AP50 {value:.3f}  ({counted(scores['voc']['objects'][name], 'object')})")
 
     costs = _op_costs(trainer, test_set)
     results = {
@@ -124,8 +124,8 @@ def _train(dataset: DetectionDataset, out: Path, epochs: int, seed: int, amp: Am
         seed=seed,
         workers=config.workers,
     )
-    say(f"images read in {time.perf_counter() - start:.0f} s; training {epochs} epochs of {len(batches)} "
-          f"steps on {torch.get_num_threads()} threads")  # fmt: skip
+    say(f"images read in {time.perf_counter() - start:.0f} s; training {counted(epochs, 'epoch')} of "
+          f"{counted(len(batches), 'step')} on {counted(torch.get_num_threads(), 'thread')}")  # fmt: skip
     start = time.perf_counter()
 
     def report(trainer: Trainer, mean: float) -> None:
@@ -156,7 +156,9 @@ def _write(
     )
     save_loss_curve(out / "loss.png", trainer.loss_rows())
     table = costs_table(results["op_costs"])
-    conditions = f"{results['threads']} CPU threads, torch {results['torch']}, float32, medians of 9 calls"
+    conditions = (
+        f"{counted(results['threads'], 'CPU thread')}, torch {results['torch']}, float32, medians of 9 calls"
+    )
     write_text(out / "op_costs.md", f"{table}\n\n{conditions}.\n")
     write_text(out / "results.json", json.dumps(without_nan(results), indent=2) + "\n")
     names = ", ".join(sorted(p.name for p in out.iterdir()))

@@ -151,17 +151,20 @@ def save_grid(
     save_picture(path, canvas)
 
 
-def curve_figure() -> Any:
-    """``Figure`` of matplotlib: asked for before hours end in what needs it.
+def figure_class(purpose: str = "the loss curve") -> Any:
+    """``Figure`` of matplotlib: asked for before the work that ends in what needs it.
+
+    Args:
+        purpose: what it is to draw, for the message.
 
     Raises:
         ImportError: it is missing.
 
     Example:
-        >>> curve_figure().__name__
+        >>> figure_class().__name__
         'Figure'
     """
-    return require("matplotlib.figure", "the loss curve").Figure
+    return require("matplotlib.figure", purpose).Figure
 
 
 def save_loss_curve(
@@ -186,7 +189,7 @@ def save_loss_curve(
     """
     if not history:
         raise ValueError("history must have at least one step, got none")
-    figure = curve_figure()(figsize=(8.4, 4.2), dpi=150)
+    figure = figure_class()(figsize=(8.4, 4.2), dpi=150)
     axes = figure.add_subplot()
     steps = [row["step"] for row in history]
     names = [name for name in ("loss", "classification", "localization") if name in history[0]]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from .._names import name_list
+from .._names import counted, name_list
 from ..config import DetectConfig
 from ..data import BatchLoader, DetectionDataset, prepare
 from .metrics import Rule, coco_map, coco_modules, voc_ap
@@ -148,7 +148,7 @@ def evaluate(
     """
     if model.num_classes != dataset.num_classes:
         raise ValueError(
-            f"the data set must have the {model.num_classes - 1} classes of the model, "
+            f"the data set must have the {counted(model.num_classes - 1, 'class')} of the model, "
             f"got {len(dataset.classes)}: {name_list(dataset.classes)}"
         )
     coco_modules()

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._names import counted
 from ..data import DetectionDataset
 from ..data.dataset import lies_outside
 from ..models import SSD
@@ -144,8 +145,8 @@ def with_fitted_priors(spec: ModelSpec, dataset: DetectionDataset) -> tuple[Mode
     )
     if count == 0 or after.best.mean() <= before.best.mean() or after.share() < before.share():
         told = numbers if count else "there is none"
-        return spec, f"priors stay those of the model: of {count} objects {told}"
-    return fitted, f"priors fitted to {count} objects: {numbers}"
+        return spec, f"priors stay those of the model: of {counted(count, 'object')} {told}"
+    return fitted, f"priors fitted to {counted(count, 'object')}: {numbers}"
 
 
 def _clusters(sizes: np.ndarray, count: int, rng: np.random.Generator) -> list[tuple[float, float]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._names import counted
 from .outputs import write_text
 from .recipe import TrainConfig, learning_rate
 from .validation import Validation
@@ -79,7 +80,7 @@ class RunLog:
         self.say(_line(row, -(-trainer.total_steps // trainer.steps_per_epoch), mean))
         if self.validation is None or not trainer.scores or not self.validation.is_enough(trainer.scores):
             return False
-        self.say(f"no better AP50 in {self.validation.patience} looks: it is enough")
+        self.say(f"no better AP50 in {counted(self.validation.patience or 0, 'look')}: it is enough")
         return True
 
 
@@ -211,10 +212,10 @@ def warn_if_idle(trainer: Trainer) -> bool:
         return False
     zero = all(value == 0 for row in losses for value in row)
     if trainer.positives == 0:
-        what = f"no prior matched an object in {len(losses)} steps{', and the loss was 0' * zero}"
+        what = f"no prior matched an object in {counted(len(losses), 'step')}{', and the loss was 0' * zero}"
         advice = "the images have no objects, or none that the priors reach: see `ssd-cuda data`"
     elif zero:
-        what, advice = f"the loss was 0 in {len(losses)} steps", "nothing is learned any more"
+        what, advice = f"the loss was 0 in {counted(len(losses), 'step')}", "nothing is learned any more"
     else:
         return False
     warnings.warn(f"{what}: {advice}", stacklevel=2)
@@ -234,8 +235,8 @@ def warn_if_cold(trainer: Trainer) -> bool:
     if config.warmup_steps < steps:
         return False
     warnings.warn(
-        f"warm-up takes {config.warmup_steps} steps and the run has {steps}: the rate never reaches "
-        f"{config.lr:g}; see --warmup-steps (warmup_steps)",
+        f"warm-up takes {counted(config.warmup_steps, 'step')} and the run has {steps}: the rate never "
+        f"reaches {config.lr:g}; see --warmup-steps (warmup_steps)",
         stacklevel=3,
     )
     return True

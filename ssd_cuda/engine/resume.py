@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .._names import counted
 from .checkpoint import CheckpointError, ModelSpec, load_checkpoint
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ __all__ = ["resume_from"]
 # No number of a run depends on these.
 _FREE = {"workers"}
 # What may change when a run goes on longer or otherwise; the others decide which weights there are,
-# which of them # are trained, and which images belong to a step.
+# which of them are trained, and which images belong to a step.
 _EXTENDED = {
     "epochs", "steps", "lr", "schedule", "milestones", "gamma", "warmup_steps", "warmup_start",
     "weight_decay", "clip_norm", "average_decay", "amp", "accumulate", "augment", "min_negatives",
@@ -40,8 +41,7 @@ def resume_from(
 
     Raises:
         CheckpointError: no checkpoint, another model or recipe, another number of images, a run that is
-        longer
-            than the new one.
+            longer than the new one.
     """
     found, state = load_checkpoint(path, device)
     if found != spec:
@@ -57,9 +57,9 @@ def resume_from(
     whole = step == epoch * steps  # what files that do not tell their steps an epoch hold
     if state.get("steps_per_epoch", steps if whole else None) != steps:
         raise CheckpointError(
-            f"{path} must have been made with the same data, {steps} steps an epoch, "
-            f"got {step} steps in {epoch} epochs"
+            f"{path} must have been made with the same data, {counted(steps, 'step')} an epoch, "
+            f"got {counted(step, 'step')} in {counted(epoch, 'epoch')}"
         )
     if step > trainer.total_steps:
-        raise CheckpointError(f"{path} must be of at most {trainer.total_steps} steps, got {step}")
+        raise CheckpointError(f"{path} must be of at most {counted(trainer.total_steps, 'step')}, got {step}")
     trainer.load_state(state)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._names import counted
 from ..config import DetectConfig
 from ..models import SSD, LandmarkSSD
 from ..nn import PostProcess
@@ -114,7 +115,9 @@ def _class_names(classes: Sequence[str] | None, num_classes: int) -> dict[str, A
     if classes is None:
         return {}
     if len(classes) != num_classes - 1:
-        raise ValueError(f"classes must name the {num_classes - 1} classes of the model, got {len(classes)}")
+        raise ValueError(
+            f"classes must name the {counted(num_classes - 1, 'class')} of the model, got {len(classes)}"
+        )
     return {"classes": list(classes)}
 
 

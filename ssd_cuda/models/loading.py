@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .._names import counted
 from .caffe import caffe_ssd, read_caffe
 from .caffe.reader import VGG_MEAN
 from .class_names import default_names
@@ -149,7 +150,7 @@ def _check_choice(argument: str, given: Any, own: Any, of: str) -> None:
 def _names(classes: Sequence[str], num_classes: int) -> tuple[str, ...]:
     if len(classes) != num_classes - 1:
         raise ValueError(
-            f"classes must name the {num_classes - 1} classes of the weights, got {len(classes)}"
+            f"classes must name the {counted(num_classes - 1, 'class')} of the weights, got {len(classes)}"
         )
     return tuple(classes)
 

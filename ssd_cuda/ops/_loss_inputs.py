@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._extension import require
+from .._names import counted
 from ..config import FocalConfig, MultiBoxConfig
 from ._checks import FLOATING, check_no_grad, check_no_tangent, check_tensor
 from ._target_checks import check_codes, should_check
@@ -49,7 +50,7 @@ def check_targets(
         raise TypeError(f"gt must be a GroundTruth (see GroundTruth.from_list), got {type(gt).__name__}")
     batch, width, _ = conf.shape
     if gt.batch_size != batch:
-        raise ValueError(f"gt must hold {batch} images like conf, got {gt.batch_size}")
+        raise ValueError(f"gt must hold {counted(batch, 'image')} like conf, got {gt.batch_size}")
     own = isinstance(priors, Tensor) and priors.dim() == 3
     check_tensor("priors", priors, (batch, width, 4) if own else (width, 4), FLOATING)
     check_no_grad("priors", priors, "only loc and conf are differentiated")
