@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from argparse import Namespace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 
 from ssd_cuda import cli, models
 from ssd_cuda.engine.checkpoint import CheckpointError, load_model
+from ssd_cuda.engine.finetune import read_pretrained
 
 WEIGHTS = {"vgg.0.weight": torch.ones(64, 3, 3, 3)}
 
@@ -67,6 +69,11 @@ FILES = {
     "arrays.pth": (zipped("a.npy"), "an archive of NumPy"),
     "some.pth": (zipped("weights/model.bin"), "a zip archive: unpack it first"),
     "net.onnx": (b"\x08\x07\x12\x07pytorch\xff", "an ONNX file"),
+    "zeros.pth": (bytes(9000), "a file of zeros: download or copy it again"),
+    "zeros.safetensors": (bytes(9000), "a file of zeros"),
+    "zeros.caffemodel": (bytes(9000), "a file of zeros"),
+    "cut.caffemodel": (b"\xa2\x06\x40abc", "a file that protobuf cannot read, as where it is cut off: down"),
+    "holes.pth": (saved(WEIGHTS)[:64] + bytes(900) + saved(WEIGHTS)[964:], "a file that is damaged within"),
     "noise.pth": (b"\xff\xfe\x00\x01" * 9, "what its reader refuses"),
 }
 
@@ -81,7 +88,7 @@ def test_what_is_no_weights_is_named_with_the_way_out(tmp_path, capsys, recwarn,
     if name.endswith(".safetensors"):
         pytest.importorskip("safetensors")
     if name.endswith(".caffemodel"):
-        (tmp_path / "page.prototxt").write_text(prototxt())
+        (tmp_path / name).with_suffix(".prototxt").write_text(prototxt())
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} must be .*, got {sentence}") as caught:
         models.load(tmp_path / name)
@@ -100,6 +107,34 @@ def test_a_checkpoint_that_is_none_is_named_in_the_same_words(tmp_path, recwarn,
     with pytest.raises(CheckpointError, match=f"{name} must be a checkpoint of ssd_cuda, got {sentence}"):
         load_model(tmp_path / name)
     assert not recwarn.list
+
+
+def test_holes_in_the_numbers_of_a_file_are_told(tmp_path):
+    """torch looks at no checksum: such weights load, and a network of them finds nothing."""
+    state = models.ssd_small(num_classes=2, image_size=(64, 64)).state_dict()
+    whole = saved(state)
+    (tmp_path / "whole.pth").write_bytes(whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models.load(tmp_path / "whole.pth", image_size=(64, 64))
+    name = max(state, key=lambda key: state[key].numel())
+    at = whole.index(state[name].numpy().tobytes()[-400:])
+    (tmp_path / "holes.pth").write_bytes(whole[:at] + bytes(400) + whole[at + 400 :])
+    told = r"holes\.pth is not as it was written: the checksum of \S*/data/\d+ is another; download or copy"
+    with pytest.warns(UserWarning, match=told):
+        models.load(tmp_path / "holes.pth", image_size=(64, 64))
+
+
+def test_layers_of_zeros_are_told(tmp_path):
+    """Of a file that was given its length before its content, and whose beginning is there."""
+    state = models.ssd_small(num_classes=2, image_size=(64, 64)).state_dict()
+    last = [key for key, value in state.items() if value.dim() > 1][-1]
+    told = rf"weights of .*ssd_small are all 0 in {last}: a download that was not finished\?"
+    with pytest.warns(UserWarning, match=told):
+        models.load({**state, last: torch.zeros_like(state[last])}, image_size=(64, 64))
+    torch.save({**state, last: torch.zeros_like(state[last])}, tmp_path / "x.pth")
+    with pytest.warns(UserWarning, match=rf"x\.pth are all 0 in {last}: a download"):
+        read_pretrained(tmp_path / "x.pth")
 
 
 def test_an_address_is_not_a_file(tmp_path, capsys):

@@ -13,7 +13,7 @@ from .._names import name_list
 from ..models import SSD, import_weights, resnet
 from ..models.state_dicts import state_of
 from ..models.vgg_weights import CLASSIFIERS, from_classification
-from ..models.weights import read_file
+from ..models.weights import read_file, warn_if_blank
 from .checkpoint import FORMAT, MODEL_FORMAT, ModelSpec, load_model
 
 __all__ = ["Pretrained", "read_pretrained"]
@@ -133,11 +133,14 @@ def read_pretrained(path: str | Path) -> Pretrained:
     found, taken = state_of(content)
     state = {key: value for key, value in found.items() if isinstance(value, Tensor)}
     source = f"{path} ({taken})" if taken else str(path)
-    if any(name.startswith("heads.") for name in state):
-        return Pretrained(source, state)
-    if resnet.is_classification(state):
-        return Pretrained(source, resnet.from_classification(state))
+    own = any(name.startswith("heads.") for name in state)
+    is_resnet = resnet.is_classification(state)
     layout = next((name for name in CLASSIFIERS if CLASSIFIERS[name] in state), None)
-    if layout is not None:
-        return Pretrained(source, from_classification(state, layout))
-    return Pretrained(source, import_weights(content).model.state_dict())
+    if not own and not is_resnet and layout is None:
+        return Pretrained(source, import_weights(content).model.state_dict())
+    warn_if_blank(state, source)
+    if not own and is_resnet:
+        state = resnet.from_classification(state)
+    elif not own and layout is not None:
+        state = from_classification(state, layout)
+    return Pretrained(source, state)

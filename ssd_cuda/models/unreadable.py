@@ -6,10 +6,11 @@ import re
 import zipfile
 from pathlib import Path
 
-__all__ = ["check_file", "looks_like", "refused_pickle"]
+__all__ = ["check_file", "damaged_part", "looks_like", "refused_pickle"]
 
 _LIGHTNING = b"pytorch-lightning_version"  # a key of all its checkpoints
 _CUT = "a file that ends too early: download or copy it again"
+_DAMAGED = "a file that is damaged within: download or copy it again"
 # how a file begins -> what it is, and what to do
 _BEGINNINGS = (
     (rb"version https://git-lfs", "a pointer of Git LFS: type `git lfs pull` where it was cloned"),
@@ -46,6 +47,8 @@ def looks_like(path: Path) -> str | None:
         start = file.read(4096)
     if not start:
         return "an empty file: download or copy it again"
+    if not any(start):  # what a download reserves before it writes
+        return "a file of zeros: download or copy it again"
     for beginning, words in _BEGINNINGS:
         if re.match(beginning, start):
             return words
@@ -91,7 +94,20 @@ def refused_pickle(path: Path, error: Exception) -> str:
         )
     if isinstance(error, EOFError) or re.search("unexpected EOF|truncated", str(error)):
         return _CUT
+    if "PytorchStreamReader" in str(error):  # of an archive whose directory is whole
+        return _DAMAGED
     return f"what its reader refuses ({type(error).__name__}): save a state_dict() with torch.save"
+
+
+def damaged_part(path: Path) -> str | None:
+    """The first part of a file of torch.save that is not what its checksum says: torch does not look."""
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError):
+        return None  # which torch reads and zipfile does not: encrypted, compressed otherwise
 
 
 def _pickle(path: Path) -> bytes:

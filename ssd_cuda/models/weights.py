@@ -31,7 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from .._extras import require
-from .unreadable import check_file, looks_like, refused_pickle
+from .._names import name_list
+from .unreadable import check_file, damaged_part, looks_like, refused_pickle
 
 __all__ = [
     "fill",
@@ -40,6 +41,7 @@ __all__ = [
     "read_content",
     "recognise",
     "rename",
+    "warn_if_blank",
 ]
 
 _HEADS = {
@@ -130,6 +132,18 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], words: str) -> None:
             raise ValueError(f"weights must be finite, got {found} in {name}")
         if name.endswith("running_var") and (value < 0).any():
             raise ValueError(f"weights must have no negative variance, got {value.min().item()} in {name}")
+    warn_if_blank(state, words)
+
+
+def warn_if_blank(state: Mapping[str, Tensor], words: str) -> None:
+    """Warn of layers without any number but 0: no training ends so, a file that was cut off and filled up
+    to its length may."""
+    blank = [name for name, value in state.items() if value.dim() > 1 and value.numel() and not value.any()]
+    if blank:
+        warnings.warn(
+            f"weights of {words} are all 0 in {name_list(blank, 3)}: a download that was not finished?",
+            stacklevel=2,
+        )
 
 
 def read_content(weights: Any) -> Mapping[Any, Any]:
@@ -189,9 +203,15 @@ def load_plain(path: Path, must: str, device: torch.device | str = "cpu") -> Any
     try:
         with warnings.catch_warnings():  # torch's own, of pickles and archives that are refused all the same
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location=device, weights_only=True)
+            content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises whatever its readers do: pickle, zip, runtime, EOF errors
         raise ValueError(f"{must}, got {looks_like(path) or refused_pickle(path, error)}") from error
+    if part := damaged_part(path):
+        warnings.warn(
+            f"{path} is not as it was written: the checksum of {part} is another; download or copy it again",
+            stacklevel=1,  # one place, so that a file which is read twice is told once
+        )
+    return content
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

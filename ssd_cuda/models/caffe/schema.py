@@ -161,7 +161,10 @@ def read_blobs(path: Path) -> Any:
     try:
         content.ParseFromString(path.read_bytes())
     except problem as error:
-        found = looks_like(path) or "a file that protobuf cannot read"
+        found = (
+            looks_like(path)
+            or "a file that protobuf cannot read, as where it is cut off: download or copy it again"
+        )
         raise ValueError(f"{path} must be a caffemodel, got {found}") from error
     if not content.layer:
         old = "layers of the old format (upgrade_net_proto_binary makes it new)"
