@@ -195,3 +195,19 @@ def test_mmdet_and_gluon_are_in_pixels(device):
     assert ops.generate_priors(PriorSpec.preset("gluon"), device)[4].tolist() == pytest.approx(
         [12, 4, 30, 30]
     )
+
+
+# -- TensorFlow object detection: create_ssd_anchors gives its generator no window to clip to
+
+
+def test_tensorflows_anchors_by_hand(device):
+    anchors = ops.generate_priors(PriorSpec.preset("tf"), device).cpu()
+    center, half = 0.5 / 19, 0.1 / 2
+    corners = torch.tensor([center - half, center - half, center + half, center + half])
+    torch.testing.assert_close(anchors[0], corners, rtol=0, atol=1e-7)
+    wide, high = 0.2 * math.sqrt(2) / 2, 0.2 / math.sqrt(2) / 2
+    corners = torch.tensor([center - wide, center - high, center + wide, center + high])
+    torch.testing.assert_close(anchors[1], corners, rtol=0, atol=1e-7)
+    half = math.sqrt(0.95 * 1.0) / 2  # of the last level: with the scale 1 after it
+    corners = torch.tensor([0.5 - half, 0.5 - half, 0.5 + half, 0.5 + half])
+    torch.testing.assert_close(anchors[-1], corners, rtol=0, atol=1e-7)

@@ -23,5 +23,6 @@ def _boxes() -> tuple[tuple[tuple[float, float], ...], ...]:
 
 
 PRIORS = {
-    "tf": dict(feature_maps=(19, 10, 5, 3, 2, 1), boxes=_boxes(), steps=None, clip="corners", format="xyxy")
+    # create_ssd_anchors says that it clips to the unit square, and gives no window to clip to.
+    "tf": dict(feature_maps=(19, 10, 5, 3, 2, 1), boxes=_boxes(), steps=None, format="xyxy")
 }
