@@ -56,9 +56,7 @@ LOSS_ARROWS = (
 MINING = {
     "keys": Node(0, 1.2, "a row of keys\n[P], any values"),
     "order": Node(2.6, 1.2, "ordered keys\nbits that sort as integers;\nNaN first, -0 = 0", "kernel", 2.1),
-    "first": Node(
-        5.4, 1.2, "first digit\na histogram over the\nleading bits", "kernel", 2.1
-    ),
+    "first": Node(5.4, 1.2, "first digit\na histogram over the\nleading bits", "kernel", 2.1),
     "bucket": Node(8.2, 1.2, "bucket of the k-th\nits number, not its members"),
     "next": Node(8.2, 0, "next digit\ninside that bucket only", "kernel", 2.1),
     "ties": Node(5.4, 0, "ties\nthe same search\nover the indices", "kernel", 2.1),

@@ -8,6 +8,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from ssd_cuda import DetectConfig, MatchConfig, MiningConfig, MultiBoxConfig, PriorSpec
+from ssd_cuda.presets import MULTIBOX
 
 
 @pytest.mark.parametrize("cls", [MultiBoxConfig, DetectConfig])
@@ -22,6 +23,18 @@ def test_presets(cls):
         cls.preset("yolo")
     with pytest.raises(TypeError, match=rf"{cls.__name__} has no option 'iou'; it has background, "):
         cls.preset("paper", iou=0.5)
+
+
+def test_single_options_within_a_preset_are_replaced():
+    """The rest of the codebase's rule stays, where a config would bring its own defaults."""
+    for name, table in MULTIBOX.items():
+        own = MultiBoxConfig.preset(name)
+        changed = MultiBoxConfig.preset(name, match=dict(tie="last"), mining=dict(min_negatives=7))
+        mining = replace(own.mining, min_negatives=7)
+        assert changed == replace(own, match=replace(own.match, tie="last"), mining=mining)
+        whole = MultiBoxConfig.preset(name, match=MatchConfig(tie="last"))
+        assert whole == replace(own, match=MatchConfig(tie="last"))
+        assert "tie" not in table.get("match", {})  # the table is as it was
 
 
 def test_options_do_not_change():

@@ -131,7 +131,10 @@ class HasPresets(Options):
 
     @classmethod
     def preset(cls: type[P], name: str, **changes: Any) -> P:
-        """The rule of one codebase, by a name of :meth:`preset_names`; ``changes`` replace single options."""
+        """The rule of one codebase, by a name of :meth:`preset_names`; ``changes`` replace single options.
+
+        Of ``match`` and ``mining`` a dict replaces single options too, and a config all of them.
+        """
         if name not in cls._table:
             raise ValueError(f"preset must be one of {', '.join(cls._table)}, got {name!r}")
         known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
@@ -142,6 +145,9 @@ class HasPresets(Options):
         if callable(options):
             followed = {key: changes[key] for key in ("image_size",) if key in changes}
             options = options(**{key: getattr(cls(**followed), key) for key in followed})
+        for key, value in changes.items():
+            if isinstance(value, dict) and isinstance(options.get(key), dict):
+                changes[key] = {**options[key], **value}
         return cls(**{**options, **changes})
 
     @classmethod
