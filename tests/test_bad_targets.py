@@ -102,3 +102,12 @@ def test_one_box_in_sight_or_no_box_at_all_warns_of_nothing(unwarned):
             spare,
         ):
             assert (ops.match(gt, priors, config=strict) < 0).all()
+
+
+def test_a_box_without_area_says_nothing_of_its_units(unwarned):
+    """At the edge of what the priors cover, as a box that was cut to its image."""
+    line = torch.tensor([[0.0, 0.2, 0.0, 0.6]])
+    gt = GroundTruth.from_list([line], [torch.tensor([1])], degenerate="keep")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (ops.match(gt, torch.tensor([[0.5, 0.5, 1.0, 1.0]])) < 0).all()

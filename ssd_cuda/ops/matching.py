@@ -111,6 +111,7 @@ def warn_of_units(gt: GroundTruth, priors: Tensor, prior_format: str, codes: Ten
         return
     priors = priors.detach()
     boxes = gt.boxes.detach()[: int(gt.offsets[-1])]
+    boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]  # one without area says nothing of its units
     if len(boxes) == 0:
         return
     first, second = priors.reshape(-1, 4).split(2, 1)
