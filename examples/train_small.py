@@ -16,7 +16,7 @@ from side_by_side import show
 from torch import Tensor
 
 from ssd_cuda import models, reference
-from ssd_cuda.data import BatchLoader, open_dataset, prepare
+from ssd_cuda.data import BatchLoader, data_splits, open_dataset, prepare
 from ssd_cuda.ops import GroundTruth
 
 SIZE = (240, 320)
@@ -58,7 +58,7 @@ def main() -> float:
     parser.add_argument("--out", type=Path, default=Path("runs/train_small.png"))
     options = parser.parse_args()
 
-    dataset = open_dataset(options.data, "train")
+    dataset = open_dataset(options.data, data_splits(options.data)[0])
     loader = BatchLoader(prepare(dataset, SIZE, "flip", cache=False), options.batch, train=True, seed=0)
     batches = list(islice(loader, options.steps))
     fused, fast = train(fused_loss, batches, dataset.num_classes, options.rate)

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 import ssd_cuda
-from ssd_cuda.data import open_dataset
+from ssd_cuda.data import data_splits, open_dataset
 
 
 def sample(dataset, index: int, transform) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -57,7 +57,7 @@ def main() -> float:
     parser.add_argument("--out", type=Path, default=Path("runs/train_torchvision.png"))
     options = parser.parse_args()
 
-    dataset = open_dataset(options.data, "train")
+    dataset = open_dataset(options.data, data_splits(options.data)[0])
     torch.manual_seed(0)
     transform = v2.Compose([v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)])
     batches = []

@@ -229,3 +229,8 @@ def test_one_name_in_two_cases_is_told(tmp_path, layout):
         UserWarning, match="^'(Dog' and 'dog|Brush' and 'brush)' are taken for classes of their own$"
     ):
         open_dataset(root, split)
+
+
+def test_no_epochs_are_not_as_many_as_usual(tmp_path):
+    with pytest.raises(ValueError, match=r"epochs must lie in \[1, \d+\], got 0"):
+        demo.run_demo("shapes", tmp_path / "demo", epochs=0)

@@ -80,7 +80,8 @@ def run_demo(
     say(f"data: {data}, {counted(len(train_set), 'image')} of {train_split!r} to train on, "
           f"{len(test_set)} of {test_split!r} to test on; {name_list(train_set.classes)}")  # fmt: skip
 
-    trainer, seconds = _train(train_set, out, epochs or epochs_for(len(train_set)), seed, amp)
+    epochs = epochs_for(len(train_set)) if epochs is None else epochs
+    trainer, seconds = _train(train_set, out, epochs, seed, amp)
     start = time.perf_counter()
     scores = evaluate(trainer.average, test_set)
     predictions = scores.pop("predictions")
