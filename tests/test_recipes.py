@@ -202,6 +202,10 @@ def test_a_recipe_that_is_none_is_one_sentence(capsys, tmp_path, content, findin
         (["--accumulate", "3"], "batch_size must be a multiple of 3 for 1 process of 3 parts each, got 8"),
         (["--sync-batchnorm"], "sync_batchnorm needs CUDA, got cpu"),
         (["--timeout", "0"], "timeout must lie in"),
+        (
+            ["--size", "64", "64", "--batch-size", "2", "--accumulate", "2"],
+            "--batch-size must be at least 4 for --accumulate 2 where --size 64 64 leaves the last map one",
+        ),
         (["--epochs", "3", "--steps", "9"], "--epochs and --steps both say how long a run is, got 3 and 9"),
         (["--no-eval", "--test-split", "a"], "--test-split is of an evaluation, got --no-eval and no --eval"),
         (["--no-eval", "--voc07"], "--voc07 is of an evaluation, got --no-eval and no --eval-every"),

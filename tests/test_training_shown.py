@@ -4,6 +4,7 @@ otherwise."""
 from __future__ import annotations
 
 import csv
+import re
 import shlex
 import sys
 import types
@@ -186,6 +187,17 @@ def test_a_run_that_ends_in_its_warm_up_is_told(tmp_path, shapes, spec, start):
     with warnings.catch_warnings():  # of a run that is done nothing is told
         warnings.simplefilter("error")
         train(loader(shapes), spec, config, tmp_path / "2.pt", resume=tmp_path / "2.pt")
+
+
+def test_a_rate_that_falls_after_the_end_is_told(tmp_path, shapes, spec):
+    config = replace(CONFIG, epochs=1, schedule="steps", warmup_steps=0)
+    for milestones, late in ((1,), None), ((1, 2, 3), "the run ends after 1 epoch, before .* at 2, 3; see"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            name = tmp_path / f"{len(milestones)}.pt"
+            train(loader(shapes), spec, replace(config, milestones=milestones), name)
+        told = [str(one.message) for one in caught if "before the rate falls" in str(one.message)]
+        assert len(told) == (late is not None) and all(re.match(late, sentence) for sentence in told)
 
 
 def test_fp16_on_a_cpu_is_told(tmp_path, shapes, spec):

@@ -289,9 +289,11 @@ def _check_batch(config: TrainConfig, name: str, images: int, size: tuple[int, i
 
     rows, columns = SmallBackbone.map_sizes(size)[-1]
     batch = min(config.batch_size, images) // config.accumulate
+    parts = f" for --accumulate {config.accumulate}" if config.accumulate > 1 else ""
     if name == "ssd_small" and batch * rows * columns < 2:
         raise UsageError(
-            f"--batch-size must be at least 2 where --size {size[0]} {size[1]} leaves the last map one cell, "
+            f"--batch-size must be at least {2 * config.accumulate}{parts} where --size {size[0]} {size[1]} "
+            "leaves the last map one cell, "
             f"got {config.batch_size} and {counted(images, 'image')}; or raise --size"
         )
 

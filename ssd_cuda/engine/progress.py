@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from ..ops import GroundTruth
     from .train import Trainer
 
-__all__ = ["COLUMNS", "RunLog", "core_seconds", "warn_if_cold", "warn_if_idle", "warn_if_slow"]
+__all__ = [
+    "COLUMNS",
+    "RunLog",
+    "core_seconds",
+    "warn_if_cold",
+    "warn_if_idle",
+    "warn_if_late",
+    "warn_if_slow",
+]
 
 COLUMNS = (
     "epoch", "step", "lr", "loss", "localization", "classification", "val_loss", "val_localization",
@@ -240,6 +248,28 @@ def warn_if_cold(trainer: Trainer) -> bool:
         stacklevel=3,
     )
     return True
+
+
+def warn_if_late(trainer: Trainer) -> bool:
+    """Warn of milestones that the run of ``trainer`` does not reach; whether there are any.
+
+    Example:
+        >>> model = models.ssd_small(num_classes=3, image_size=(64, 64))
+        >>> from ssd_cuda.engine.train import TrainConfig, Trainer
+        >>> warn_if_late(Trainer(model, TrainConfig(epochs=2, schedule="steps", milestones=(2,)), 1))
+        False
+    """
+    config = trainer.config
+    unit = trainer.steps_per_epoch if config.steps is None else 1
+    late = [milestone for milestone in config.milestones if unit * milestone > trainer.total_steps]
+    if late:
+        end = counted(trainer.total_steps // unit, "epoch" if config.steps is None else "step")
+        warnings.warn(
+            f"the run ends after {end}, before the rate falls at {', '.join(map(str, late))}; see "
+            "--milestones (milestones)",
+            stacklevel=3,
+        )
+    return bool(late)
 
 
 def warn_if_slow(config: TrainConfig, device: torch.device | str) -> bool:

@@ -18,7 +18,7 @@ from .checkpoint import ModelSpec, save_checkpoint
 from .checkpoint_check import check_state
 from .optimizer import set_rate
 from .processes import ALONE, Processes
-from .progress import warn_if_cold, warn_if_idle, warn_if_slow
+from .progress import warn_if_cold, warn_if_idle, warn_if_late, warn_if_slow
 from .recipe import TrainConfig, learning_rate, total_steps
 from .resume import resume_from
 from .step import Batch, Speed, TrainStep
@@ -281,6 +281,7 @@ def train(
             save()  # a finished run, into a new folder
     if processes.is_first and not trainer.is_done:
         warn_if_cold(trainer)
+        warn_if_late(trainer)
         warn_if_slow(config, device)
     warned = False
     while not trainer.is_done:
