@@ -15,7 +15,7 @@ BoxFormat = Literal["cxcywh", "xyxy"]
 
 def check_choice(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    if isinstance(value, (np.ndarray, Tensor)) or value not in choices:
         names = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{argument} must be one of {names}, got {value!r}")
 
@@ -42,7 +42,7 @@ def check_range(
     check_number(argument, value)
     if not low <= value <= high:
         raise ValueError(f"{argument} must lie in [{low}, {high}], got {value}")
-    if finite and not -sys.float_info.max <= value <= sys.float_info.max:
+    if (finite or isinstance(value, int)) and not -sys.float_info.max <= value <= sys.float_info.max:
         raise ValueError(f"{argument} must be finite, got {value}")
 
 

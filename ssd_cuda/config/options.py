@@ -92,10 +92,8 @@ class Options:
             hints = get_type_hints(cls)
             Options._kinds[cls] = tuple((f.name, _kind(hints[f.name])) for f in fields(self))  # type: ignore[arg-type]
         for name, kind in Options._kinds[cls]:
-            value = getattr(self, name)
-            fitted = _fit(name, kind, value)
-            if fitted is not value:
-                object.__setattr__(self, name, fitted)
+            # Set whether it changed or not: torch.compile cannot compare tuples of numbers that it was given.
+            object.__setattr__(self, name, _fit(name, kind, getattr(self, name)))
         self._check()
 
     def _check(self) -> None:

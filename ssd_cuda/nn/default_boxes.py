@@ -13,6 +13,11 @@ from ..config import PriorSpec
 _RATIOS = ([1, 2, 1 / 2], *[[1, 2, 3, 1 / 2, 1 / 3]] * 3, [1, 2, 1 / 2], [1, 2, 1 / 2])
 
 
+def _check_list(name: str, value: object, of: str) -> None:
+    if not hasattr(value, "__len__"):
+        raise TypeError(f"{name} must be a list of {of}, got {type(value).__name__}")
+
+
 class DefaultBoxGenerator(nn.Module):
     """Default boxes with scales ``0.2 + 0.7 k / (m - 1)`` and then 1, over square feature maps.
 
@@ -26,7 +31,7 @@ class DefaultBoxGenerator(nn.Module):
         aspect_ratios: per map its ratios; None: 2 and 1/2, for the second to the fourth map also 3 and 1/3.
 
     Raises:
-        ValueError: fewer than two maps, a map without cells or without a list of ratios.
+        ValueError, TypeError: fewer than two maps, a map without cells or without a list of ratios.
 
     Example:
         >>> nn.DefaultBoxGenerator().generate().shape
@@ -40,6 +45,11 @@ class DefaultBoxGenerator(nn.Module):
         aspect_ratios: Sequence[Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
+        _check_list("feature_maps", feature_maps, "integers")
+        if aspect_ratios is not None:
+            _check_list("aspect_ratios", aspect_ratios, "lists")
+            for index, row in enumerate(aspect_ratios):
+                _check_list(f"aspect_ratios[{index}]", row, "numbers")
         levels = len(feature_maps)
         if levels < 2:
             raise ValueError(f"feature_maps must have at least two entries, got {list(feature_maps)}")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from ..config import DetectConfig
 from ..ops.detect import Detections, detect
+
+
+def _detached(value: Any) -> Any:
+    """What is no tensor is for detect to refuse, by its name."""
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 class PostProcess(nn.Module):
@@ -30,8 +37,8 @@ class PostProcess(nn.Module):
 
     def forward(self, loc: Tensor, conf: Tensor, priors: Tensor, extra: Tensor | None = None) -> Detections:
         """The arguments of :func:`ssd_cuda.ops.detect`, in its order."""
-        extra = extra if extra is None else extra.detach()
-        return detect(loc.detach(), conf.detach(), priors.detach(), self.config, extra=extra)
+        loc, conf, priors = (_detached(value) for value in (loc, conf, priors))
+        return detect(loc, conf, priors, self.config, extra=_detached(extra))
 
     def extra_repr(self) -> str:
         return f"config={self.config}"

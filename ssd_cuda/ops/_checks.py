@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 
 from ..config import check_variances
 from ._box_format import check_corners
+from ._layout import check_dense
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 REAL = (torch.float32, torch.float64)
@@ -26,6 +27,7 @@ def check_tensor(name: str, value: object, shape: Sequence[int | str], dtypes: S
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    check_dense(name, value)
     if type(value) is not Tensor:
         check_corners(name, value)
     sizes = list(value.shape)

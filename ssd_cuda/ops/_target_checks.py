@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..config import FocalConfig, MultiBoxConfig
+from ..config import FocalConfig, MultiBoxConfig, check_flag
 from .ground_truth import GroundTruth, check_offsets, readable
 from .matching import IGNORED
 
@@ -22,10 +22,11 @@ def check_labels(
     if isinstance(config, MultiBoxConfig) and config.single_class:
         return
     row = torch.arange(len(gt.labels), device=gt.labels.device)
-    target, lowest = gt.labels + config.label_offset, _lowest(config)
+    labels = gt.labels.long()  # as the op takes them: a uint8 has no label below 0, and wraps
+    target, lowest = labels + config.label_offset, _lowest(config)
     bad = ((target < lowest) | (target >= num_classes)) & (row < gt.offsets[-1])
     if config.ignore_label is not None:
-        bad &= gt.labels != config.ignore_label
+        bad &= labels != config.ignore_label
     if bad.any():
         index = int(bad.nonzero()[0, 0])
         offset = f" with label_offset {config.label_offset}" if config.label_offset else ""
@@ -55,6 +56,8 @@ def check_codes(codes: Tensor, gt: GroundTruth) -> None:
 
 def should_check(check: bool, tensor: Tensor) -> bool:
     """Values are looked at where that costs no wait: in eager mode on the CPU, else on demand."""
+    if check is not False:
+        check_flag("check", check)
     return check or readable(tensor)
 
 

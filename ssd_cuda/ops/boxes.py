@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._extension import differentiable, register_autograd, register_fake, require
-from ..config import BoxFormat, check_choice, check_range
+from ..config import BoxFormat, check_choice, check_flag, check_range
 from ._checks import FLOATING, check_no_grad, check_no_tangent, check_tensor, finite, four_variances
 
 Variances = Sequence[float] | Tensor
@@ -137,6 +137,7 @@ def decode(
     rows, prior, per_prior, options = _coder_inputs("loc", loc, priors, variances, prior_format)
     if max_log_scale is not None:
         check_range("max_log_scale", max_log_scale, 0.0)
+    check_flag("symmetric_log_scale", symmetric_log_scale)
     limit = finite(max_log_scale)
     require("decode", rows, prior, per_prior)
     options |= {"max_log": limit, "symmetric": symmetric_log_scale}

@@ -146,7 +146,7 @@ def _check(
         )
     if config.soft_nms and not conf.is_cpu:
         _check_soft_list(config, num_priors, num_classes)
-    for name, value in (("loc", loc), ("conf", conf), ("priors", priors)):
+    for name, value in (("loc", loc), ("conf", conf), ("priors", priors), ("extra", extra)):
         check_no_grad(name, value, "detect has no backward")
     wide = torch.float64 if torch.float64 in (loc.dtype, conf.dtype) else torch.float32
     if loc.dtype != conf.dtype:

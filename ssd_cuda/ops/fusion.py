@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._extension import register_fake, require
 from ..config import check_choice, check_flag, check_range, to_number
+from ..config.checks import is_positive
 from ._checks import FLOATING, check_no_grad, check_tensor
 from ._pytrees import register_named_tuple
 from .nms import check_max_output
@@ -129,7 +130,7 @@ def op_options(
     csrc/fusion/fusion_rule.h."""
     if models < 1:
         raise ValueError("boxes must be of at least one model, got none")
-    own = [1.0] * models if weights is None else [to_number(weight) for weight in weights]
+    own = [1.0] * models if weights is None else _numbers("weights", weights)
     if len(own) != models:
         raise ValueError(f"weights must hold a number for each of the {models} models, got {len(own)}")
     for model, weight in enumerate(own):
@@ -140,8 +141,8 @@ def op_options(
     check_range("skip_box_thr", skip_box_thr, -math.inf, finite=False)
     check_choice("conf_type", conf_type, _CONFIDENCES)
     check_flag("allows_overflow", allows_overflow)
-    size = (0.0, 0.0) if clip_size is None else tuple(to_number(side) for side in clip_size)
-    if clip_size is not None and (len(size) != 2 or not all(side > 0 for side in size)):
+    size = [0.0, 0.0] if clip_size is None else _numbers("clip_size", clip_size)
+    if clip_size is not None and (len(size) != 2 or not all(map(is_positive, size))):
         raise ValueError(f"clip_size must be two positive numbers, got {clip_size}")
     return {
         "weights": [float(weight) for weight in own],
@@ -151,6 +152,12 @@ def op_options(
         "allows_overflow": allows_overflow,
         "clip_size": [float(side) for side in size],
     }
+
+
+def _numbers(name: str, values: Any) -> list[Any]:
+    if not hasattr(values, "__len__") or (isinstance(values, Tensor) and values.dim() != 1):
+        raise TypeError(f"{name} must be a list of numbers, got {type(values).__name__}")
+    return [to_number(value) for value in values]
 
 
 def _real(counts: Tensor | None, mask: Tensor | None, boxes: Tensor) -> Tensor | None:

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from ..config import check_choice
 from ._box_format import check_corners, to_corners
+from ._layout import check_dense
 from ._pytrees import register_record
 
 Degenerate = Literal["error", "keep"]
+_SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
+_INTEGERS = (*_SIGNED, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
 
 def _check_float_boxes(name: str, boxes: Tensor) -> None:
@@ -22,14 +25,21 @@ def _check_float_boxes(name: str, boxes: Tensor) -> None:
         raise TypeError(f"{name} must be a tensor, got {type(boxes).__name__}")
     if not boxes.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {boxes.dtype}")
+    check_dense(name, boxes)
     check_corners(name, boxes)
 
 
 def _check_integers(name: str, values: Tensor) -> None:
     if not isinstance(values, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(values).__name__}")
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+    if values.dtype not in _INTEGERS:
         raise TypeError(f"{name} must be an integer tensor, got {values.dtype}")
+    check_dense(name, values)
+
+
+def _check_list(name: str, value: object, of: str = "tensor") -> None:
+    if not hasattr(value, "__len__") or (isinstance(value, Tensor) and value.dim() == 0):
+        raise TypeError(f"{name} must be a list with one {of} per image, got {type(value).__name__}")
 
 
 def _check_one_device(**tensors: Tensor) -> None:
@@ -41,7 +51,9 @@ def _check_one_device(**tensors: Tensor) -> None:
 
 def check_valid(boxes: Sequence[Tensor], error: type[Exception], remedy: str) -> None:
     """Raise for the first box that is not finite or has no area. Reads the values: one sync in all."""
-    flat = torch.cat(list(boxes)) if boxes else torch.empty(0, 4)
+    if not boxes:
+        return
+    flat = torch.cat(list(boxes))
     bad = ~(torch.isfinite(flat).all(1) & (flat[:, 2] > flat[:, 0]) & (flat[:, 3] > flat[:, 1]))
     if not bad.any():
         return
@@ -61,7 +73,10 @@ def readable(tensor: Tensor) -> bool:
     a tensor within vmap those of every call."""
     if torch.compiler.is_compiling() or type(tensor) is not Tensor:
         return False
-    return tensor.is_cpu and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    functorch = torch._C._functorch  # the older vmap is that of torch.autograd.grad(is_grads_batched=True)
+    if functorch.is_functorch_wrapped_tensor(tensor) or functorch.is_legacy_batchedtensor(tensor):
+        return False
+    return tensor.is_cpu
 
 
 def check_offsets(gt: GroundTruth) -> None:
@@ -79,8 +94,8 @@ def check_offsets(gt: GroundTruth) -> None:
 
 
 def _offsets_tensor(counts: Sequence[int], device: torch.device) -> Tensor:
-    host = torch.zeros(len(counts) + 1, dtype=torch.int32)
-    torch.cumsum(torch.tensor(counts, dtype=torch.int32), 0, out=host[1:])
+    host = torch.zeros(len(counts) + 1, dtype=torch.int32, device="cpu")
+    torch.cumsum(torch.tensor(counts, dtype=torch.int32, device="cpu"), 0, out=host[1:])
     if device.type == "cuda":  # pinned, so that the copy does not wait for the card
         return host.pin_memory().to(device, non_blocking=True)
     return host.to(device)
@@ -159,6 +174,10 @@ class GroundTruth:
             dtype = target
         elif target is not None:
             device = target
+        if device is not None and not isinstance(device, (torch.device, str, int)):
+            raise TypeError(f"device must be a torch.device or its name, got {type(device).__name__}")
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype must be a torch.dtype, got {type(dtype).__name__}")
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"dtype must be floating point, since only boxes take it, got {dtype}")
         moved = (t.to(device, non_blocking=non_blocking) for t in (self.boxes, self.labels, self.offsets))
@@ -194,6 +213,8 @@ class GroundTruth:
             TypeError: boxes that are not floating point, labels that are not integers.
         """
         check_choice("degenerate", degenerate, ("error", "keep"))
+        _check_list("boxes", boxes)
+        _check_list("labels", labels)
         if len(boxes) != len(labels):
             raise ValueError(
                 f"labels must have one entry per image like boxes ({len(boxes)}), got {len(labels)}"
@@ -212,7 +233,8 @@ class GroundTruth:
                 raise ValueError(f"labels[{i}] must have shape [{b.shape[0]}], got {list(n.shape)}")
             _check_one_device(**{"boxes[0]": boxes[0], f"boxes[{i}]": b})
             _check_one_device(**{"labels[0]": labels[0], f"labels[{i}]": n})
-            b = b.as_subclass(Tensor)
+            if type(b) is not Tensor:  # which torch.compile cannot trace for one that is
+                b = b.as_subclass(Tensor)
             rows.append(b if b.dtype == torch.float64 else b.float())
             names.append(n.long())
         if degenerate == "error":
@@ -220,8 +242,8 @@ class GroundTruth:
             check_valid(rows, ValueError, remedy)
         target = torch.device(device) if device is not None else (rows[0].device if rows else None)
         target = target or torch.device("cpu")
-        flat = torch.cat(rows) if rows else torch.empty(0, 4)
-        flat_labels = torch.cat(names) if names else torch.empty(0, dtype=torch.int64)
+        flat = torch.cat(rows) if rows else torch.empty(0, 4, dtype=torch.float32, device=target)
+        flat_labels = torch.cat(names) if names else torch.empty(0, dtype=torch.int64, device=target)
         offsets = _offsets_tensor([len(r) for r in rows], target)
         return GroundTruth(
             flat.detach().to(target, non_blocking=True), flat_labels.to(target, non_blocking=True), offsets
@@ -241,7 +263,10 @@ class GroundTruth:
             >>> ops.GroundTruth.from_dicts(targets).labels
             tensor([5])
         """
+        _check_list("targets", targets, "dict")
         for i, target in enumerate(targets):
+            if not hasattr(target, "keys"):
+                raise TypeError(f"targets[{i}] must be a dict, got {type(target).__name__}")
             for key in ("boxes", "labels"):
                 if key not in target:
                     raise ValueError(f"targets[{i}] must have the key {key!r}, got {sorted(target)}")

@@ -46,6 +46,8 @@ def decode_landmarks(
         raise ValueError(f"found.extra must have an even number of columns, x and y, got {codes.shape[2]}")
     own = isinstance(priors, Tensor) and priors.dim() == 3
     check_tensor("priors", priors, (codes.shape[0], "P", 4) if own else ("P", 4), FLOATING)
+    if priors.device != codes.device:
+        raise ValueError(f"priors must be on the device of found, {codes.device}, got {priors.device}")
     check_range("variance", variance, 0.0)
     check_choice("prior_format", prior_format, ("cxcywh", "xyxy"))
     wide = torch.float64 if codes.dtype == torch.float64 else torch.float32
@@ -56,5 +58,6 @@ def decode_landmarks(
     rows = rows.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, 4))
     size = rows[..., 2:] - rows[..., :2] if prior_format == "xyxy" else rows[..., 2:]
     center = rows[..., :2] + 0.5 * size if prior_format == "xyxy" else rows[..., :2]
-    points = center[..., None, :] + codes.to(wide).unflatten(-1, (-1, 2)) * variance * size[..., None, :]
+    moved = codes.to(wide).unflatten(-1, (-1, 2)) * float(variance) * size[..., None, :]
+    points = center[..., None, :] + moved
     return points.flatten(-2).where(filled[..., None], 0)

@@ -8,13 +8,14 @@ float32 first and so decides differently at an IoU of exactly float32(0.1), floa
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._extension import _has_op, register_fake, require
-from ..config import check_flag, check_range, to_number
+from ..config import check_flag, check_integer, check_range, to_number
 from ._checks import FLOATING, check_tensor
 from .ground_truth import readable
 
@@ -170,10 +171,13 @@ def check_max_output(max_output: int | None, count: int) -> int:
     """Rows of a padded result: all ``count`` boxes where nobody says how many."""
     if max_output is None:
         return count
-    if type(max_output) is not int:
+    if isinstance(max_output, torch.SymInt):  # of a program that is being exported
+        return max_output
+    if isinstance(max_output, bool) or not isinstance(max_output, Integral):
         raise TypeError(f"max_output must be an integer, got {type(max_output).__name__}")
-    check_range("max_output", max_output, 0)
-    return max_output
+    check_range("max_output", int(max_output), 0)
+    check_integer("max_output", max_output)
+    return int(max_output)
 
 
 def _as_integers(classes: Tensor) -> Tensor:
@@ -198,6 +202,9 @@ def check_scored_boxes(
     if not (
         type(boxes) is Tensor
         and type(scores) is Tensor
+        and boxes.layout is torch.strided
+        and scores.layout is torch.strided
+        and not boxes.is_nested
         and boxes.dtype in _FLOATING
         and scores.dtype in _FLOATING
         and boxes.dim() == 2
@@ -225,7 +232,7 @@ def check_scored_boxes(
         check_range("iou_threshold", iou_threshold, 0.0, 1.0)
     if inclusive is not False:
         check_flag("inclusive", inclusive)
-    if iou_eps or pixel_offset:
+    if type(iou_eps) is not float or type(pixel_offset) is not float or iou_eps or pixel_offset:
         check_range("iou_eps", iou_eps, 0.0)
         check_range("pixel_offset", pixel_offset, 0.0)
     return idxs, iou_threshold

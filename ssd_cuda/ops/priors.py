@@ -39,14 +39,18 @@ def generate_priors(
         >>> ops.generate_priors(ssd_cuda.PriorSpec.preset("paper")).shape
         torch.Size([8732, 4])
     """
-    if not isinstance(spec, PriorSpec):
-        raise TypeError(f"spec must be a PriorSpec, got {type(spec).__name__}")
+    _check_spec(spec)
     if dtype not in REAL:
         raise TypeError(f"dtype must be float32 or float64, got {str(dtype).removeprefix('torch.')}")
     place = _indexed(torch.device(device))
     if torch.compiler.is_compiling() or _capturing(place):
         return _generate(spec, place, dtype)
     return _cached(spec, place, dtype).for_current_stream()
+
+
+def _check_spec(spec: object) -> None:
+    if not isinstance(spec, PriorSpec):
+        raise TypeError(f"spec must be a PriorSpec, got {type(spec).__name__}")
 
 
 def prior_variances(spec: PriorSpec, device: torch.device | str = "cpu") -> Tensor:
@@ -56,6 +60,7 @@ def prior_variances(spec: PriorSpec, device: torch.device | str = "cpu") -> Tens
         >>> ops.prior_variances(ssd_cuda.PriorSpec.preset("paper"))[0]
         tensor([0.1000, 0.1000, 0.2000, 0.2000])
     """
+    _check_spec(spec)
     rows = torch.tensor(spec.variances, dtype=torch.float32, device=device)
     return rows.expand(spec.num_priors, 4).contiguous()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -173,7 +173,7 @@ def same_arithmetic(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 def filled_rows(keep: Tensor, kept_scores: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """The rows before the padding; reads the count."""
-    rows = int(count)
+    rows: Any = count.item()  # int(count) ends the trace of torch.export
     torch._check(rows >= 0)
     torch._check(rows <= keep.shape[0])
     return keep.narrow(0, 0, rows), kept_scores.narrow(0, 0, rows)
