@@ -112,7 +112,7 @@ class Detect:
             scores="given",
             top_k=top_k,
             score_threshold=conf_thresh,
-            iou_threshold=as_compared(nms_thresh),
+            iou_threshold=as_compared("nms_thresh", nms_thresh),
         )
 
     def __call__(self, loc: Tensor, conf: Tensor, priors: Tensor) -> Tensor:

@@ -87,14 +87,14 @@ class SSDTargetTransform:
     def __call__(self, gt_boxes: Any, gt_labels: Any) -> tuple[Tensor, Tensor]:
         """Boxes ``[n, 4]`` x1, y1, x2, y2, labels ``[n]``, tensors or numpy -> codes ``[P, 4]`` in the dtype
         of boxes and priors together, labels ``[P]`` int64 with background 0."""
-        boxes, labels = torch.as_tensor(gt_boxes).cpu(), torch.as_tensor(gt_labels).cpu()
+        boxes, labels = (torch.as_tensor(given, device="cpu") for given in (gt_boxes, gt_labels))
         priors = self.center_form_priors
         gt = ops.GroundTruth.from_list([boxes], [labels], degenerate="keep")
         owner = ops.match(gt, priors, config=self.config)[0].long()
         positive = (owner >= 0).nonzero()[:, 0]
         owner = owner[positive]
-        codes = torch.zeros(len(priors), 4, dtype=torch.promote_types(gt.boxes.dtype, priors.dtype))
-        target = torch.zeros(len(priors), dtype=torch.int64)
+        codes = priors.new_zeros(len(priors), 4, dtype=torch.promote_types(gt.boxes.dtype, priors.dtype))
+        target = priors.new_zeros(len(priors), dtype=torch.int64)
         if len(positive):
             target[positive] = gt.labels[owner]
             variances = (self.center_variance, self.size_variance)

@@ -101,7 +101,7 @@ def decode_batch(
     check_integer("max_output", max_output, 1)  # there [-0:] would be all
     config = DetectConfig.preset(
         "nvidia",
-        iou_threshold=as_compared(criteria),
+        iou_threshold=as_compared("criteria", criteria),
         detections_per_image=max_output + 1,
         variances=_variances(dboxes),
     )

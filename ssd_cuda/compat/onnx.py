@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import ops
 from ..ops._checks import check_tensor
+from ._rules import to_float32, to_whole
 
 __all__ = ["non_max_suppression"]
 
@@ -54,23 +55,20 @@ def non_max_suppression(
     check_tensor("scores", scores, (images, "C", width), (torch.float32,))
     if center_point_box not in (0, 1):
         raise ValueError(f"center_point_box must be 0 or 1, got {center_point_box!r}")
-    most = int(max_output_boxes_per_class)
+    most = to_whole("max_output_boxes_per_class", max_output_boxes_per_class)
+    threshold = to_float32("iou_threshold", iou_threshold)
+    least = None if score_threshold is None else to_float32("score_threshold", score_threshold)
     classes = scores.shape[1]
     if most <= 0 or scores.numel() == 0:
         return scores.new_empty(0, 3, dtype=torch.int64)
     lists = corners(boxes, center_point_box)[:, None].expand(images, classes, width, 4).flatten(0, 1)
     rows = scores.flatten(0, 1)
-    mask = None if score_threshold is None else rows > number(score_threshold)
-    keep, counts = ops.nms_batch(lists, rows, number(iou_threshold), mask=mask, max_output=min(most, width))
+    mask = None if least is None else rows > least
+    keep, counts = ops.nms_batch(lists, rows, threshold, mask=mask, max_output=min(most, width))
     index = torch.arange(keep.shape[1], device=keep.device)
     of_list, place = (index < counts[:, None]).nonzero(as_tuple=True)
     image = torch.div(of_list, classes, rounding_mode="floor")
     return torch.stack([image, of_list % classes, keep[of_list, place]], 1)
-
-
-def number(value: float | Tensor) -> float:
-    """As float32, which the operator takes; its inputs are tensors of one element, on any device."""
-    return torch.as_tensor(value, dtype=torch.float32).item()
 
 
 def corners(boxes: Tensor, center_point_box: int) -> Tensor:

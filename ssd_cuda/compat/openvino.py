@@ -10,7 +10,8 @@ from torch import Tensor
 from .. import ops
 from ..config import check_choice, check_flag
 from ..ops._checks import check_tensor
-from .onnx import corners, number
+from ._rules import to_float32, to_whole
+from .onnx import corners
 
 __all__ = ["non_max_suppression"]
 
@@ -67,8 +68,11 @@ def non_max_suppression(
     check_choice("box_encoding", box_encoding, ("corner", "center"))
     check_choice("output_type", output_type, ("i64", "i32"))
     check_flag("sort_result_descending", sort_result_descending)
-    lists, most = images * scores.shape[1], int(max_output_boxes_per_class)
-    sigma, threshold = number(soft_nms_sigma), number(score_threshold)
+    lists = images * scores.shape[1]
+    most = to_whole("max_output_boxes_per_class", max_output_boxes_per_class)
+    sigma = to_float32("soft_nms_sigma", soft_nms_sigma, 0.0)
+    threshold = to_float32("score_threshold", score_threshold, 0.0)
+    iou_threshold = to_float32("iou_threshold", iou_threshold)
     if most <= 0 or lists * width == 0:
         empty = boxes.new_empty(0, 3)
         return _result(empty.long(), empty, output_type)
@@ -84,7 +88,7 @@ def non_max_suppression(
         found, counts = ops.nms_batch(
             rows.unflatten(0, (lists, width)),
             scores.flatten(0, 1),
-            number(iou_threshold),
+            iou_threshold,
             mask=mask,
             inclusive=True,
         )

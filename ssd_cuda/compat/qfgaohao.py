@@ -90,6 +90,6 @@ def hard_nms(
     """
     order = torch.argsort(box_scores[:, 4], descending=True, stable=True)[:candidate_size]
     rows = box_scores[order]
-    threshold = as_compared(iou_threshold, rows.dtype)
+    threshold = as_compared("iou_threshold", iou_threshold, rows.dtype)
     kept = rows[ops.nms(rows[:, :4], rows[:, 4], threshold, iou_eps=1e-5)]
     return kept[: int(top_k)] if top_k > 0 and float(top_k).is_integer() else kept

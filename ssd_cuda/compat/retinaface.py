@@ -112,5 +112,6 @@ def py_cpu_nms(dets: Any, thresh: float) -> list[int]:
         >>> py_cpu_nms(np.array([[0, 0, 20, 20, 0.8], [1, 0, 20, 20, 0.9]]), 0.4)
         [1]
     """
+    threshold = as_compared("thresh", thresh)
     rows = torch.from_numpy(np.ascontiguousarray(dets, dtype=np.float32))
-    return ops.nms(rows[:, :4], rows[:, 4], as_compared(thresh), pixel_offset=1.0).tolist()
+    return ops.nms(rows[:, :4], rows[:, 4], threshold, pixel_offset=1.0).tolist()

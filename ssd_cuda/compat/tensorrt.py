@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..config import check_integer, check_range
+from ..config import check_choice, check_integer, check_range
 from ..ops._checks import check_tensor
+from ._rules import to_float32
 
 __all__ = ["efficient_nms"]
 
@@ -67,6 +68,9 @@ def efficient_nms(
     _check(boxes, scores, box_coding, background_class)
     check_range("score_threshold", score_threshold, -math.inf, finite=False)
     check_integer("max_output_boxes", max_output_boxes, 0)
+    check_choice("score_activation", score_activation, (0, 1))
+    check_choice("class_agnostic", class_agnostic, (0, 1))
+    threshold = to_float32("iou_threshold", iou_threshold)
     images, _, classes = scores.shape
     if scores.numel() == 0 or max_output_boxes == 0:
         return _nothing(scores, max_output_boxes)
@@ -83,7 +87,7 @@ def efficient_nms(
     keep, counts = ops.nms_batch(
         torch.cat([low, high], -1),
         best,
-        float(np.float32(iou_threshold)),
+        threshold,
         counts=found,
         idxs=None if class_agnostic else label,
         inclusive=True,

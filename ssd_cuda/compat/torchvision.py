@@ -237,7 +237,8 @@ def detect_config(model: Any) -> DetectConfig:
 
 def _clip_sizes(image_sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
     """``[B, 2]`` width, height of each image of a batch, on the device of ``like``, without a wait for it."""
-    sizes = torch.tensor([[width, height] for height, width in image_sizes], dtype=torch.float32)
+    sides = [[width, height] for height, width in image_sizes]
+    sizes = torch.tensor(sides, dtype=torch.float32, device="cpu")
     if like.is_cuda and not torch.compiler.is_compiling():
         sizes = sizes.pin_memory()
     return sizes.to(like.device, non_blocking=True)
