@@ -130,3 +130,20 @@ def test_opcheck(device):
     inputs = tuple(t.to(device) for t in head(30))
     options = op_options(DetectConfig(score_threshold=SCORES, iou_threshold=IOUS), 30, 6)
     torch.library.opcheck(torch.ops.ssd_cuda.detect.default, inputs, options)
+
+
+@pytest.mark.parametrize("background", ["first", "last"])
+@pytest.mark.parametrize(
+    "rule", [{}, {"class_agnostic": True}, {"soft_nms": "linear"}, {"detections_per_image": None}], ids=str
+)
+def test_given_scores_of_infinity(device, background, rule):
+    """No column of the background takes part, whatever it holds: +inf equals the limit that keeps it out."""
+    config = DetectConfig(scores="given", background=background, top_k=5, **rule)
+    loc, conf, priors = head()
+    conf = conf.sigmoid()
+    conf[0, ::7], conf[1, ::9, 0], conf[1, ::9, -1] = float("inf"), float("inf"), float("inf")
+    found = ops.detect(*(t.to(device) for t in (loc, conf, priors)), config)
+    expected = reference.detect.detect(loc, conf, priors, **dataclasses.asdict(config))
+    assert found.counts.min() > 0 and found.scores.isinf().any()
+    for got, want in zip(found[1:5], expected[1:], strict=True):
+        assert torch.equal(got.cpu(), want)

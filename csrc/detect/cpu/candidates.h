@@ -105,6 +105,8 @@ class CandidateSink {
   }
 
   void offer(T score, int64_t label, int64_t prior) {
+    // A given score of +inf reaches the limit of the background too.
+    if (label < options_.first_label || label >= options_.last_label) return;
     if (!(score > options_.score_threshold_of(label))) return;
     const Key key = candidate_key(score, static_cast<uint32_t>(label * num_priors_ + prior));
     if (after_any && !(key > after)) return;
