@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import card_pages, report, scaling
+from . import card_pages, report, runtimes, scaling
 from .harness import Result, Timing
 
 ROOT = Path(__file__).parents[1]
@@ -285,6 +285,12 @@ def readme_compat() -> str:
     return "\n".join(lines) + f"\n\n21 classes (retinaface 2), 8732 priors, 1 thread; {machine}."
 
 
+def deploy_runtimes() -> str:
+    """What an image costs in each runtime."""
+    record = json.loads((FOLDER / "runtimes.json").read_text())
+    return f"{runtimes.table(record['results'])}\n\n{runtimes.conditions(record)}"
+
+
 def host_work() -> str:
     """What a step asks of the host, as it was counted on the CPU."""
     record, _ = load(FOLDER / "cpu.json")
@@ -304,10 +310,12 @@ BLOCKS = {
     "share": readme_share,
     "compat": readme_compat,
     "host": host_work,
+    "runtimes": deploy_runtimes,
 }
 PAGES = {
     "README.md": ("headline", "short", "card"),
     "docs/numbers.md": ("table", "steps", "kernels", "h100", "compat", "growth", "share", "host"),
+    "docs/deploy.md": ("runtimes",),
 }
 
 

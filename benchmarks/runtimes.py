@@ -1,6 +1,6 @@
 """What an image costs in each runtime: ours in torch, onnxruntime and our post-process, onnxruntime alone.
 
-python -m benchmarks.runtimes [--photo FILE] [--calls 24] [--json FILE]
+python -m benchmarks.runtimes [--photo FILE] [--calls 24] [--json benchmarks/results/runtimes.json]
 
 One image a call, one thread. Counted are CPU seconds of this process, not the clock, so that neighbours
 matter little; the figures are medians, the contestants take turns. Before the clock starts, all have to find
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,16 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def conditions(record: dict[str, Any]) -> str:
+    """One sentence: on what, how, when."""
+    found = record["environment"]
+    return (
+        f"One image a call, one thread, medians of {record['calls']} calls in CPU seconds of the process: "
+        f"{found['cpu']}, load {found['load']}, torch {found['torch']}, onnxruntime {record['onnxruntime']}, "
+        f"{found['date']}."
+    )
+
+
 def _photo(path: Path | None, size: tuple[int, int]) -> Tensor:
     """``[1, 3, H, W]`` in [0, 1]: a photograph, or matplotlib's own."""
     import torchvision.transforms.v2.functional as functional
@@ -165,11 +176,15 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
         if model is not None:
             results[name] = measure(model, _photo(options.photo, model.image_size), options.calls)
             print(f"{name}: {results[name]['detections']} detections", flush=True)
-    conditions = machine.environment()
-    print(f"\n{table(results)}\n\n{conditions['cpu']}, load {conditions['load']}, torch {torch.__version__}, "
-          f"one thread, medians of {options.calls} calls of one image")  # fmt: skip
+    record = {
+        "environment": machine.environment(),
+        "onnxruntime": version("onnxruntime"),
+        "calls": options.calls,
+        "results": results,
+    }
+    print(f"\n{table(results)}\n\n{conditions(record)}")
     if options.json:
-        options.json.write_text(json.dumps({"environment": conditions, "results": results}, indent=2) + "\n")
+        options.json.write_text(json.dumps(record, indent=2) + "\n")
     return results
 
 

@@ -102,8 +102,8 @@ def test_more_suppressors_than_a_list_holds(emulated):
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_boxes_that_wait_for_their_own_word(emulated, elsewhere):
-    """The last box of a copy has more suppressors than a list holds. All but one go early; that one is of its own
-    word, stays open for long, and is kept. elsewhere: one of another word stays open as long, and goes."""
+    """The last box of a copy has more suppressors than a list holds. All but one go early: that one is of its
+    word, stays open for long and is kept. elsewhere: one of another word stays open as long, and goes."""
     copies, links = 2, 60
 
     def at(x, y=0.0):

@@ -140,9 +140,10 @@ def test_what_the_plugin_has_not_is_refused(tmp_path):
 )
 def test_a_loop_is_said(tmp_path, config, reason):
     """OpenCV 5 answers wrongly where the graph has a Loop, and there alone."""
-    post = ssd_nn.PostProcess(config).eval()
+    post = ssd_nn.PostProcess(config)  # which has one mode
     priors = torch.rand(30, 4) * 0.4 + 0.2
     content = onnx.load(export.to_onnx(post, tmp_path / "x.onnx", priors=priors, num_classes=4))
+    assert post.training
     remarks = export.remarks("nms", config)
     assert any(n.op_type == "Loop" for n in content.graph.node) == bool(remarks) == bool(reason)
     assert all(line.startswith(f"{reason} makes a Loop, which OpenCV 5") for line in remarks)

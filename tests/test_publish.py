@@ -93,7 +93,8 @@ def test_readme_and_results_agree():
 
 
 @pytest.mark.parametrize("name, was, stale", [("README.md", "times as fast", "times as slow"),
-                                              ("docs/numbers.md", "| nms |", "| NMS |")])  # fmt: skip
+                                              ("docs/numbers.md", "| nms |", "| NMS |"),
+                                              ("docs/deploy.md", "| torch, model", "| model")])  # fmt: skip
 def test_a_stale_page_is_noticed(name, was, stale):
     text = (publish.ROOT / name).read_text()
     assert was in text and publish.fill(name, text.replace(was, stale)) == text

@@ -94,7 +94,7 @@ def network_of(
     """The parts of ``model``; the arguments are those of :func:`ssd_cuda.export.to_onnx`."""
     if input not in ("float32", "uint8"):
         raise ValueError(f"input must be 'float32' or 'uint8', got {input!r}")
-    if model.training:
+    if model.training and not isinstance(model, PostProcess):  # whose modes are one
         raise ValueError("model must be in eval() mode to be exported, got one in train() mode")
     if isinstance(model, PostProcess):
         network = _post_process(model, priors, num_classes)

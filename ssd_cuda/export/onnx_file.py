@@ -55,7 +55,7 @@ def to_onnx(
 
     Args:
         model: of :mod:`ssd_cuda.models`, a torchvision SSD (accelerated or not), or an
-            :class:`ssd_cuda.nn.PostProcess` alone; in ``eval()`` mode.
+            :class:`ssd_cuda.nn.PostProcess` alone; a network in ``eval()`` mode.
         path: of the file.
         form: what comes behind the network. ``"nms"``: the whole detection, padded: ``boxes`` ``[B, K, 4]``,
             ``scores``, ``labels`` and ``prior_indices`` ``[B, K]``, ``counts`` ``[B]``, as
@@ -84,7 +84,7 @@ def to_onnx(
         ImportError: no onnx or onnxscript.
 
     Example:
-        >>> post_process = nn.PostProcess("torchvision").eval()
+        >>> post_process = nn.PostProcess("torchvision")
         >>> priors = torch.rand(50, 4)
         >>> str(export.to_onnx(post_process, "/dev/null", priors=priors, num_classes=3))
         '/dev/null'
