@@ -12,7 +12,7 @@
 // multiprocessor reads, 68 KB for 1024 boxes, and keeps: settle's block fills its registers, so that it waits until one is
 // free. Work: 28 instructions a pair and lane, P^2 / 2 pairs, with every operation of the test: where doubles are slow (7.5,
 // 8.6, 12.0) that is more than where a test ends at boxes that do not meet. The worst case is a chain in which each box
-// removes the next one: 32 steps a word, one word after the other, 1500 cycles each.
+// removes the next one: 32 steps a word, one word after the other, about 3000 cycles a word.
 #pragma once
 
 #include "resolve.cuh"
