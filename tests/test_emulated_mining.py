@@ -164,3 +164,13 @@ def test_hard_negatives_of_long_rows(mining, width):
     candidates = torch.rand(1, width) < 0.5
     result = mining.hard_negatives(keys, positive, candidates, op_options(MiningConfig()))
     assert torch.equal(result, reference.select_hard_negatives(keys, positive, candidates=candidates))
+
+
+@pytest.mark.parametrize("ratio", [-1.0, -1e30, -float("inf"), float("inf"), 1e300])
+@pytest.mark.parametrize("rounding", ["floor", "ceil"])
+def test_ratios_whose_product_is_no_integer(mining, ratio, rounding):
+    """An exported program may hold any: below 0 it asks for none, above all rows for all of them."""
+    keys, positive = key_rows("normal", 2, 65, torch.float32), torch.arange(65).expand(2, 65) % 8 == 0
+    options = op_options(MiningConfig(rounding=rounding)) | {"ratio": ratio}
+    result = mining.hard_negatives(keys, positive, None, options)
+    assert torch.equal(result, ~positive if ratio > 0 else torch.zeros_like(positive))

@@ -255,6 +255,15 @@ def test_a_label_out_of_range_has_no_gradient(multibox, classes, label):
     assert result[5].isnan().sum() == classes
 
 
+@pytest.mark.parametrize("label, offset", [(2**63 - 1, 1), (-(2**63), -1), (5, -(2**63))])
+def test_a_label_that_its_offset_takes_past_the_ends_of_int64(multibox, label, offset):
+    """The sum wraps, as torch's does, and is no class."""
+    target = torch.full((1, 40), label)
+    inputs = (torch.randn(1, 40, 4), torch.randn(1, 40, 3), False, torch.randn(1, 40, 4), target, *[None] * 5)
+    *result, _ = multibox.loss(*inputs, op_options(MultiBoxConfig(label_offset=offset)), 1.0, 1.0, None)
+    assert result[1].isnan() and result[2].item() == 40
+
+
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_a_location_on_its_target_costs_nothing(multibox, beta):
     """At difference 0 the L1 loss is 0, and so is its gradient: no 0 / 0."""

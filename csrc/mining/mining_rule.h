@@ -81,7 +81,8 @@ SSD_OPTION_STRUCT(MiningSettings, SSD_MINING_OPTIONS);
 // Of MiningSettings, or of settings that hold the same options among others.
 template <typename Settings>
 inline MiningRule mining_rule(const Settings& settings) {
-  return {.ratio = static_cast<float>(settings.ratio),
+  // Below 0 it asks for none, and the product need not fit into an integer.
+  return {.ratio = static_cast<float>(settings.ratio < 0 ? 0 : settings.ratio),
           .round_up = settings.round_up,
           .min_negatives = settings.min_negatives,
           .cap = settings.cap,

@@ -37,6 +37,15 @@ struct LabelRule {
   bool rank_ignored;  // with the key 0, as positives are then too
   bool single_class;
   ZeroLabel zero_label;
+
+  // The class that a given label stands for. Sums wrap, as torch's do.
+  SSD_HOST_DEVICE int64_t class_of(int64_t label) const {
+    return static_cast<int64_t>(static_cast<uint64_t>(label) + static_cast<uint64_t>(offset));
+  }
+  // The label by which the background is given.
+  SSD_HOST_DEVICE int64_t given_background() const {
+    return static_cast<int64_t>(static_cast<uint64_t>(background) - static_cast<uint64_t>(offset));
+  }
 };
 
 enum class Normalizer : int {
@@ -222,7 +231,7 @@ struct Targets {
     if (g < 0) return {RowKind::kPositive, -1};
     int64_t label = labels[g];
     if (rule.has_ignore && label == rule.ignore) return {RowKind::kIgnored, background};
-    label += rule.offset;
+    label = rule.class_of(label);
     if (label == rule.background && rule.zero_label != ZeroLabel::kPositive) {
       const bool localize = rule.zero_label == ZeroLabel::kLocalize;
       return {localize ? RowKind::kLocalized : RowKind::kNegative, background};
@@ -276,7 +285,7 @@ struct Targets {
     if (rule.has_ignore && label == rule.ignore) {
       return {RowKind::kIgnored, static_cast<int32_t>(rule.background)};
     }
-    label += rule.offset;
+    label = rule.class_of(label);
     if (label == rule.background) return {RowKind::kNegative, static_cast<int32_t>(label)};
     if (rule.single_class) label = 1;
     return {RowKind::kPositive, in_range(label, rule)};
