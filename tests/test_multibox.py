@@ -175,6 +175,22 @@ def test_an_ignored_row_takes_the_place_of_a_positive_by_hand(device):
     assert ops.ssd_loss(loc, conf, loc, target)[1].item() == pytest.approx(3 * math.log(2))
 
 
+@pytest.mark.parametrize("background, offset", [("first", 0), ("last", 0), ("first", 2)])
+def test_the_ignored_label_may_be_that_of_the_background(device, background, offset):
+    """Of ready targets: the label is asked first, so nothing is left to mine, nor has a gradient."""
+    loc, conf = torch.zeros(2, 300, 4, device=device), torch.randn(2, 300, 6, device=device)
+    own = 5 if background == "last" else 0
+    target = torch.where(torch.rand(2, 300, device=device) < 0.1, 3, own) - offset
+    config = MultiBoxConfig(background=background, label_offset=offset, ignore_label=own - offset)
+    conf.requires_grad_()
+    loss = ops.multibox_loss_on_targets(loc, conf, loc, target, config).classification
+    positive = target == 3 - offset
+    expected = reference.multibox.cross_entropy(conf.detach()[positive], torch.full_like(target[positive], 3))
+    torch.testing.assert_close(loss.detach(), expected.sum() / positive.sum())
+    loss.backward()
+    assert (conf.grad != 0).any(2).equal(positive)
+
+
 def test_an_ignored_row_is_not_ranked_where_the_rule_says_so(device):
     """The same targets under an ignore_label: the positive is the only zero and counts twice."""
     loc, conf = torch.zeros(1, 3, 4, device=device), torch.zeros(1, 3, 2, device=device)

@@ -101,15 +101,19 @@ void rank_rows(const Batch<S>& batch, int64_t image, int64_t begin, int64_t coun
   if (!batch.targets.keeps_losses(batch.rule.loss)) order_keys(tile->losses, count, keys);
 }
 
-// marks[i] |= whether prior place + i is no plain negative. Nearly all are: code -1, or the background as ready target.
+// marks[i] |= whether prior place + i is no plain negative. Nearly all are: code -1, or the background as ready target, unless
+// that is the ignored label as well.
 template <typename T>
 void mark_others(const Targets<T>& targets, const LabelRule& rule, int64_t place, int64_t count,
                  bool* marks) {
-  const int64_t background = rule.background - rule.offset;  // as given
+  const int64_t background = rule.given_background();
+  const bool ignored = rule.has_ignore && rule.ignore == background;
   if (targets.codes != nullptr) {
     for (int64_t i = 0; i < count; ++i) marks[i] |= targets.codes[place + i] != -1;
   } else {
-    for (int64_t i = 0; i < count; ++i) marks[i] |= targets.labels[place + i] != background;
+    for (int64_t i = 0; i < count; ++i) {
+      marks[i] |= ignored || targets.labels[place + i] != background;
+    }
   }
 }
 
