@@ -147,3 +147,52 @@ def test_given_scores_of_infinity(device, background, rule):
     assert found.counts.min() > 0 and found.scores.isinf().any()
     for got, want in zip(found[1:5], expected[1:], strict=True):
         assert torch.equal(got.cpu(), want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "limits", [float("inf"), -float("inf"), (0.0, float("inf"), -float("inf"), 0.5)], ids=str
+)
+@pytest.mark.parametrize("rule", [{}, {"soft_nms": "linear"}, {"detections_per_image": None}], ids=str)
+def test_an_infinite_threshold_is_above_or_below_every_number(device, dtype, limits, rule):
+    """The op is given finite numbers in its place, which scores may equal or pass."""
+    config = DetectConfig(scores="given", score_threshold=limits, background="none", **rule)
+    loc, conf, priors = head(classes=4)
+    loc, conf, priors = loc.to(dtype), conf.sigmoid().to(dtype), priors.to(dtype)
+    largest = torch.finfo(dtype).max
+    for place, score in enumerate([float("inf"), largest, largest / 2, -largest, -float("inf"), 1e38]):
+        conf[:, place::11] = score
+    found = ops.detect(*(t.to(device) for t in (loc, conf, priors)), config)
+    expected = reference.detect.detect(loc, conf, priors, **dataclasses.asdict(config))
+    torch.testing.assert_close(found[1].cpu(), expected[1], rtol=1e-14, atol=0)  # float64 boxes may differ
+    for got, want in zip(found[2:5], expected[2:], strict=True):
+        assert torch.equal(got.cpu(), want)
+
+
+def subnormal_tie(columns):
+    """A logit below `columns` zeros whose probability is rounded up by more than a millionth."""
+    for x in torch.linspace(-87.3, -86.5, 200):
+        row = torch.zeros(columns + 1)
+        row[-1] = x
+        score = reference.detect.class_scores(row, "softmax")[-1].double()
+        share = reference.exponential.exp(x[None])[0].double()
+        if score * columns * (1 - 3e-6) > share:
+            return x
+    raise AssertionError("no such logit")
+
+
+def test_subnormal_scores_that_tie(device):
+    """A full pool takes what ties with its worst score and has a lower label, however that was rounded."""
+    columns, width = 257, 1024
+    loc, priors = torch.zeros(1, width, 4), random_priors(width)
+    conf = torch.full((1, width, columns + 9), -100.0)
+    conf[..., :columns] = 0  # the background, and classes whose threshold is above any score
+    tie = subnormal_tie(columns)
+    conf[:, :300, columns + 1 :], conf[:, 300:, columns] = tie, tie
+    limits = (2.0,) * columns + (0.0,) * 9
+    config = DetectConfig(score_threshold=limits, iou_threshold=1.0, top_k=None)
+    found = ops.detect(*(t.to(device) for t in (loc, conf, priors)), config)
+    expected = reference.detect.detect(loc, conf, priors, **dataclasses.asdict(config))
+    assert (expected[2] == columns).all() and (expected[1] > 0).all()
+    for got, want in zip(found[1:5], expected[1:], strict=True):
+        assert torch.equal(got.cpu(), want)

@@ -105,6 +105,16 @@ inline T make_skip_below(const DetectOptions<T>& options, int64_t num_classes) {
   return background ? std::log(t) - T(1e-3) : -std::numeric_limits<T>::infinity();
 }
 
+// A threshold in the arithmetic of the scores. The largest double stands for +inf, its negative for -inf: an exported program
+// can hold no infinity.
+template <typename T>
+inline T score_threshold_as(double threshold) {
+  constexpr double kLargest = std::numeric_limits<double>::max();
+  if (threshold >= kLargest) return std::numeric_limits<T>::infinity();
+  if (threshold <= -kLargest) return -std::numeric_limits<T>::infinity();
+  return static_cast<T>(threshold);
+}
+
 // The thresholds of each column where they differ; else none.
 template <typename T>
 inline std::vector<ClassRule<T>> class_rules(const DetectSettings& settings, int64_t num_classes) {
@@ -113,7 +123,7 @@ inline std::vector<ClassRule<T>> class_rules(const DetectSettings& settings, int
   std::vector<ClassRule<T>> rules(static_cast<std::size_t>(num_classes));
   for (std::size_t c = 0; c < rules.size(); ++c) {
     const auto rule = suppress_rule_of<T>(settings, ious[ious.size() == 1 ? 0 : c]);
-    rules[c] = {static_cast<T>(scores[scores.size() == 1 ? 0 : c]), rule.threshold,
+    rules[c] = {score_threshold_as<T>(scores[scores.size() == 1 ? 0 : c]), rule.threshold,
                 rule.surely_above, rule.surely_below};
   }
   return rules;
@@ -124,7 +134,7 @@ template <typename T>
 inline DetectOptions<T> detect_options(const DetectSettings& settings, int64_t num_classes,
                                        const std::vector<ClassRule<T>>& rules) {
   DetectOptions<T> options{.scores = settings.scores,
-                           .score_threshold = static_cast<T>(settings.score_threshold[0]),
+                           .score_threshold = score_threshold_as<T>(settings.score_threshold[0]),
                            .skip_below = 0,
                            .top_k = settings.top_k,
                            .rule = suppress_rule_of<T>(settings, settings.iou_threshold[0]),

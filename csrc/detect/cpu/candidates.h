@@ -130,7 +130,9 @@ class CandidateSink {
 
  private:
   __attribute__((noinline)) void raise_limits(const CandidatePool<T>& pool, int64_t label) {
-    const T limit = candidate_score(pool.worst());
+    // Scores that tie with the worst one may enter, by their label. A subnormal quotient is rounded by more than scan_row
+    // allows for, yet by less than this; no other number changes.
+    const T limit = candidate_score(pool.worst()) - std::numeric_limits<T>::denorm_min();
     const int64_t first = pool_per_label_ ? label : options_.first_label;
     const int64_t last = pool_per_label_ ? label + 1 : options_.last_label;
     for (int64_t c = first; c < last; ++c) limits[c] = std::max(limits[c], limit);
