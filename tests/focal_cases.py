@@ -26,6 +26,7 @@ CHANGES = [
     {"ignore_label": 2, "zero_label": "localize", "label_offset": -1},
     {"form": "softmax", "ignore_label": 2, "zero_label": "localize", "label_offset": -1},
     {"zero_label": "positive", "label_offset": -1},
+    {"form": "softmax", "zero_label": "positive", "label_offset": -1, "normalizer": "selected"},
     {"normalizer": "per_image", "loc_loss": "l1", "loc_weight": 2.0},
     {"normalizer": "batch_min_one", "loc_reduction": "mean4", "beta": 0.11},
 ]

@@ -106,7 +106,10 @@ def focal_loss(
     )
     counted = positive | candidate
     options = {"form": form, "alpha": alpha, "gamma": gamma}
-    classification = _classification(conf, target - extra, positive, counted, options)
+    weighted = positive
+    if form == "softmax":  # alpha goes by the column, where zero_label may call the background's positive
+        weighted = positive & (target != (conf.shape[2] - 1 if background == "last" else 0))
+    classification = _classification(conf, target - extra, weighted, counted, options)
     localization = loc_weight * _localization(
         loc, codes, localized, boxes, offsets, priors, variances, prior_format, loc_loss, beta
     )
