@@ -209,4 +209,11 @@ PYTHON = [
         "0",
         "tests/test_focal.py -k errors",
     ),
+    Mutant(
+        "python",
+        "detect: a threshold is held to float32",
+        "min(max(float(value), -_LARGEST), «_LARGEST»)",
+        "torch.finfo(torch.float32).max",
+        "tests/test_detect_thresholds.py -k infinite_threshold",
+    ),
 ]
