@@ -49,6 +49,25 @@ def test_the_references_fusion(device, rule, dtype):
     assert_same(found, *case, rule)
 
 
+@pytest.mark.parametrize("conf_type", ["avg", "max", "box_and_model_avg", "absent_model_aware_avg"])
+def test_scores_without_a_mean(device, conf_type):
+    """Infinite, NaN once a weight of 0 is on them, below 0, and sums of 0: in the order of NMS, NaN first."""
+    boxes, scores, labels = scene(models=2, each=40)
+    for place, score in enumerate([math.inf, 0.0, -0.5, -math.inf, math.nan]):
+        scores[..., place::9] = score
+    rule = {"weights": (0.5, 0.0), "skip_box_thr": -math.inf, "iou_thr": 0.2, "conf_type": conf_type}
+    found = ops.weighted_boxes_fusion(*(t.to(device) for t in (boxes, scores, labels)), **rule)
+    assert found.scores.isnan().any()
+    wanted = [torch.nan_to_num(t, 77.0, 88.0, 99.0) for t in (found.boxes, found.scores)]
+    for b, (want_boxes, want_scores, want_labels, rows) in enumerate(expected(boxes, scores, labels, rule)):
+        count = int(found.counts[b])
+        assert torch.equal(found.clusters[b].cpu(), rows)
+        assert torch.equal(found.labels[b, :count].cpu(), want_labels)
+        for ours, theirs in zip(wanted, (want_boxes, want_scores), strict=True):
+            theirs = torch.nan_to_num(theirs, 77.0, 88.0, 99.0)
+            torch.testing.assert_close(ours[b, :count].cpu(), theirs, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("rule", [rule for rule in RULES if "clip_size" not in rule], ids=str)
 def test_is_the_packages_fusion(rule):
     boxes, scores, labels = scene(images=4, each=60, dtype=torch.float64)

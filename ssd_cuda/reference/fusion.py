@@ -23,6 +23,12 @@ class Cluster:
     members: list[int] = field(default_factory=list)
 
 
+def _descending(score: Tensor) -> tuple[bool, float]:
+    """What sorts scores as NMS does: NaN, as of an infinite score and a weight of 0, before every number."""
+    value = float(score)
+    return (True, -value) if value == value else (False, 0.0)
+
+
 def _clean(box: Tensor, clip_size: Sequence[float] | None) -> Tensor | None:
     """Corners in order, clipped; None for a box without an area or with a side that is not finite."""
     low, high = torch.minimum(box[:2], box[2:]), torch.maximum(box[:2], box[2:])
@@ -34,10 +40,13 @@ def _clean(box: Tensor, clip_size: Sequence[float] | None) -> Tensor | None:
 
 
 def _fused(members: list[int], boxes: Tensor, scores: Tensor) -> Tensor:
-    total, score = torch.zeros_like(boxes[0]), torch.zeros_like(scores[0])
+    """A sum of scores that is 0, or no number, leaves the box as it is."""
+    fused, total, score = boxes[members[0]], torch.zeros_like(boxes[0]), torch.zeros_like(scores[0])
     for i in members:
         total, score = total + scores[i] * boxes[i], score + scores[i]
-    return boxes[members[0]] if len(members) == 1 or score <= 0 else total / score
+        if i != members[0] and score > 0:
+            fused = total / score
+    return fused
 
 
 def _confidence(
@@ -84,7 +93,7 @@ def weighted_boxes_fusion(
             continue
         boxes[i], scores[i] = box, scores[i] * own[i // per_model]
         taken.append(i)
-    taken.sort(key=lambda i: (-float(scores[i]), i))
+    taken.sort(key=lambda i: (_descending(scores[i]), i))
     clusters: list[Cluster] = []
     fused: list[Tensor] = []
     for i in taken:
@@ -102,7 +111,7 @@ def weighted_boxes_fusion(
         fused[found] = _fused(clusters[found].members, boxes, scores)
     models = [i // per_model for i in range(len(scores))]
     values = [_confidence(c.members, scores, models, own, conf_type, allows_overflow) for c in clusters]
-    order = sorted(range(len(clusters)), key=lambda k: (-float(values[k]), clusters[k].members[0]))
+    order = sorted(range(len(clusters)), key=lambda k: (_descending(values[k]), clusters[k].members[0]))
     rows = torch.full((len(scores),), -1, dtype=torch.int64)
     for row, k in enumerate(order):
         rows[clusters[k].members] = row

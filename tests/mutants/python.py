@@ -212,8 +212,8 @@ PYTHON = [
     Mutant(
         "python",
         "detect: a threshold is held to float32",
-        "min(max(float(value), -_LARGEST), «_LARGEST»)",
-        "torch.finfo(torch.float32).max",
+        "return [«_threshold(value)»]",
+        "finite(value)",
         "tests/test_detect_thresholds.py -k infinite_threshold",
     ),
 ]
