@@ -65,6 +65,8 @@ def test_presets(name):
         {"class_agnostic": True, "detections_per_image": None, "top_k": 20},
         {"scores": "sigmoid", "background": "none"},
         {"scores": "given", "score_threshold": -1.0},
+        {"scores": "given", "score_threshold": -math.inf, "top_k": 7},
+        {"scores": "given", "score_threshold": -math.inf, "soft_nms": "linear", "top_k": 7},
         {"clip": "after", "clip_size": (0.8, 0.6)},
         {"score_threshold": 0.0, "detections_per_image": 1},
         {"top_k": 1},
@@ -97,6 +99,7 @@ def test_options(options):
 def test_thresholds_by_class(options, classes):
     """More classes than travel with one launch, too."""
     own = {"iou_threshold": torch.rand(classes), "score_threshold": torch.rand(classes) / 4}
+    own["score_threshold"][:2], own["score_threshold"][-1] = -math.inf, math.inf
     config = DetectConfig(**{**{name: numbers.tolist() for name, numbers in own.items()}, **options})
     check(*head(2, 70 if classes == 5 else 12, classes, scale=2.0, background=1.0), config, seeds=(0,))
 
