@@ -18,6 +18,16 @@ namespace ssd_cuda {
 using Ints = std::vector<int64_t>;
 using Doubles = std::vector<double>;
 
+// An int64_t that a traced program may leave open, as the sizes that it follows from: a SymInt of the schema. What arrives
+// is a number.
+struct OpenInt {
+  int64_t value = 0;
+
+  constexpr OpenInt() = default;
+  constexpr OpenInt(int64_t number) : value(number) {}
+  constexpr operator int64_t() const { return value; }
+};
+
 // A list of exactly N numbers.
 template <std::size_t N>
 using Numbers = std::array<double, N>;

@@ -32,7 +32,7 @@ struct Choice<ClipKind> {
   X(bool, class_agnostic)                                                 \
   X(int64_t, first_label) /* foreground columns, last_label is the end */ \
   X(int64_t, last_label)                                                  \
-  X(int64_t, rows)                                                        \
+  X(OpenInt, rows)                                                        \
   SSD_DECODE_OPTIONS(X)                                                   \
   X(ClipKind, clip)                                                       \
   X(Numbers<2>, clip_size) /* width, height */                            \

@@ -24,7 +24,7 @@ struct Choice<FusedScore> {
   X(FusedScore, conf_type)                                              \
   X(bool, allows_overflow)                                              \
   X(Numbers<2>, clip_size) /* width, height; 0: not clipped */          \
-  X(int64_t, max_output)   /* rows an image */
+  X(OpenInt, max_output)   /* rows an image */
 
 SSD_OPTION_STRUCT(FusionSettings, SSD_FUSION_OPTIONS);
 

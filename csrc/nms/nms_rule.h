@@ -17,7 +17,7 @@ namespace ssd_cuda {
 
 #define SSD_NMS_PADDED_OPTIONS(X) \
   SSD_SUPPRESS_OPTIONS(X)         \
-  X(int64_t, max_output)
+  X(OpenInt, max_output)
 
 SSD_OPTION_STRUCT(NmsSettings, SSD_SUPPRESS_OPTIONS);
 SSD_OPTION_STRUCT(NmsPaddedSettings, SSD_NMS_PADDED_OPTIONS);

@@ -18,7 +18,7 @@ namespace ssd_cuda {
   X(double, iou_eps)              \
   X(double, pixel_offset)         \
   X(double, score_threshold)      \
-  X(int64_t, max_output)
+  X(OpenInt, max_output)
 
 SSD_OPTION_STRUCT(MatrixNmsSettings, SSD_MATRIX_NMS_OPTIONS);
 

@@ -21,7 +21,7 @@ namespace ssd_cuda {
   SSD_SUPPRESS_OPTIONS(X)       \
   SSD_SOFT_OPTIONS(X)           \
   X(double, score_threshold)    \
-  X(int64_t, max_output)
+  X(OpenInt, max_output)
 
 SSD_OPTION_STRUCT(SoftNmsSettings, SSD_SOFT_NMS_OPTIONS);
 

@@ -175,8 +175,10 @@ def check_max_output(max_output: int | None, count: int) -> int:
         return max_output
     if isinstance(max_output, bool) or not isinstance(max_output, Integral):
         raise TypeError(f"max_output must be an integer, got {type(max_output).__name__}")
-    check_range("max_output", int(max_output), 0)
-    check_integer("max_output", max_output)
+    # A size that a traced program leaves open is a good number; what is compared with 2**63 is bound by it.
+    if not (torch.compiler.is_compiling() and max_output >= 0):
+        check_range("max_output", int(max_output), 0)
+        check_integer("max_output", max_output)
     return int(max_output)
 
 

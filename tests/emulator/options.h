@@ -14,6 +14,8 @@ void read_option(const py::object& value, const char* name, T& field) {
     if (!ssd_cuda::from_word(value.cast<std::string>(), field)) {
       throw py::value_error(std::string(name) + " must be one of " + ssd_cuda::all_words<T>());
     }
+  } else if constexpr (std::is_same_v<T, ssd_cuda::OpenInt>) {
+    field = value.cast<int64_t>();
   } else {
     field = value.cast<T>();
   }

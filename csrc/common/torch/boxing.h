@@ -26,6 +26,8 @@ constexpr const char* schema_type() {
     return "bool";
   } else if constexpr (std::is_same_v<T, int64_t>) {
     return "int";
+  } else if constexpr (std::is_same_v<T, OpenInt>) {
+    return "SymInt";
   } else if constexpr (std::is_same_v<T, double>) {
     return "float";
   } else if constexpr (std::is_same_v<T, Ints>) {
@@ -93,6 +95,8 @@ class ArgumentReader {
         note(std::string(name) + " must hold " + std::to_string(field.size()) + " numbers, got " +
              std::to_string(list.size()));
       }
+    } else if constexpr (std::is_same_v<T, OpenInt>) {
+      field = take<int64_t>();
     } else {
       field = take<T>();
     }
