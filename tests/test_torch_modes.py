@@ -48,14 +48,23 @@ def test_options_are_replaced_where_numbers_are_left_open():
         assert all(map(torch.equal, whole(ratio), loss(ratio)))
 
 
-def test_ground_truth_is_made_in_a_trace():
+@pytest.mark.parametrize("degenerate", ["keep", "error"])
+def test_ground_truth_is_made_in_a_trace(degenerate):
     def offsets(first, second):
         labels = [torch.ones(len(rows), dtype=torch.int64) for rows in (first, second)]
-        return ops.GroundTruth.from_list([first, second], labels, degenerate="keep").offsets
+        return ops.GroundTruth.from_list([first, second], labels, degenerate=degenerate).offsets
 
     whole = compiled(offsets)
     for count in (3, 5):
         assert torch.equal(whole(random_boxes(count), random_boxes(2)), torch.tensor([0, count, count + 2]))
+
+
+def test_a_trace_does_not_look_at_boxes():
+    flat = torch.tensor([[0.2, 0.2, 0.2, 0.4]])
+    boxes = lambda rows: ops.GroundTruth.from_list([rows], [torch.ones(1, dtype=torch.int64)]).boxes  # noqa: E731
+    assert torch.equal(compiled(boxes)(flat), flat)
+    with pytest.raises(ValueError, match="boxes must be finite with x1 < x2"):
+        boxes(flat)
 
 
 SIZES = {
