@@ -158,11 +158,11 @@ def make_target(
 ) -> dict[str, Any]:
     """The target dict of one image; what is not given is False, and the area of the boxes."""
     tv_tensors = require("torchvision.tv_tensors", "a detection dataset")
-    none = torch.zeros(len(labels), dtype=torch.bool)
+    none = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
     if area is None:
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return {
-        "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
+        "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size, device="cpu"),
         "labels": labels,
         "difficult": none if difficult is None else difficult,
         "crowd": none.clone() if crowd is None else crowd,

@@ -65,7 +65,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
             raise DataError(f"image {path} cannot be read: {reason_of(error)}") from error
     if turn in _UNDO and size == stored and size != upright:
         pixels = _UNDO[turn](pixels)
-    return tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
+    return tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), device="cpu")
 
 
 def read_size(path: Path) -> tuple[int, int]:

@@ -203,7 +203,8 @@ class ResizedDataset(DetectionDataset):
     def __getitem__(self, index: int) -> Sample:
         image, target = self._resize(*self.dataset[index])
         # One order of memory, as in a cache: a mean over pixels may round otherwise in another.
-        return require("torchvision.tv_tensors", "a detection dataset").Image(image.contiguous()), target
+        tv_tensors = require("torchvision.tv_tensors", "a detection dataset")
+        return tv_tensors.Image(image.contiguous(), device=image.device), target
 
 
 class CachedDataset(DetectionDataset):
@@ -228,7 +229,7 @@ class CachedDataset(DetectionDataset):
     ) -> None:
         self.dataset, self.classes = dataset, dataset.classes
         resized = ResizedDataset(dataset, size)
-        self.images = torch.empty((len(dataset), 3, *size), dtype=torch.uint8)  # [N, 3, H, W]
+        self.images = torch.empty((len(dataset), 3, *size), dtype=torch.uint8, device="cpu")  # [N, 3, H, W]
         self.targets: list[dict[str, Any]] = []
 
         def read(index: int) -> dict[str, Any]:
@@ -246,7 +247,8 @@ class CachedDataset(DetectionDataset):
         return len(self.targets)
 
     def image(self, index: int) -> Tensor:
-        return require("torchvision.tv_tensors", "a detection dataset").Image(self.images[index].clone())
+        tv_tensors = require("torchvision.tv_tensors", "a detection dataset")
+        return tv_tensors.Image(self.images[index].clone(), device="cpu")
 
     def target(self, index: int) -> dict[str, Any]:
         return dict(self.targets[index])
@@ -306,7 +308,7 @@ def _collate_bytes(samples: Sequence[Sample]) -> tuple[Tensor, GroundTruth]:
         raise ValueError(f"the images of a batch must have one shape, got {sorted(shapes)}; resize them")
     images = torch.stack([image.as_subclass(Tensor) for image, _ in samples])
     height, width = images.shape[2:]
-    scale = torch.tensor([width, height, width, height], dtype=torch.float32)
+    scale = torch.tensor([width, height, width, height], dtype=torch.float32, device="cpu")
     boxes, labels = [], []
     for _, target in samples:
         keep = ~target["crowd"]
@@ -384,9 +386,14 @@ class BatchLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, GroundTruth]]:
-        with held_in_children():
+        with held_in_children(), torch.device("cpu"):
             batches = iter(self._loader)  # which starts the workers
-        for images, gt in batches:
+        while True:
+            with torch.device("cpu"):  # of what torch makes by itself; not of what is done with a batch
+                batch = next(batches, None)
+            if batch is None:
+                return
+            images, gt = batch
             images = images.to(self.device, non_blocking=True).float().div_(255)
             gt = gt.to(self.device, non_blocking=True)
             # On a CPU these may still be a worker's, of which each tensor that is kept holds a file open.

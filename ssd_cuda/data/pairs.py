@@ -103,7 +103,9 @@ class PairsDataset(DetectionDataset):
         try:
             found = _as_dict(self.convert(target) if self.convert is not None else target)
             boxes = _corners(found["boxes"])
-            labels = torch.tensor([self._label(label) for label in found["labels"]], dtype=torch.int64)
+            labels = torch.tensor(
+                [self._label(label) for label in found["labels"]], dtype=torch.int64, device="cpu"
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise DataError(f"the target of item {index} must have boxes and labels: {reason}") from error
@@ -117,9 +119,13 @@ class PairsDataset(DetectionDataset):
                 f"{labels.tolist()[:8]}; label_offset=1 is for those that start at 0"
             )
         flags = {"difficult": found.get("difficult"), "crowd": found.get("crowd", found.get("iscrowd"))}
-        rows = {key: torch.as_tensor(value).bool() for key, value in flags.items() if value is not None}
+        rows = {
+            key: torch.as_tensor(value, device="cpu").bool()
+            for key, value in flags.items()
+            if value is not None
+        }
         if found.get("area") is not None:
-            rows["area"] = torch.as_tensor(found["area"], dtype=torch.float32)
+            rows["area"] = torch.as_tensor(found["area"], dtype=torch.float32, device="cpu")
         kept = self._with_area(boxes, index)
         outside = lies_outside(boxes, size) & kept
         if outside.any() and not self._warned_of_outside:
@@ -159,19 +165,23 @@ def _as_dict(target: Any) -> Mapping[str, Any]:
         objects = objects if isinstance(objects, list) else [objects]
         boxes = [[float(entry["bndbox"][k]) for k in ("xmin", "ymin", "xmax", "ymax")] for entry in objects]
         return {
-            "boxes": torch.tensor(boxes).reshape(-1, 4),
+            "boxes": torch.tensor(boxes, device="cpu").reshape(-1, 4),
             "labels": [entry["name"] for entry in objects],
-            "difficult": torch.tensor([int(entry.get("difficult", 0)) for entry in objects]).bool(),
+            "difficult": torch.tensor(
+                [int(entry.get("difficult", 0)) for entry in objects], device="cpu"
+            ).bool(),
         }
     if isinstance(target, Sequence) and not isinstance(target, (str, bytes)):
-        rows = torch.tensor([[float(v) for v in entry["bbox"]] for entry in target]).reshape(-1, 4)
+        rows = torch.tensor([[float(v) for v in entry["bbox"]] for entry in target], device="cpu").reshape(
+            -1, 4
+        )
         found = {
             "boxes": torch.cat([rows[:, :2], rows[:, :2] + rows[:, 2:]], 1),
             "labels": [entry["category_id"] for entry in target],
-            "crowd": torch.tensor([int(entry.get("iscrowd", 0)) for entry in target]).bool(),
+            "crowd": torch.tensor([int(entry.get("iscrowd", 0)) for entry in target], device="cpu").bool(),
         }
         if all("area" in entry for entry in target):
-            found["area"] = torch.tensor([float(entry["area"]) for entry in target])
+            found["area"] = torch.tensor([float(entry["area"]) for entry in target], device="cpu")
         return found
     if not isinstance(target, Mapping):
         raise TypeError(f"got {type(target).__name__}")
@@ -181,7 +191,7 @@ def _as_dict(target: Any) -> Mapping[str, Any]:
 def _corners(boxes: Any) -> Tensor:
     """[n, 4] float32 x1, y1, x2, y2."""
     form = getattr(getattr(boxes, "format", None), "value", "XYXY")
-    rows = torch.as_tensor(boxes).as_subclass(Tensor).detach().cpu().float()
+    rows = torch.as_tensor(boxes, device="cpu").as_subclass(Tensor).detach().cpu().float()
     if rows.numel() == 0:
         return rows.reshape(0, 4)
     if rows.dim() != 2 or rows.shape[1] != 4:
@@ -211,7 +221,7 @@ def _as_bytes(image: Any, index: int) -> Tensor:
         pixels = (pixels * 255).round().to(torch.uint8)
     if pixels.dtype != torch.uint8:
         raise DataError(f"the image of item {index} must be of bytes or floats, got {pixels.dtype}")
-    return require("torchvision.tv_tensors", "a detection dataset").Image(pixels)
+    return require("torchvision.tv_tensors", "a detection dataset").Image(pixels, device=pixels.device)
 
 
 def ground_truth_of(
@@ -254,4 +264,4 @@ def _tensor(sample: Any) -> Tensor:
         return sample
     if hasattr(sample, "__dlpack__") and not isinstance(sample, np.ndarray):
         return torch.from_dlpack(sample)
-    return torch.as_tensor(np.asarray(sample))
+    return torch.as_tensor(np.asarray(sample), device="cpu")

@@ -73,7 +73,7 @@ class StepSampler(Sampler[list[Key]]):
         return self.steps * self.share.parts
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = torch.randperm(self.images, generator=self.generator).tolist()
+        order = torch.randperm(self.images, generator=self.generator, device="cpu").tolist()
         size = self.batch_size // (self.share.processes * self.share.parts)
         for step in range(self.steps):
             first = step * self.batch_size + self.share.rank * self.share.parts * size

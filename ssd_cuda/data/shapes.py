@@ -104,7 +104,7 @@ class ShapesDataset(DetectionDataset):
         rng = self._rng(index)
         scene = _place(rng, *self.size, self.radii)
         pixels = _paint(rng, scene, *self.size)
-        image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+        image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), device="cpu")
         return image, self._target(index, scene)
 
     def _rng(self, index: int) -> np.random.Generator:
@@ -113,9 +113,9 @@ class ShapesDataset(DetectionDataset):
         return np.random.default_rng((*self._key, index))
 
     def _target(self, index: int, scene: list[_Shape]) -> dict[str, Any]:
-        boxes = torch.tensor([shape.box for shape in scene], dtype=torch.float32).reshape(-1, 4)
-        labels = torch.tensor([shape.kind + 1 for shape in scene], dtype=torch.int64)
-        difficult = torch.tensor([shape.visible < _HIDDEN for shape in scene], dtype=torch.bool)
+        boxes = torch.tensor([shape.box for shape in scene], dtype=torch.float32, device="cpu").reshape(-1, 4)
+        labels = torch.tensor([shape.kind + 1 for shape in scene], dtype=torch.int64, device="cpu")
+        difficult = torch.tensor([shape.visible < _HIDDEN for shape in scene], dtype=torch.bool, device="cpu")
         return make_target(boxes, labels, self.size, index, difficult=difficult)
 
 

@@ -83,7 +83,7 @@ def balanced_weights(dataset: DetectionDataset) -> tuple[float, ...]:
         >>> len(weights), weights[0]
         (6, 1.0)
     """
-    counts = torch.zeros(len(dataset.classes) + 1, dtype=torch.int64)
+    counts = torch.zeros(len(dataset.classes) + 1, dtype=torch.int64, device="cpu")
     for index in range(len(dataset)):
         target = dataset.target(index)
         counts += torch.bincount(target["labels"][~target["crowd"]], minlength=len(counts))

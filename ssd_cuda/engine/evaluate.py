@@ -32,7 +32,7 @@ def to_pixels(detections: dict[str, Tensor], size: tuple[int, int]) -> dict[str,
     """
     height, width = size
     moved = {key: value.cpu() for key, value in detections.items()}
-    scale = torch.tensor([width, height], dtype=torch.float32)
+    scale = torch.tensor([width, height], dtype=torch.float32, device="cpu")
     moved["boxes"] = moved["boxes"] * scale.repeat(2)
     if "extra" in moved:  # landmarks: x and y in turn
         moved["extra"] = moved["extra"] * scale.repeat(moved["extra"].shape[-1] // 2)

@@ -57,7 +57,7 @@ class Selection:
                 raise ValueError(f"the threshold of {name} must lie in [0, 1], got {value}")
             lowest[self._label(name) - 1] = value
         wanted = range(1, len(classes) + 1) if only is None else [self._label(name) for name in only]
-        self.lowest = torch.full((len(classes) + 1,), float("inf"))
+        self.lowest = torch.full((len(classes) + 1,), float("inf"), device="cpu")
         for label in wanted:
             self.lowest[label] = lowest[label - 1]
         self.kept = tuple(name for label, name in enumerate(self.classes, 1) if label in wanted)
@@ -84,7 +84,7 @@ class Selection:
         of_column = own if isinstance(own, tuple) else (own,) * len(self.lowest)
         # The post-process takes scores above its threshold, the selection that of a score too. Not below 0,
         # where soft-NMS has no rule.
-        below = torch.nextafter(self.lowest, torch.tensor(-math.inf)).clamp(min=0.0).tolist()
+        below = torch.nextafter(self.lowest, torch.tensor(-math.inf, device="cpu")).clamp(min=0.0).tolist()
         lowered = tuple(map(min, of_column, below))
         if lowered == of_column:
             return config
