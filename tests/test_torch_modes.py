@@ -41,6 +41,10 @@ def compiled(function):
     return torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13),
+    reason="Dynamo of torch 2.11 has no graph of a frozen dataclass that is replaced",
+)
 def test_options_are_replaced_where_numbers_are_left_open():
     loss = lambda ratio: ops.ssd_loss(LOC, CONF, LOC + 1, CLASSES, ratio)  # noqa: E731
     whole = compiled(loss)
