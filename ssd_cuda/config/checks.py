@@ -20,6 +20,12 @@ def check_choice(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
         raise ValueError(f"{argument} must be one of {names}, got {value!r}")
 
 
+def check_list(argument: str, value: Any, of: str) -> None:
+    """Raise ``TypeError`` for what has no length: a number, an iterator, a tensor of no dimension."""
+    if not hasattr(value, "__len__") or (isinstance(value, Tensor) and value.dim() == 0):
+        raise TypeError(f"{argument} must be a list {of}, got {type(value).__name__}")
+
+
 def to_number(value: Any) -> Any:
     """A numpy scalar or a tensor of no dimension as the Python number in it; anything else as it is."""
     if isinstance(value, Tensor) and value.dim() == 0:

@@ -133,14 +133,13 @@ def read_pretrained(path: str | Path) -> Pretrained:
     found, taken = state_of(content)
     state = {key: value for key, value in found.items() if isinstance(value, Tensor)}
     source = f"{path} ({taken})" if taken else str(path)
-    own = any(name.startswith("heads.") for name in state)
-    is_resnet = resnet.is_classification(state)
-    layout = next((name for name in CLASSIFIERS if CLASSIFIERS[name] in state), None)
-    if not own and not is_resnet and layout is None:
-        return Pretrained(source, import_weights(content).model.state_dict())
+    if any(name.startswith("heads.") for name in state):
+        own = state
+    elif resnet.is_classification(state):
+        own = resnet.from_classification(state)
+    elif layout := next((name for name in CLASSIFIERS if CLASSIFIERS[name] in state), None):
+        own = from_classification(state, layout)
+    else:
+        return Pretrained(source, import_weights(content).model.state_dict())  # which warns by itself
     warn_if_blank(state, source)
-    if not own and is_resnet:
-        state = resnet.from_classification(state)
-    elif not own and layout is not None:
-        state = from_classification(state, layout)
-    return Pretrained(source, state)
+    return Pretrained(source, own)

@@ -8,14 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..config import PriorSpec
+from ..config import PriorSpec, check_list
 
 _RATIOS = ([1, 2, 1 / 2], *[[1, 2, 3, 1 / 2, 1 / 3]] * 3, [1, 2, 1 / 2], [1, 2, 1 / 2])
-
-
-def _check_list(name: str, value: object, of: str) -> None:
-    if not hasattr(value, "__len__"):
-        raise TypeError(f"{name} must be a list of {of}, got {type(value).__name__}")
 
 
 class DefaultBoxGenerator(nn.Module):
@@ -45,11 +40,11 @@ class DefaultBoxGenerator(nn.Module):
         aspect_ratios: Sequence[Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
-        _check_list("feature_maps", feature_maps, "integers")
+        check_list("feature_maps", feature_maps, "of integers")
         if aspect_ratios is not None:
-            _check_list("aspect_ratios", aspect_ratios, "lists")
+            check_list("aspect_ratios", aspect_ratios, "of lists")
             for index, row in enumerate(aspect_ratios):
-                _check_list(f"aspect_ratios[{index}]", row, "numbers")
+                check_list(f"aspect_ratios[{index}]", row, "of numbers")
         levels = len(feature_maps)
         if levels < 2:
             raise ValueError(f"feature_maps must have at least two entries, got {list(feature_maps)}")

@@ -47,13 +47,13 @@ def check_tensor(name: str, value: object, shape: Sequence[int | str], dtypes: S
         raise TypeError(f"{name} must be {names}, got {str(value.dtype).removeprefix('torch.')}")
 
 
-def finite(value: float | None) -> float:
-    """The bound as a finite number, None (no bound) and infinities as the largest of float32.
+def finite(value: float | None, largest: float = _LARGEST) -> float:
+    """The bound as a finite number, None (no bound) and infinities as the largest, of float32 if not said.
 
     It stands for all that lie above: exp of it is infinite. A program that AOTInductor packages cannot be
     loaded with an infinity among its constants.
     """
-    return _LARGEST if value is None else min(max(float(value), -_LARGEST), _LARGEST)
+    return largest if value is None else min(max(float(value), -largest), largest)
 
 
 def config_or(default: Config, config: Config | None) -> Config:

@@ -14,7 +14,7 @@ from ._pytrees import register_named_tuple
 
 _DEFAULT = DetectConfig()
 _NO_LIMIT = 2**63 - 1
-_LARGEST = torch.finfo(torch.float64).max
+_LARGEST = torch.finfo(torch.float64).max  # stands for an infinite threshold: a score may lie above float32's
 _MOST_SOFT_KEYS = 2**31 - 32  # of a list of soft-NMS on CUDA: a power of two above fits in 32 bits
 
 
@@ -206,18 +206,13 @@ def op_options(config: DetectConfig, num_priors: int, num_classes: int) -> dict[
 def _thresholds(name: str, value: float | tuple[float, ...], num_classes: int) -> list[float]:
     """One number for all columns, or one a column."""
     if not isinstance(value, tuple):
-        return [_threshold(value)]
+        return [finite(value, _LARGEST)]
     if len(value) != num_classes:
         raise ValueError(
             f"{name} must be one number or one for each of the {num_classes} columns of conf, "
             f"got {len(value)}"
         )
-    return [_threshold(part) for part in value]
-
-
-def _threshold(value: float) -> float:
-    """As ``finite``, but the largest of float64 stands for an infinity: a score may lie above float32's."""
-    return min(max(float(value), -_LARGEST), _LARGEST)
+    return [finite(part, _LARGEST) for part in value]
 
 
 def _output_rows(config: DetectConfig, num_priors: int, labels: int) -> int:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..config import check_choice
+from ..config import check_choice, check_list
 from ._box_format import check_corners, to_corners
 from ._layout import check_dense
 from ._pytrees import register_record
@@ -35,11 +35,6 @@ def _check_integers(name: str, values: Tensor) -> None:
     if values.dtype not in _INTEGERS:
         raise TypeError(f"{name} must be an integer tensor, got {values.dtype}")
     check_dense(name, values)
-
-
-def _check_list(name: str, value: object, of: str = "tensor") -> None:
-    if not hasattr(value, "__len__") or (isinstance(value, Tensor) and value.dim() == 0):
-        raise TypeError(f"{name} must be a list with one {of} per image, got {type(value).__name__}")
 
 
 def _check_one_device(**tensors: Tensor) -> None:
@@ -214,8 +209,8 @@ class GroundTruth:
             TypeError: boxes that are not floating point, labels that are not integers.
         """
         check_choice("degenerate", degenerate, ("error", "keep"))
-        _check_list("boxes", boxes)
-        _check_list("labels", labels)
+        check_list("boxes", boxes, "with one tensor per image")
+        check_list("labels", labels, "with one tensor per image")
         if len(boxes) != len(labels):
             raise ValueError(
                 f"labels must have one entry per image like boxes ({len(boxes)}), got {len(labels)}"
@@ -264,7 +259,7 @@ class GroundTruth:
             >>> ops.GroundTruth.from_dicts(targets).labels
             tensor([5])
         """
-        _check_list("targets", targets, "dict")
+        check_list("targets", targets, "with one dict per image")
         for i, target in enumerate(targets):
             if not hasattr(target, "keys"):
                 raise TypeError(f"targets[{i}] must be a dict, got {type(target).__name__}")

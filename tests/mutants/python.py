@@ -212,7 +212,7 @@ PYTHON = [
     Mutant(
         "python",
         "detect: a threshold is held to float32",
-        "return [«_threshold(value)»]",
+        "return [«finite(value, _LARGEST)»]",
         "finite(value)",
         "tests/test_detect_thresholds.py -k infinite_threshold",
     ),
