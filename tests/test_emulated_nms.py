@@ -53,12 +53,28 @@ def test_the_rule_is_the_division(emulated, dtype, options):
         for inclusive in (False, True):
             expected = iou.double() >= threshold if inclusive else iou.double() > threshold
             settings = suppression(threshold, inclusive, eps, pixel_offset)
-            got, sure = emulated.with_seeds(0).removes(a, b, settings)
+            got, sure, near = emulated.with_seeds(0).removes(a, b, settings)
             assert torch.equal(got.bool(), expected.flatten())
             assert 0 < got.sum() < n or threshold == 1.0
+            assert bool((near >= got).all())
             known = sure < 2  # without the division
             assert torch.equal(sure[known], got[known])
             assert threshold < 2**-20 or (bool(known.any()) and not bool(known.all()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("pixel_offset", [0.0, 1.0])
+def test_boxes_far_from_the_origin_are_near(emulated, dtype, pixel_offset):
+    """Where a centre between two whole numbers is rounded to one of them."""
+    far = 2.0 ** (23 if dtype == torch.float32 else 52)
+    x = far + torch.randint(0, 16, (50_000, 2, 2)).to(dtype)
+    size = torch.randint(1, 40, (50_000, 1, 2)).to(dtype)
+    a, b = torch.cat([x, x + size], 2).unbind(1)
+    for threshold in (0.1, 0.3, 0.5, 0.7):
+        settings = suppression(threshold, False, 0.0, pixel_offset)
+        got, _, near = emulated.with_seeds(0).removes(a, b, settings)
+        assert bool((near >= got).all()) and got.sum() > 1000
+        assert not bool(near.all()) or pixel_offset > 0  # such boxes are odd
 
 
 @pytest.mark.parametrize("options", [{}, {"iou_eps": 1e-5}, {"pixel_offset": 1.0}], ids=str)
@@ -69,11 +85,13 @@ def test_the_test_without_a_branch_is_the_rule(emulated, options):
     a, b = values[torch.randint(0, len(values), (2, 20_000, 4))]
     for threshold, inclusive in itertools.product((0.0, 1e-7, 0.5, 1.0), (False, True)):
         settings = suppression(threshold, inclusive, eps, pixel_offset)
-        got, sure = emulated.with_seeds(0).removes(a, b, settings)
+        got, sure, near = emulated.with_seeds(0).removes(a, b, settings)
+        assert bool((near >= got).all())  # boxes whose centres are not near do not remove each other
         assert torch.equal(sure[sure < 2], got[sure < 2]) and len(sure.unique()) > 1
         apart = torch.tensor([[0.0, 0.0, 1.0, 1.0], [5.0, 5.0, 7.0, 7.0]])
-        _, sure = emulated.with_seeds(0).removes(apart, apart.flip(0), settings)
-        assert (sure == 0).all() or (threshold == 0 and inclusive)
+        _, sure, near = emulated.with_seeds(0).removes(apart, apart.flip(0), settings)
+        none = (sure == 0).all() and (near == 0).all()
+        assert none or (threshold == 0 and inclusive)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -72,6 +72,24 @@ def test_several_panels(emulated, threshold, panels):
     same(emulated, boxes, scores, threshold, torch.randint(0, 3, (500,)), panels=panels)
 
 
+@pytest.mark.parametrize("n", [193, 400])
+def test_one_remover_in_the_first_panel(emulated, n):
+    """Of a box of the second panel, or of the third: any place of the first panel, one of its class only; boxes
+    that touch by the offset of pixels alone."""
+    emulated, ranks = emulated.with_seeds(0, 2), -torch.arange(n).float()
+    for remover in (0, 31, 32, 63):
+        for removed in (64, n - 1):
+            apart = torch.arange(n).float()[:, None] * 9 + torch.tensor([0.0, 0.0, 5.0, 5.0])
+            apart[removed] = apart[remover]
+            assert same(emulated, apart, ranks, 0.5, panels=SMALL) == n - 1
+            classes = (torch.arange(n) == removed).long()
+            assert same(emulated, apart, ranks, 0.5, classes, panels=SMALL) == n
+            apart[removed] = apart[remover] + torch.tensor([5.5, 0.0, 5.5, 0.0])
+            apart[:, 1::2] *= 1000  # no others touch
+            apart[removed, 1::2] = apart[remover, 1::2]
+            assert same(emulated, apart, ranks, 0.01, panels=SMALL, pixel_offset=1.0) == n - 1
+
+
 @pytest.mark.slow
 def test_panels_as_shipped(emulated):
     boxes, scores = scene(4097, extent=600.0), torch.rand(4097)

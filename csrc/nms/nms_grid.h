@@ -137,6 +137,28 @@ class GridRule {
                      row_hash(floor_to_int(s.cy * inverse), s.level, cls));
   }
 
+  // The centre of a box, and its part of how far apart the centres of a pair that counts may lie, along x and y: two of these
+  // are all that near() needs. In T, so each is wider than the roundings of its ends, its centre and the sum. An odd box is
+  // near every other, an inert one near none.
+  SSD_HOST_DEVICE Vec4<T> span(Vec4<T> b, Kind kind) const {
+    constexpr T kEpsilon = std::numeric_limits<T>::epsilon(),
+                kAll = std::numeric_limits<T>::infinity();
+    const T x2 = b.z + pixel_offset_, y2 = b.w + pixel_offset_;
+    const T factor = static_cast<T>(reach_factor_) * (1 + 32 * kEpsilon);
+    const auto part = [&](T first, T last, T size) {
+      if (kind != Kind::kNormal) return kind == Kind::kOdd ? kAll : -kAll;
+      return factor * size + 2 * kEpsilon * (std::abs(first) + std::abs(last));
+    };
+    return {T(0.5) * b.x + T(0.5) * x2, T(0.5) * b.y + T(0.5) * y2,
+            part(b.x, x2, b.z - b.x + pixel_offset_), part(b.y, y2, b.w - b.y + pixel_offset_)};
+  }
+  // False only where no box of the one span removes one of the other; true of what is no number. Six operations, of which
+  // two compare.
+  SSD_HOST_DEVICE static bool near(Vec4<T> a, Vec4<T> b) {
+    const bool x = std::abs(a.x - b.x) > a.z + b.z, y = std::abs(a.y - b.y) > a.w + b.w;
+    return !(x | y);
+  }
+
   // Where boxes of a level that may remove one of this shape are filed.
   SSD_HOST_DEVICE Cells cells(const Shape& s, int level) const {
     const double largest = power_of_two(level + 1), inverse = power_of_two(finer_ - (level + 1));

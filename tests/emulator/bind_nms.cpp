@@ -39,21 +39,27 @@ py::tuple compact(Array<uint8_t> states, Array<int32_t> order, int64_t rows) {
   return py::make_tuple(keep.numpy(), count.numpy());
 }
 
-// a, b: [N, 4] -> [N] whether a[i] removes b[i], [N] what the test without a branch says: 0 no, 1 yes, 2 unclear
+// a, b: [N, 4] -> [N] whether a[i] removes b[i], [N] what the test without a branch says: 0 no, 1 yes, 2 unclear; [N] whether
+// they are near each other
 template <typename T>
 py::tuple removes(Array<T> a, Array<T> b, const NmsSettings& settings) {
   const auto rule = suppress_rule_of<T>(settings);
-  Array<uint8_t> result({a.shape(0)}), sure({a.shape(0)});
+  Array<uint8_t> result({a.shape(0)}), sure({a.shape(0)}), near({a.shape(0)});
   const auto box = [](const Array<T>& boxes, py::ssize_t i) {
     return reinterpret_cast<const Vec4<T>*>(boxes.data())[i];
+  };
+  const nms::GridRule<T> grid(rule);
+  const auto span = [&](Vec4<T> x) {
+    return grid.span(x, rule.any_pair() ? nms::Kind::kOdd : nms::kind_of(x, rule.area(x), rule));
   };
   for (py::ssize_t i = 0; i < a.shape(0); ++i) {
     const Vec4<T> x = box(a, i), y = box(b, i);
     result.data()[i] = rule(x, rule.area(x), y, rule.area(y));
     const auto said = rule.sure(x, rule.area(x), y, rule.area(y));
     sure.data()[i] = said.yes ? 1 : said.unclear ? 2 : 0;
+    near.data()[i] = nms::GridRule<T>::near(span(x), span(y));
   }
-  return py::make_tuple(result.numpy(), sure.numpy());
+  return py::make_tuple(result.numpy(), sure.numpy(), near.numpy());
 }
 
 // The panels of n boxes: (begin, end) each.

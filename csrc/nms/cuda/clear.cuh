@@ -97,6 +97,26 @@ __device__ void nms_clear_left(const NmsArgs<T>& args, const NmsPanel& panel, in
   nms_append(mine && !removed, i, boxes.listed, &boxes.num_listed);
 }
 
+// Lists the boxes of the block that nothing has removed and files them in their open bins. Called by the whole block, all of
+// which sees boxes.listed.
+template <typename T>
+__device__ void nms_list_open(const NmsArgs<T>& args, const NmsPanel& panel, int first,
+                              NmsClearBlock& boxes) {
+  const int t = static_cast<int>(threadIdx.x), num_listed = boxes.num_listed;
+  if (t == 0 && num_listed > 0) {
+    boxes.at = atomicAdd(args.counters().listed + panel.parity, static_cast<unsigned>(num_listed));
+  }
+  __syncthreads();
+  if (t >= num_listed) return;
+  const int p = first + boxes.listed[t];
+  args.list_of(panel.parity)[boxes.at + t] = p;
+  if (args.homes[p] < 0) return;
+  NmsBin* const bin = args.open_bins(panel.parity) + args.homes[p];
+  const int slot = bin->start + atomicAdd(&bin->size, 1);
+  args.open_ranks[slot] = p;
+  args.open_boxes[slot] = args.box(p);
+}
+
 // Empties the open bins of the boxes that the last panel had listed.
 template <typename T>
 __device__ void nms_empty_bins(const NmsArgs<T>& args, int parity) {
@@ -136,19 +156,7 @@ __global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<kBoxes, T>)
     nms_clear_left<kNmsClearBlock / kBoxes>(args, panel, first, boxes);
   }
   __syncthreads();
-  const int num_listed = boxes.num_listed;
-  if (t == 0 && num_listed > 0) {
-    boxes.at = atomicAdd(args.counters().listed + panel.parity, static_cast<unsigned>(num_listed));
-  }
-  __syncthreads();
-  if (t >= num_listed) return;
-  const int p = first + boxes.listed[t];
-  args.list_of(panel.parity)[boxes.at + t] = p;
-  if (args.homes[p] < 0) return;
-  NmsBin* const bin = args.open_bins(panel.parity) + args.homes[p];
-  const int slot = bin->start + atomicAdd(&bin->size, 1);
-  args.open_ranks[slot] = p;
-  args.open_boxes[slot] = args.box(p);
+  nms_list_open(args, panel, first, boxes);
 }
 
 template <typename T>

@@ -89,8 +89,8 @@ static __global__ void __launch_bounds__(kNmsCompactBlock) nms_compact_kernel(Nm
 }
 
 inline cudaError_t launch_nms_compact(const NmsOutput& output, cudaStream_t stream) {
-  return launch<Start::kAfter>(nms_compact_kernel, dim3(static_cast<unsigned>(output.blocks())),
-                               dim3(kNmsCompactBlock), 0, stream, output);
+  return launch(nms_compact_kernel, dim3(static_cast<unsigned>(output.blocks())),
+                dim3(kNmsCompactBlock), 0, stream, output);
 }
 
 }  // namespace ssd_cuda

@@ -33,6 +33,7 @@
 #include "compact.cuh"
 #include "first_panel.cuh"
 #include "sort.cuh"
+#include "sweep.cuh"
 
 namespace ssd_cuda {
 
@@ -172,7 +173,7 @@ __global__ void __launch_bounds__(kNmsMergeBlock, 6)
 
 // Blocks of a multiprocessor that registers must leave room for; float64 needs twice as many.
 template <typename T>
-constexpr int kNmsDeciding = sizeof(T) == 4 ? 3 - kBlocksLess : 1;
+constexpr int kNmsDeciding = sizeof(T) == 4 ? 6 - 2 * kBlocksLess : 2;
 
 // Decides the boxes of a block, kLanes lanes each. lists: for each of them [kNmsList], shared.
 template <int kLanes, typename T>
@@ -260,8 +261,7 @@ inline cudaError_t launch_nms_decide(const NmsArgs<T>& args, const NmsPanel& pan
       launch<Start::kAfter>(nms_decide_kernel<T>, nms_blocks(threads, kNmsBlock), dim3(kNmsBlock),
                             0, stream, args, panel, few);
   if (error != cudaSuccess) return error;
-  return launch<Start::kAfter>(nms_resolve_kernel<T>, dim3(1), dim3(kNmsResolveBlock), 0, stream,
-                               args, panel);
+  return launch(nms_resolve_kernel<T>, dim3(1), dim3(kNmsResolveBlock), 0, stream, args, panel);
 }
 
 // The state of every box: kKept or kRemoved.
@@ -277,7 +277,8 @@ inline cudaError_t launch_nms_panels(const NmsArgs<T>& args, cudaStream_t stream
       error = launch_nms_first_panel(args, static_cast<int>(end), stream);
       return;
     }
-    error = launch_nms_clear(args, panel, stream);
+    const bool second = begin == args.plan.first_panel;
+    error = second ? launch_nms_sweep(args, panel, stream) : launch_nms_clear(args, panel, stream);
     if (error == cudaSuccess) error = launch_nms_decide(args, panel, stream);
   });
   return error;

@@ -6,7 +6,7 @@
 
 namespace ssd_cuda {
 
-constexpr int kNmsBlock = 256;  // threads of a block
+constexpr int kNmsBlock = 128;  // threads of a block
 // Lanes that search for one box after the first panel, where boxes are few and where they are many: more lanes end sooner,
 // fewer take fewer instructions. In clear, which tests a box against the kept ones, and in decide, which looks for those
 // that suppress it (32: no other box of the warp waits).
@@ -177,6 +177,7 @@ struct NmsArgs {
   __device__ nms::Kind kind(Vec4<T> b, T area) const {
     return rule.any_pair() ? nms::Kind::kOdd : nms::kind_of(b, area, rule);
   }
+  __device__ Vec4<T> span(Vec4<T> b) const { return grid.span(b, kind(b, rule.area(b))); }
   __device__ int32_t& listed(int slot, int64_t in_panel) const {
     return lists[slot * plan.largest_later + in_panel];
   }

@@ -156,7 +156,7 @@ __device__ void nms_resolve(const NmsArgs<T>& args, NmsBits& bits, int32_t* list
   for (int i = t; i < size; i += kNmsResolveBlock) {
     if (args.state(begin + i) != NmsState::kOpen) continue;
     if (bits.state(i) == NmsState::kKept) {
-      nms_keep(args, begin + i, args.homes[begin + i]);
+      nms_keep(args, panel, begin + i);
     } else {
       args.set_state(begin + i, NmsState::kRemoved);
     }

@@ -66,15 +66,22 @@ __device__ NmsFound nms_find_suppressors(bool active, const NmsArgs<T>& args, in
   return collector.found;
 }
 
-// Says that box p is kept, and files it in its bin for the panels that follow. Called by one lane.
+// Files the kept box p in its bin. Called by one lane.
 template <typename T>
-__device__ void nms_keep(const NmsArgs<T>& args, int64_t p, int32_t home) {
-  args.set_state(p, NmsState::kKept);
+__device__ void nms_file(const NmsArgs<T>& args, int64_t p) {
+  const int32_t home = args.homes[p];
   if (home < 0) return;
   NmsBin* const bin = args.kept() + home;
   const int slot = bin->start + atomicAdd(&bin->size, 1);
   args.kept_boxes[slot] = args.box(p);
   args.kept_ranks[slot] = static_cast<int32_t>(p);
+}
+
+// Says that box p of a panel is kept, and files it for the panels that follow, if any do. Called by one lane.
+template <typename T>
+__device__ void nms_keep(const NmsArgs<T>& args, const NmsPanel& panel, int64_t p) {
+  args.set_state(p, NmsState::kKept);
+  if (panel.end < args.n) nms_file(args, p);
 }
 
 // Decides box p of the panel from the states of its suppressors, which others decide meanwhile: removed when one is kept,
@@ -96,7 +103,7 @@ __device__ bool nms_decide(bool active, const NmsArgs<T>& args, int32_t* list,
     if (active && (found.removed || free)) {
       active = false;
       if (Team::lane() == 0 && found.removed) args.set_state(p, NmsState::kRemoved);
-      if (Team::lane() == 0 && !found.removed) nms_keep(args, p, args.homes[p]);
+      if (Team::lane() == 0 && !found.removed) nms_keep(args, panel, p);
     }
     if (looks == args.plan.tuning.attempts || !nms_any_of_warp(active)) break;
     bool kept = false, open = false;
