@@ -85,9 +85,16 @@ inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const v
   *attributes = {emulator::static_shared_of(kernel), emulator::device().architecture};
   return cudaSuccess;
 }
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
-  return emulator::allow_shared(kernel, bytes);
+enum cudaFuncAttribute {
+  cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+  cudaFuncAttributePreferredSharedMemoryCarveout = 9
+};
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute which, int value) {
+  if (which ==
+      cudaFuncAttributePreferredSharedMemoryCarveout) {  // a percentage; it changes no result
+    return value >= 0 && value <= 100 ? cudaSuccess : cudaErrorInvalidValue;
+  }
+  return emulator::allow_shared(kernel, value);
 }
 template <typename Kernel>
 inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel* kernel,
