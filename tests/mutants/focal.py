@@ -63,7 +63,7 @@ FOCAL = [
         (
             "total: no fence after the arrival",
             "«__threadfence();»  // what the others have, after theirs\n  }\n  __syncthreads();\n"
-            "  if (last && threadIdx.x < 32) finish_batch",
+            "  if (last && threadIdx.x < 32) {",
             "",
             "batches",
         ),

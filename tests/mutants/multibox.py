@@ -88,12 +88,12 @@ MULTIBOX = rows_of(
         "presets",
     ),
     (
-        "select: the sums are not fenced before the arrival",
-        "«__threadfence();»  // the sums of this image",
-        "",
+        "select: sums of others that are not there yet",
+        "while («found[0] == kNone || found[1] == kNone || found[2] == kNone»);",
+        "false",
         "presets",
     ),
-    ("select: no fence after the arrival", "«__threadfence();»  // the sums of the others", "", "presets"),
+    ("keys: sums of the call before stand for this one's", "«args.shares[image].clear();»", "", "presets"),
     (
         "select: the normaliser of 64 images only",
         "b < «args.images»; b += 32) batch.add",
@@ -126,7 +126,7 @@ MULTIBOX = rows_of(
     ("finish: the sums of the first 32 images for all", "image = «b < 32» ? own", "true", "more_images"),
     (
         "finish: a warp that does not wait for its first lane",
-        "«__syncwarp();»\n  if (shared.last) finish",
+        "«__syncwarp();»\n  if (!shared.last) return;",
         "",
         "presets",
     ),

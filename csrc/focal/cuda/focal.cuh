@@ -157,7 +157,9 @@ __global__ void __launch_bounds__(kSelectBlock, 1) focal_total_kernel(TotalArgs<
     __threadfence();  // what the others have, after theirs
   }
   __syncthreads();
-  if (last && threadIdx.x < 32) finish_batch(args);
+  if (last && threadIdx.x < 32) {
+    finish_batch(args, [&](int64_t image) { return args.sums[image]; });
+  }
 }
 
 // The forward: its three launches, with the scratch memory that they hand on.

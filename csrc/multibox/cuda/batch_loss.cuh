@@ -42,6 +42,7 @@ __global__ void __launch_bounds__(kSelectBlock) batch_sums_kernel(SelectArgs<T> 
   after_previous_kernel();
   using U = Ordered<T>;
   __shared__ LossShared<T> shared;
+  take_ticket(args, shared);
   if (blockIdx.x < args.images) {
     const int64_t image = blockIdx.x;
     const MadeKeys<U> load(args.keys + image * args.width);
@@ -49,6 +50,8 @@ __global__ void __launch_bounds__(kSelectBlock) batch_sums_kernel(SelectArgs<T> 
     if (threadIdx.x == 0) shared.total = args.sums[image];
     __syncthreads();
     add_selected(args, image, keys, image_cut(args.search->cut, image, args.width), shared);
+  } else {
+    __syncthreads();
   }
   finish_if_last(args, shared);
 }

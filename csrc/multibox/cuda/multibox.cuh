@@ -4,8 +4,8 @@
 //               gradient will be wanted, a part of its zeros. Where one op matches as well, in clusters, it begins beside
 //               the matching: the codes are not asked for before the sums of the rows are there
 //   2 select    (select_loss.cuh) a block an image: k from its positives, radix selection, sums over the selected rows;
-//               the block that arrives last makes the normaliser and both losses, added in the order of the images. Of a
-//               batch that is ranked as a whole see batch_loss.cuh
+//               the block that begins last waits for the others' and makes the normaliser and both losses, added in the
+//               order of the images. Of a batch that is ranked as a whole see batch_loss.cuh
 //   3 backward  (backward.cuh) the few rows that count are read again and written over the zeros
 //
 // 1 stages the tile's logits in shared memory with coalesced copies (rows lie one after the other in [B, P, C], where
@@ -13,7 +13,7 @@
 // thread owns a row; the row pitch keeps banks apart. The zeros depend on nothing: their stores go between the
 // exponentials, when memory is idle. Bytes for [B, P, C] of S: forward reads B P (C |S| + 4) and writes 4 B P (+ 4 B P read by 2)
 // and B P C |S| of zeros; backward is a few percent of that. No other [B, P, C] temporary, no host value.
-// Sums are double, in trees and orders that no scheduling changes. Arrivals are counted in a number that 1 sets to 0:
+// Sums are double, in trees and orders that no scheduling changes. Tickets and the sums that blocks hand on are cleared by 1:
 // nothing outlives a call, so calls on several streams and replays of a graph do not meet.
 #pragma once
 
@@ -30,7 +30,8 @@ struct MultiBoxArgs : LossInputs<S, T> {
   T* row_loss;  // [B, P], or null: written at positives, which may count twice; see keeps_losses
   ImageSums* tiles;  // [B, tiles an image]
   unsigned tiles_per_image;
-  unsigned* arrived;  // [], set to 0
+  unsigned* arrived;   // [], set to 0
+  ImageShare* shares;  // [B], cleared
   ZeroedRows<S> zeros;
 };
 
@@ -155,6 +156,7 @@ __device__ __forceinline__ void keys_of_tile(const MultiBoxArgs<S, T>& args, con
   }
   if (t == 0) args.tiles[blockIdx.x] = sums;
   if (t == 0 && blockIdx.x == 0) *args.arrived = 0;
+  if (t == 0 && begin == 0) args.shares[image].clear();
 }
 
 template <typename T>
@@ -195,6 +197,7 @@ struct LossPlan {
     T* row_loss = kept ? take(images * inputs.width, T{}) : nullptr;
     ImageSums* tile_sums = take(images * tiles, ImageSums{});
     unsigned* arrived = take(1, unsigned{});
+    ImageShare* shares = take(images, ImageShare{});
     const int64_t numbers = images * inputs.width * inputs.rule.label.num_classes;
     keys = {inputs,
             outputs.keys,
@@ -202,11 +205,12 @@ struct LossPlan {
             tile_sums,
             static_cast<unsigned>(tiles),
             arrived,
+            shares,
             {zeros, numbers, images * tiles}};
-    select = {outputs, row_loss,     tile_sums, inputs.targets, inputs.rule,
-              images,  inputs.width, tiles,     arrived,        take(images, ImageSums{}),
-              nullptr, nullptr};
+    select = {outputs, row_loss, tile_sums, inputs.targets, inputs.rule, images, inputs.width,
+              tiles,   arrived,  shares,    nullptr,        nullptr,     nullptr};
     if (inputs.rule.mining.scope != MiningScope::kBatch) return;
+    select.sums = take(images, ImageSums{});
     select.search = take(1, BatchSearch<Ordered<T>>{});
     select.ties = take(batch_ties(images * inputs.width), unsigned{});
   }

@@ -16,7 +16,8 @@ struct SelectArgs : LossOutputs<T> {
   MultiBoxRule rule;
   int64_t images, width, tiles_per_image;
   unsigned* arrived;                // [], 0 at first
-  ImageSums* sums;                  // [B]
+  ImageShare* shares;               // [B], none there at first
+  ImageSums* sums;                  // [B], where the batch is ranked as a whole
   BatchSearch<Ordered<T>>* search;  // where the batch is ranked as a whole
   unsigned* ties;                   // see batch_select.cuh
 };
@@ -83,12 +84,13 @@ struct LossShared {
   double conf[kSelectWarps];
   unsigned negatives[kSelectWarps];
   ImageSums total;  // in registers it would crowd out the keys
-  bool last;
+  bool last;        // whether this block finishes the batch
 };
 static_assert(sizeof(LossShared<double>) <= kSelectStatic,
               "the rest of shared memory may hold keys");
 
-// Adds up what counts in one image, beside the sums of its tiles in shared.total, and writes sums and cut.
+// Adds up what counts in one image to the sums of its tiles in shared.total, for the first warp to see, and writes what the
+// batch and the backward need of it.
 template <typename T, typename Keys>
 __device__ __forceinline__ void add_selected(const SelectArgs<T>& args, int64_t image,
                                              const Keys& keys, RowCut<Ordered<T>> cut,
@@ -137,22 +139,30 @@ __device__ __forceinline__ void add_selected(const SelectArgs<T>& args, int64_t 
   ImageSums sums = shared.total;
   sums.conf += conf;
   sums.negatives = negatives;
-  args.sums[image] = sums;
+  args.shares[image].put(sums);
+  shared.total = sums;
   args.cuts[2 * image] = static_cast<int64_t>(cut.threshold);
   args.cuts[2 * image + 1] = cut.tie;
 }
 
-// The block that arrives last finishes the batch, by the warp that has written the sums.
+// Decides who finishes the batch: the block that is the last to come here, long before its image is done, so that nobody
+// waits for the ticket. All others have begun by then and wait for nobody: that they end can be waited for. By one thread,
+// of a warp that has no tiles to add; a barrier must follow.
+template <typename T>
+__device__ __forceinline__ void take_ticket(const SelectArgs<T>& args, LossShared<T>& shared) {
+  if (threadIdx.x != kSelectBlock - 1) return;
+  shared.last = gridDim.x == 1 || atomicAdd(args.arrived, 1u) == gridDim.x - 1;
+}
+
+// Finishes the batch where this block has to, by the warp that has made the sums of its image.
 template <typename T>
 __device__ __forceinline__ void finish_if_last(const SelectArgs<T>& args, LossShared<T>& shared) {
   if (threadIdx.x >= 32) return;
-  if (threadIdx.x == 0) {
-    __threadfence();  // the sums of this image, before the arrival
-    shared.last = gridDim.x == 1 || atomicAdd(args.arrived, 1u) == gridDim.x - 1;
-    __threadfence();  // the sums of the others, after theirs
-  }
   __syncwarp();
-  if (shared.last) finish_batch(args);
+  if (!shared.last) return;
+  finish_batch(args, [&](int64_t image) {
+    return image == blockIdx.x ? shared.total : args.shares[image].wait();
+  });
 }
 
 // Selects the negatives of one image and adds up what counts in it.
@@ -162,6 +172,7 @@ __device__ __forceinline__ void select_image(const SelectArgs<T>& args, int64_t 
   using U = Ordered<T>;
   const MadeKeys<U> load(args.keys + image * args.width);
   const RowKeys<kPerThread, MadeKeys<U>, U> keys(load, args.width);  // on their way meanwhile
+  take_ticket(args, shared);
   add_tiles(args.tiles + image * args.tiles_per_image, args.tiles_per_image, shared.total);
   count_first_digit<U>(keys, shared.select);
   __syncthreads();
@@ -177,7 +188,12 @@ __global__ void __launch_bounds__(kSelectBlock, 1) select_kernel(SelectArgs<T> a
   __shared__ LossShared<T> shared;
   begin_selection(shared.select);
   after_previous_kernel();
-  if (blockIdx.x < args.images) select_image<T, kPerThread>(args, blockIdx.x, shared);
+  if (blockIdx.x < args.images) {
+    select_image<T, kPerThread>(args, blockIdx.x, shared);
+  } else {
+    take_ticket(args, shared);
+    __syncthreads();
+  }
   finish_if_last(args, shared);
 }
 
