@@ -46,6 +46,7 @@ __device__ __forceinline__ auto key_at(const Source& source, int64_t i) {
 // one. For the same reason every thread loads, those beyond the end the last key, which is not real then.
 template <int kPerThread, typename Load, typename U>
 struct RowKeys {
+  static constexpr bool kInRegisters = true;
   using Index = int;
   Index width;
   U held[kPerThread];
@@ -92,6 +93,7 @@ struct RowKeys {
 };
 template <typename Load, typename U>
 struct RowKeys<kInShared, Load, U> {
+  static constexpr bool kInRegisters = false;
   using Index = int;
   Index width;
   U* held;  // read by the thread that wrote it: no barrier
@@ -117,6 +119,7 @@ struct RowKeys<kInShared, Load, U> {
 };
 template <typename Load, typename U>
 struct RowKeys<kReload, Load, U> {
+  static constexpr bool kInRegisters = false;
   using Index = int64_t;
   const Load& load;
   Index width;

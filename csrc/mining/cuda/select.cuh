@@ -2,7 +2,7 @@
 //
 //   radix selection on ordered keys: a histogram over their 12 leading bits (a float's sign, exponent and three bits of
 //   its mantissa), counted before k is known, names the bucket of the k-th key. Where the bucket has at most kListed keys
-//   they are listed with their indices and each warp counts for some of them how many are better: the one with as many as
+//   they are listed with their indices and eight lanes count for each of them how many are better: the one with as many as
 //   wanted is the cut. Else the next 12 bits are counted, inside that bucket only.
 //   Ties by the hundred: the same search over the indices of the keys that equal the threshold.
 //
@@ -20,8 +20,8 @@ namespace ssd_cuda {
 constexpr int kSelectBits = 12;
 constexpr int kSelectBins = 1 << kSelectBits;
 constexpr int kThreadBins = kSelectBins / kSelectBlock;
-constexpr unsigned kListed =
-    128;  // 4 comparisons a lane for each of 4 keys a warp; a pass is longer
+constexpr unsigned kRankLanes = 8;                       // that rank one key of the list
+constexpr unsigned kListed = kSelectBlock / kRankLanes;  // all ranked at once
 constexpr int64_t kAnyTie = int64_t{1} << 62;
 template <typename U>
 constexpr int kFirstShift = 8 * sizeof(U) - kSelectBits;  // of the first digit
@@ -60,6 +60,7 @@ template <typename U>
 __device__ __forceinline__ void begin_selection(SelectShared<U>& shared) {
   clear_histogram(shared);
   if (threadIdx.x == 0) shared.histogram[kSelectBins] = shared.listed = 0;
+  if (threadIdx.x < kListed) shared.list[threadIdx.x] = {U{0}, ~U{0}};  // better than no key
   __syncthreads();
 }
 
@@ -125,7 +126,7 @@ struct Bucket {
   unsigned inside, needed;
 
   __device__ __forceinline__ bool holds(U number) const {
-    return ((number ^ value) >> shift) == 0;  // shift: less than the bits of a number
+    return (number ^ value) < U{1} << shift;  // shift: less than the bits of a number
   }
 };
 
@@ -148,28 +149,62 @@ __device__ __forceinline__ Bucket<U> next_digit(const Visit& visit, const Bucket
           bucket.needed - found.before};
 }
 
+// Lists the keys of the bucket, at most kListed of them. By one addition a thread where a pass costs little: each is waited
+// for.
+template <typename U, typename Keys>
+__device__ __forceinline__ void list_keys(const Keys& keys, const Bucket<U>& bucket,
+                                          SelectShared<U>& shared) {
+  if constexpr (Keys::kInRegisters) {
+    unsigned own = 0;
+    keys.each([&](U key, auto) { own += bucket.holds(key); });
+    if (own == 0) return;
+    Listed<U>* to = shared.list + atomicAdd(&shared.listed, own);
+    keys.each([&](U key, auto i) {
+      if (bucket.holds(key)) *to++ = {key, static_cast<U>(i)};
+    });
+  } else {
+    keys.each([&](U key, auto i) {
+      if (bucket.holds(key)) {
+        shared.list[atomicAdd(&shared.listed, 1u)] = {key, static_cast<U>(i)};
+      }
+    });
+  }
+}
+
+// How many of `count` listed keys are better than the one of this thread, which kRankLanes neighbours share: the same on each
+// of them. By whole warps. The counts of a warp's keys are added in one number, a byte each.
+template <typename U>
+__device__ __forceinline__ unsigned rank_listed(const Listed<U>& own, unsigned count,
+                                                const SelectShared<U>& shared) {
+  constexpr unsigned kAhead = 4;
+  static_assert(kListed < 256 && kListed % (kRankLanes * kAhead) == 0 && 32 / kRankLanes == 4);
+  const unsigned lane = threadIdx.x % 32;
+  unsigned better = 0;
+#pragma unroll 1
+  for (unsigned first = 0; first < count; first += kRankLanes * kAhead) {
+#pragma unroll
+    for (unsigned j = 0; j < kAhead; ++j) {
+      const Listed<U> other = shared.list[first + kRankLanes * j + lane % kRankLanes];
+      better += (other.key > own.key) | ((other.key == own.key) & (other.index < own.index));
+    }
+  }
+  const unsigned byte = lane / kRankLanes * 8;
+  return warp_sum(better << byte) >> byte & 0xffu;
+}
+
 // The key of the bucket that is better than all but needed - 1 of it. bucket.inside: at most kListed.
 template <typename U, typename Keys>
 __device__ __forceinline__ RowCut<U> find_listed(const Keys& keys, const Bucket<U>& bucket,
                                                  SelectShared<U>& shared) {
-  const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  keys.each([&](U key, auto i) {
-    if (bucket.holds(key)) {
-      shared.list[atomicAdd(&shared.listed, 1u)] = {key, static_cast<U>(i)};
-    }
-  });
+  list_keys(keys, bucket, shared);
   __syncthreads();
-#pragma unroll 1
-  for (unsigned place = warp; place < bucket.inside; place += kSelectWarps) {
+  const unsigned place = threadIdx.x / kRankLanes;
+  if (place / 4 * 4 < bucket.inside) {  // whole warps
     const Listed<U> own = shared.list[place];
-    unsigned better = 0;
-#pragma unroll 1
-    for (unsigned first = 0; first < bucket.inside; first += 32) {
-      const Listed<U> other = shared.list[min(first + lane, bucket.inside - 1)];
-      better += (first + lane < bucket.inside) &
-                ((other.key > own.key) | ((other.key == own.key) & (other.index < own.index)));
+    const unsigned better = rank_listed(own, bucket.inside, shared);
+    if (better == bucket.needed - 1 && place < bucket.inside && threadIdx.x % kRankLanes == 0) {
+      shared.cut = own;
     }
-    if (warp_sum(better) == bucket.needed - 1 && lane == 0) shared.cut = own;
   }
   __syncthreads();
   const Listed<U> cut = shared.cut;
