@@ -47,8 +47,8 @@ _MINING = _of(
     ),
     (
         "a key more than there is room for is listed",
-        "if («bucket.inside <= kListed») return find_listed",
-        "bucket.inside <= kListed + 1",
+        "return «inside <= kListed» &&",
+        "inside <= kListed + 1",
         "just_fit_in",
     ),
     ("keys of other buckets are listed", "if («bucket.holds(key)») *to++", "true", "just_fit_in"),
@@ -74,8 +74,8 @@ _MINING = _of(
     ),
     (
         "the first 32 of the list are ranked",
-        "if («place / 4 * 4 < bucket.inside») {",
-        "place < 32",
+        "if («place / 4 * 4 >= bucket.inside») return;",
+        "place >= 32",
         "just_fit_in",
     ),
     (
@@ -84,6 +84,9 @@ _MINING = _of(
         "~U{0}",
         "just_fit_in",
     ),
+    ("mask: the one after the last", "better < «bucket.needed» &&", "bucket.needed + 1", "test_hard_negatives"),
+    ("mask: excluded rows are listed", "&& «own.key != kExcluded<U>»;", "true", "as_far_as"),
+    ("mask: keys beside the bucket", "mask[i] = «key > bucket.value»;", "key < bucket.value", "test_hard_negatives"),
     ("ranks of a warp's keys run together", "byte = «lane / kRankLanes * 8»;", "lane / kRankLanes * 4", "just_fit_in"),
     (
         "list: ties go to the highest index",
@@ -91,7 +94,7 @@ _MINING = _of(
         "other.index > own.index",
         "just_fit_in",
     ),
-    ("list: the one after the last", "== «bucket.needed - 1» && place", "bucket.needed", "just_fit_in"),
+    ("list: the one after the last", "better == «bucket.needed - 1») shared", "bucket.needed", "just_fit_in"),
     ("keys beyond the row are read", "kCertain<kPerThread> || «i < last» ? i", "true", "test_dtypes"),
     (
         "positives beyond the row count",

@@ -73,6 +73,31 @@ __device__ __forceinline__ MinedKeys<T> mined_keys(const HardNegativeArgs& args,
           counts};
 }
 
+// The mask of the k hardest rows, k <= keys.width. Where keys in registers have listed the bucket of the k-th no cut is made:
+// the other keys are decided by the bucket, and whoever ranks a listed one writes what becomes of it.
+template <typename U, typename Keys>
+__device__ __forceinline__ void write_mask(const Keys& keys, int k, const Scan& scan, bool* mask,
+                                           SelectShared<U>& shared) {
+  const auto write = [&](RowCut<U> found) {
+    const auto cut = selectable_cut(found, keys.width);
+    keys.each([&](U key, auto i) { mask[i] = is_selected(key, i, cut); });
+  };
+  if constexpr (!Keys::kInRegisters) {
+    write(select_row<false, U>(keys, k, scan, shared));
+  } else {
+    if (k <= 0) return write(empty_cut<U>());
+    const Bucket<U> bucket = search_bucket<false>(keys, static_cast<unsigned>(k), scan, shared);
+    if (!bucket.template listed<false>()) return write(cut_unlisted<false>(keys, bucket, shared));
+    each_listed(keys, bucket, shared, [&](const Listed<U>& own, unsigned better) {
+      mask[own.index] = better < bucket.needed && own.key != kExcluded<U>;
+    });
+    const U size = U{1} << bucket.shift;  // of the bucket, in keys there may be
+    keys.each([&](U key, auto i) {
+      if (key - bucket.value >= size) mask[i] = key > bucket.value;
+    });
+  }
+}
+
 template <typename T, int kPerThread>
 __global__ void __launch_bounds__(kSelectBlock, 1) hard_negatives_kernel(HardNegativeArgs args) {
   using U = Ordered<T>;
@@ -83,7 +108,6 @@ __global__ void __launch_bounds__(kSelectBlock, 1) hard_negatives_kernel(HardNeg
   MinedCounts counts;
   const auto load = mined_keys<T>(args, int64_t{blockIdx.x} * args.width, counts);
   const RowKeys<kPerThread, decltype(load), U> keys(load, args.width);
-  using Index = typename decltype(keys)::Index;
   count_first_digit<U>(keys, shared);
   unsigned positives = counts.positives, excluded = counts.excluded;
   block_sums(positives, excluded, scratch);  // its barrier is that of the first digits too
@@ -91,10 +115,9 @@ __global__ void __launch_bounds__(kSelectBlock, 1) hard_negatives_kernel(HardNeg
   const int width = static_cast<int>(args.width);  // fewer than 2^31, as the op demands
   const int k = num_hard_negatives(args.rule, static_cast<int>(positives),
                                    width - static_cast<int>(positives + excluded), width);
-  const auto cut = selectable_cut(select_row<false, U>(keys, k, scan, shared), Index{width});
   // Where the row begins once more: kept until here it would take two registers that the keys need.
   bool* const mask = args.mask + uint64_t{blockIdx.x} * static_cast<unsigned>(args.width);
-  keys.each([&](U key, auto i) { mask[i] = is_selected(key, i, cut); });
+  write_mask(keys, k, scan, mask, shared);
 }
 
 // keys: [B, P], ks: [B]

@@ -128,6 +128,13 @@ struct Bucket {
   __device__ __forceinline__ bool holds(U number) const {
     return (number ^ value) < U{1} << shift;  // shift: less than the bits of a number
   }
+  // Whether all of them are among the k.
+  __device__ __forceinline__ bool whole() const { return needed == inside; }
+  // Whether they are to be listed. kExact: see select_row.
+  template <bool kExact>
+  __device__ __forceinline__ bool listed() const {
+    return inside <= kListed && (kExact || !whole());
+  }
 };
 
 // The next digit of the search among the numbers that visit(fn) passes to fn.
@@ -192,42 +199,40 @@ __device__ __forceinline__ unsigned rank_listed(const Listed<U>& own, unsigned c
   return warp_sum(better << byte) >> byte & 0xffu;
 }
 
-// The key of the bucket that is better than all but needed - 1 of it. bucket.inside: at most kListed.
-template <typename U, typename Keys>
-__device__ __forceinline__ RowCut<U> find_listed(const Keys& keys, const Bucket<U>& bucket,
-                                                 SelectShared<U>& shared) {
+// fn(listed, better) for each key of the bucket, at most kListed, by one thread: the key with its index and how many of the
+// bucket are better. A barrier must follow before other threads see what fn leaves.
+template <typename U, typename Keys, typename Fn>
+__device__ __forceinline__ void each_listed(const Keys& keys, const Bucket<U>& bucket,
+                                            SelectShared<U>& shared, const Fn& fn) {
   list_keys(keys, bucket, shared);
   __syncthreads();
   const unsigned place = threadIdx.x / kRankLanes;
-  if (place / 4 * 4 < bucket.inside) {  // whole warps
-    const Listed<U> own = shared.list[place];
-    const unsigned better = rank_listed(own, bucket.inside, shared);
-    if (better == bucket.needed - 1 && place < bucket.inside && threadIdx.x % kRankLanes == 0) {
-      shared.cut = own;
-    }
-  }
-  __syncthreads();
-  const Listed<U> cut = shared.cut;
-  return {cut.key, static_cast<int64_t>(cut.index)};
+  if (place / 4 * 4 >= bucket.inside) return;  // whole warps
+  const Listed<U> own = shared.list[place];
+  const unsigned better = rank_listed(own, bucket.inside, shared);
+  if (place < bucket.inside && threadIdx.x % kRankLanes == 0) fn(own, better);
 }
 
-// The selection of one row whose first digits are counted; every thread of the block gets it. kExact: threshold and tie
-// are the last selected key and its index; else they only select the same rows.
+// The bucket in which the search for the k-th key ends, 1 <= k <= keys.width, by all threads of a row whose first digits are
+// counted: all of it is wanted (where !kExact), it has at most kListed keys, or they are all the same.
 template <bool kExact, typename U, typename Keys>
-__device__ __forceinline__ RowCut<U> select_row(const Keys& keys, int64_t k, const Scan& scan,
-                                                SelectShared<U>& shared) {
-  if (k > keys.width) k = keys.width;
-  if (k <= 0) return empty_cut<U>();
-  const Found found = find_bucket(scan, static_cast<unsigned>(k), shared);
+__device__ __forceinline__ Bucket<U> search_bucket(const Keys& keys, unsigned k, const Scan& scan,
+                                                   SelectShared<U>& shared) {
+  const Found found = find_bucket(scan, k, shared);
   Bucket<U> bucket{static_cast<U>(found.bucket) << kFirstShift<U>, kFirstShift<U>, found.inside,
-                   static_cast<unsigned>(k) - found.before};
+                   k - found.before};
   const auto numbers = [&](const auto& fn) { keys.each([&](U key, auto) { fn(key); }); };
-  const auto whole = [&] { return !kExact && bucket.needed == bucket.inside; };
-  while (bucket.inside > kListed && bucket.shift > 0 && !whole()) {
+  while (bucket.inside > kListed && bucket.shift > 0 && (kExact || !bucket.whole())) {
     bucket = next_digit(numbers, bucket, shared);
   }
-  if (whole()) return {bucket.value, kAnyTie};
-  if (bucket.inside <= kListed) return find_listed(keys, bucket, shared);
+  return bucket;
+}
+
+// The selection where all of a bucket is wanted (and not kExact), or where its keys are all the same: ties by the hundred.
+template <bool kExact, typename U, typename Keys>
+__device__ __forceinline__ RowCut<U> cut_unlisted(const Keys& keys, const Bucket<U>& bucket,
+                                                  SelectShared<U>& shared) {
+  if (!kExact && bucket.whole()) return {bucket.value, kAnyTie};
   // Lower index, larger number.
   const unsigned last = static_cast<unsigned>(keys.width - 1);
   const auto indices = [&](const auto& fn) {
@@ -238,6 +243,23 @@ __device__ __forceinline__ RowCut<U> select_row(const Keys& keys, int64_t k, con
   Bucket<unsigned> tie{0, 32 - __clz(static_cast<int>(last)), bucket.inside, bucket.needed};
   while (tie.shift > 0) tie = next_digit(indices, tie, shared);
   return {bucket.value, static_cast<int64_t>(last - tie.value)};
+}
+
+// The selection of one row whose first digits are counted; every thread of the block gets it. kExact: threshold and tie
+// are the last selected key and its index; else they only select the same rows.
+template <bool kExact, typename U, typename Keys>
+__device__ __forceinline__ RowCut<U> select_row(const Keys& keys, int64_t k, const Scan& scan,
+                                                SelectShared<U>& shared) {
+  if (k > keys.width) k = keys.width;
+  if (k <= 0) return empty_cut<U>();
+  const Bucket<U> bucket = search_bucket<kExact>(keys, static_cast<unsigned>(k), scan, shared);
+  if (!bucket.template listed<kExact>()) return cut_unlisted<kExact>(keys, bucket, shared);
+  each_listed(keys, bucket, shared, [&](const Listed<U>& own, unsigned better) {
+    if (better == bucket.needed - 1) shared.cut = own;
+  });
+  __syncthreads();
+  const Listed<U> cut = shared.cut;
+  return {cut.key, static_cast<int64_t>(cut.index)};
 }
 
 }  // namespace ssd_cuda
