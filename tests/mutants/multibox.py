@@ -108,7 +108,7 @@ MULTIBOX = rows_of(
     ),
     (
         "select: the last tile's sums are left out",
-        "image * args.tiles_per_image, «args.tiles_per_image», shared.total);",
+        "shared.tiles.add(args.tiles + image * args.tiles_per_image, «args.tiles_per_image»);",
         "args.tiles_per_image - 1",
     ),
     (

@@ -18,13 +18,16 @@ template <typename T>
 __global__ void __launch_bounds__(kSelectBlock) batch_totals_kernel(SelectArgs<T> args) {
   after_previous_kernel();
   using Search = BatchSearch<Ordered<T>>;
-  __shared__ ImageSums total;
+  __shared__ TileTotals totals;
   __shared__ bool last;
   if (blockIdx.x < args.images) {
     const int64_t image = blockIdx.x;
-    add_tiles(args.tiles + image * args.tiles_per_image, args.tiles_per_image, total);
+    totals.add(args.tiles + image * args.tiles_per_image, args.tiles_per_image);
     __syncthreads();
-    if (threadIdx.x == 0) args.sums[image] = total;
+    if (threadIdx.x < 32) {
+      const ImageSums sums = totals.sums();
+      if (threadIdx.x == 0) args.sums[image] = sums;
+    }
   }
   if (!arrives_last(&args.search->arrived[Search::kDigits + 1], last) || threadIdx.x >= 32) return;
   const int64_t positives =
@@ -47,7 +50,7 @@ __global__ void __launch_bounds__(kSelectBlock) batch_sums_kernel(SelectArgs<T> 
     const int64_t image = blockIdx.x;
     const MadeKeys<U> load(args.keys + image * args.width);
     const RowKeys<kReload, MadeKeys<U>, U> keys(load, args.width);
-    if (threadIdx.x == 0) shared.total = args.sums[image];
+    shared.tiles.set(args.sums[image]);
     __syncthreads();
     add_selected(args, image, keys, image_cut(args.search->cut, image, args.width), shared);
   } else {

@@ -40,29 +40,52 @@ __device__ __forceinline__ T lane_total(int64_t count, const Value& value) {
   return sum;
 }
 
-// The sums of an image's tiles, all but the negatives: each value by a warp of its own, all at once.
-__device__ inline void add_tiles(const ImageSums* tiles, int64_t count, ImageSums& total) {
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const bool first = threadIdx.x % 32 == 0;
-  const auto add = [&](int number, auto member) {
-    if (warp != number) return;
-    using Value = std::remove_reference_t<decltype(total.*member)>;
-    const auto value = [&](int64_t i) { return tiles[i].*member; };
-    Value sum;
-    if constexpr (std::is_same_v<Value, double>) {
-      sum = warp_reduce(lane_total<double>(count, value), Add{});
-    } else {  // rows of an image: fewer than 2^31
-      sum = warp_sum(static_cast<unsigned>(lane_total<int64_t>(count, value)));
-    }
-    if (first) total.*member = sum;
-  };
-  add(0, &ImageSums::positives);
-  add(1, &ImageSums::candidates);
-  add(2, &ImageSums::loc);
-  add(3, &ImageSums::conf);
-  add(4, &ImageSums::localized);
-  if (threadIdx.x == 0) total.negatives = 0;
-}
+// The sums of an image's tiles, all but the negatives. Those in double are left in the sums of a warp's lanes: their trees, ten
+// instructions that wait for each other, are for when somebody needs them, beside others.
+struct TileTotals {
+  double loc[32], conf[32];
+  unsigned positives, candidates, localized;  // rows of an image: fewer than 2^31
+
+  // Each value by a warp of its own, all at once.
+  __device__ __forceinline__ void add(const ImageSums* tiles, int64_t count) {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const auto add_rows = [&](int number, auto member, unsigned& total) {
+      if (warp != number) return;
+      const auto rows = [&](int64_t i) { return tiles[i].*member; };
+      const unsigned sum = warp_sum(static_cast<unsigned>(lane_total<int64_t>(count, rows)));
+      if (threadIdx.x % 32 == 0) total = sum;
+    };
+    const auto add_losses = [&](int number, auto member, double* lanes) {
+      if (warp != number) return;
+      const auto losses = [&](int64_t i) { return tiles[i].*member; };
+      lanes[threadIdx.x % 32] = lane_total<double>(count, losses);
+    };
+    add_rows(0, &ImageSums::positives, positives);
+    add_rows(1, &ImageSums::candidates, candidates);
+    add_losses(2, &ImageSums::loc, loc);
+    add_losses(3, &ImageSums::conf, conf);
+    add_rows(4, &ImageSums::localized, localized);
+  }
+  // What they were once.
+  __device__ __forceinline__ void set(const ImageSums& sums) {
+    if (threadIdx.x >= 32) return;
+    loc[threadIdx.x] = threadIdx.x == 0 ? sums.loc : 0;
+    conf[threadIdx.x] = threadIdx.x == 0 ? sums.conf : 0;
+    if (threadIdx.x != 0) return;
+    positives = static_cast<unsigned>(sums.positives);
+    candidates = static_cast<unsigned>(sums.candidates);
+    localized = static_cast<unsigned>(sums.localized);
+  }
+  // By one warp, the same on each of its lanes.
+  __device__ __forceinline__ ImageSums sums() const {
+    return {warp_reduce(loc[threadIdx.x % 32], Add{}),
+            warp_reduce(conf[threadIdx.x % 32], Add{}),
+            positives,
+            localized,
+            candidates,
+            0};
+  }
+};
 
 // The keys of keys_kernel as a loader of RowKeys.
 template <typename U>
@@ -83,14 +106,15 @@ struct LossShared {
   SelectShared<Ordered<T>> select;
   double conf[kSelectWarps];
   unsigned negatives[kSelectWarps];
-  ImageSums total;  // in registers it would crowd out the keys
+  TileTotals tiles;
+  ImageSums total;  // of the image, for the first warp
   bool last;        // whether this block finishes the batch
 };
 static_assert(sizeof(LossShared<double>) <= kSelectStatic,
               "the rest of shared memory may hold keys");
 
-// Adds up what counts in one image to the sums of its tiles in shared.total, for the first warp to see, and writes what the
-// batch and the backward need of it.
+// Adds up what counts in one image to the sums of its tiles, in shared.total for the first warp, and writes what the batch
+// and the backward need of it.
 template <typename T, typename Keys>
 __device__ __forceinline__ void add_selected(const SelectArgs<T>& args, int64_t image,
                                              const Keys& keys, RowCut<Ordered<T>> cut,
@@ -133,10 +157,10 @@ __device__ __forceinline__ void add_selected(const SelectArgs<T>& args, int64_t 
   if (lane == 0) shared.conf[warp] = conf, shared.negatives[warp] = negatives;
   __syncthreads();
   if (warp != 0) return;
+  ImageSums sums = shared.tiles.sums();
   conf = warp_reduce(shared.conf[lane], Add{});
   negatives = warp_sum(shared.negatives[lane]);
   if (lane != 0) return;
-  ImageSums sums = shared.total;
   sums.conf += conf;
   sums.negatives = negatives;
   args.shares[image].put(sums);
@@ -173,13 +197,13 @@ __device__ __forceinline__ void select_image(const SelectArgs<T>& args, int64_t 
   const MadeKeys<U> load(args.keys + image * args.width);
   const RowKeys<kPerThread, MadeKeys<U>, U> keys(load, args.width);  // on their way meanwhile
   take_ticket(args, shared);
-  add_tiles(args.tiles + image * args.tiles_per_image, args.tiles_per_image, shared.total);
+  shared.tiles.add(args.tiles + image * args.tiles_per_image, args.tiles_per_image);
   count_first_digit<U>(keys, shared.select);
   __syncthreads();
   const Scan scan = scan_histogram(shared.select);
   const int k =
-      num_hard_negatives(args.rule.mining, static_cast<int>(shared.total.positives),
-                         static_cast<int>(shared.total.candidates), static_cast<int>(args.width));
+      num_hard_negatives(args.rule.mining, static_cast<int>(shared.tiles.positives),
+                         static_cast<int>(shared.tiles.candidates), static_cast<int>(args.width));
   add_selected(args, image, keys, select_row<false, U>(keys, k, scan, shared.select), shared);
 }
 
