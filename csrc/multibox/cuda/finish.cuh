@@ -1,7 +1,7 @@
 // The losses of a batch from the sums of its images.
 #pragma once
 
-#include "common/cuda/launch.cuh"
+#include "mining/cuda/block_sums.cuh"
 #include "multibox/multibox_rule.h"
 
 namespace ssd_cuda {
@@ -59,12 +59,13 @@ __device__ __forceinline__ void finish_batch(const Args& args, const SumsOf& sum
     batch.add(own);
   }
   for (int64_t b = lane + 32; b < args.images; b += 32) batch.add(sums_of(b));
+  // Fewer than 2^54 rows, in two sums of 27 bits a lane: a tree of 64 bits is 20 instructions in a row.
   const auto add_lanes = [](int64_t& n) {
-    for (int step = 16; step > 0; step /= 2) n += __shfl_xor_sync(kFullWarp, n, step);
+    constexpr int kBits = 27;
+    const unsigned low = warp_sum(static_cast<unsigned>(n) & ((1u << kBits) - 1));
+    n = low + (int64_t{warp_sum(static_cast<unsigned>(n >> kBits))} << kBits);
   };
-  add_lanes(
-      batch
-          .localized);  // the others only where image_scale divides by them: a tree is 20 instructions in a row
+  add_lanes(batch.localized);  // the others only where image_scale divides by them
   if (args.rule.loss.normalizer == Normalizer::kSelected) add_lanes(batch.selected);
   if (args.rule.loss.normalizer == Normalizer::kMinOne) add_lanes(batch.at_least_one);
   double loc = 0, conf = 0;
