@@ -120,7 +120,10 @@ __device__ __forceinline__ void add_selected(const SelectArgs<T>& args, int64_t 
                                              const Keys& keys, RowCut<Ordered<T>> cut,
                                              LossShared<T>& shared) {
   using U = Ordered<T>;
-  const auto in_row = selectable_cut(cut, keys.width);
+  // Counted from this thread's first index on, the others are constants where keys are in registers.
+  const auto start = static_cast<typename Keys::Index>(threadIdx.x);
+  auto in_row = selectable_cut(cut, keys.width);
+  in_row.tie -= start;
   const U* row = args.keys + image * args.width;
   const U fill = positive_key<T>(args.rule.mining);
   const T* const losses =
@@ -129,7 +132,7 @@ __device__ __forceinline__ void add_selected(const SelectArgs<T>& args, int64_t 
   unsigned negatives = 0;
   const auto add = [&](const auto& loss_of) {
     keys.each([&](U key, auto p) {
-      const bool counts = (key != fill) & is_selected(key, p, in_row);
+      const bool counts = (key != fill) & is_selected(key, p - start, in_row);
       if (!counts) return;
       ++negatives;
       conf += static_cast<double>(loss_of(key, p));
