@@ -1,4 +1,5 @@
-// Sorts the keys of a CTA in shared memory, in place, in seven barriers.
+// Sorts the keys of a CTA in shared memory, in place, in seven barriers; or only deals them to buckets, so that the caller
+// may rank the best alone.
 //
 // The keys are dealt to buckets of equal width between the least and the greatest key, about one a bucket. The place of a
 // key is the number of keys in the buckets before its own, by a prefix sum, and of smaller keys in its own. All keys
@@ -21,6 +22,15 @@ __device__ __forceinline__ unsigned long long sort_word(unsigned __int128 key) {
   return static_cast<unsigned long long>(key >> 32);
 }
 
+// Where a word belongs, below kCapacity.
+struct SortBuckets {
+  unsigned long long low;
+  int shift;
+  __device__ __forceinline__ unsigned of(unsigned long long word) const {
+    return static_cast<unsigned>((word - low) >> shift);
+  }
+};
+
 template <int kThreads>
 struct SortScratch {
   static_assert(kThreads / 32 <= kSortMostWarps);
@@ -31,11 +41,11 @@ struct SortScratch {
       start[kCapacity + kSortKeys];  // counts of the buckets, then the place of their first key
 };
 
-// All threads: the bucket of a word is (word - low) >> shift, below kCapacity.
+// All threads: the buckets of words that reach from the least to the greatest.
 template <int kThreads>
-__device__ __forceinline__ void sort_range(unsigned long long least, unsigned long long greatest,
-                                           SortScratch<kThreads>* scratch, unsigned long long& low,
-                                           int& shift) {
+__device__ __forceinline__ SortBuckets sort_range(unsigned long long least,
+                                                  unsigned long long greatest,
+                                                  SortScratch<kThreads>* scratch) {
   constexpr int kWarps = kThreads / 32;
   const auto fold = [&] {
     least = ~warp_largest_bits(~least);
@@ -49,11 +59,10 @@ __device__ __forceinline__ void sort_range(unsigned long long least, unsigned lo
   __syncthreads();
   least = scratch->least[threadIdx.x % kWarps], greatest = scratch->greatest[threadIdx.x % kWarps];
   fold();
-  low = least;
   const int bits = 64 - __clzll(static_cast<long long>(greatest - least));
   constexpr int kBits = kThreads == 512 ? 11 : 10;
   static_assert(1 << kBits == SortScratch<kThreads>::kCapacity);
-  shift = bits > kBits ? bits - kBits : 0;
+  return {least, bits > kBits ? bits - kBits : 0};
 }
 
 // All threads: turns the counts of the buckets into the place of their first key. False when one is crowded.
@@ -116,14 +125,13 @@ __device__ __forceinline__ void rank_keys(const Key* keys, unsigned count,
   }
 }
 
-// All kThreads threads, after a barrier: keys [0, count) into ascending order, count <= kCapacity. False, and nothing
-// changed, when they crowd.
+// All kThreads threads, after a barrier: keys [0, count) into the order of their buckets, whose first places are then in the
+// scratch, count <= kCapacity. key, bucket: those that the thread had. False, and nothing changed, when they crowd.
 template <int kThreads, typename Key>
-__device__ __forceinline__ bool bucket_sort(Key* keys, unsigned count,
-                                            SortScratch<kThreads>* scratch) {
-  Key key[kSortKeys];
-  unsigned long long least = ~0ull, greatest = 0, low;
-  int shift;
+__device__ __forceinline__ bool deal_keys(Key* keys, unsigned count, SortScratch<kThreads>* scratch,
+                                          SortBuckets& buckets, Key (&key)[kSortKeys],
+                                          unsigned (&bucket)[kSortKeys]) {
+  unsigned long long least = ~0ull, greatest = 0;
 #pragma unroll
   for (int u = 0; u < kSortKeys; ++u) {
     const unsigned i = threadIdx.x + u * kThreads;
@@ -134,12 +142,12 @@ __device__ __forceinline__ bool bucket_sort(Key* keys, unsigned count,
     least = word < least ? word : least;
     greatest = word > greatest ? word : greatest;
   }
-  sort_range(least, greatest, scratch, low, shift);
-  unsigned bucket[kSortKeys], place[kSortKeys];
+  buckets = sort_range(least, greatest, scratch);
+  unsigned place[kSortKeys];
 #pragma unroll
   for (int u = 0; u < kSortKeys; ++u) {
     if (threadIdx.x + u * kThreads >= count) continue;
-    bucket[u] = static_cast<unsigned>((sort_word(key[u]) - low) >> shift);
+    bucket[u] = buckets.of(sort_word(key[u]));
     place[u] = atomicAdd(&scratch->start[bucket[u]], 1u);
   }
   __syncthreads();
@@ -149,6 +157,18 @@ __device__ __forceinline__ bool bucket_sort(Key* keys, unsigned count,
     if (threadIdx.x + u * kThreads < count) keys[scratch->start[bucket[u]] + place[u]] = key[u];
   }
   __syncthreads();
+  return true;
+}
+
+// All kThreads threads, after a barrier: keys [0, count) into ascending order, count <= kCapacity. False, and nothing
+// changed, when they crowd.
+template <int kThreads, typename Key>
+__device__ __forceinline__ bool bucket_sort(Key* keys, unsigned count,
+                                            SortScratch<kThreads>* scratch) {
+  Key key[kSortKeys];
+  unsigned bucket[kSortKeys], place[kSortKeys];
+  SortBuckets buckets;
+  if (!deal_keys(keys, count, scratch, buckets, key, bucket)) return false;
   rank_keys<kThreads>(keys, count, key, bucket, scratch->start, place);
   __syncthreads();
 #pragma unroll
@@ -158,5 +178,36 @@ __device__ __forceinline__ bool bucket_sort(Key* keys, unsigned count,
   __syncthreads();
   return true;
 }
+
+// The first of dealt keys, whole buckets of them and at most one a thread: what a thread ranks alone.
+template <int kThreads, typename Key>
+struct DealtRun {
+  Key* keys;
+  unsigned count;  // 0: there are none, the keys are in order
+  SortBuckets buckets;
+  const unsigned* start;
+
+  // After deal_keys(): of `all` keys.
+  __device__ __forceinline__ static DealtRun of(Key* keys, unsigned all, const SortBuckets& buckets,
+                                                const unsigned* start) {
+    const unsigned end = all <= kThreads ? all : start[buckets.of(sort_word(keys[kThreads]))];
+    return {keys, end, buckets, start};
+  }
+
+  // The place of a key of the run. Of its bucket it takes some side by side, as each comparison waits for a load.
+  __device__ __forceinline__ unsigned place_of(Key key) const {
+    const unsigned bucket = buckets.of(sort_word(key));
+    const unsigned first = start[bucket], size = start[bucket + 1] - first;
+    unsigned place = first;
+#pragma unroll 1
+    for (unsigned i = 0; i < size; i += kSortKeys) {
+#pragma unroll
+      for (int v = 0; v < kSortKeys; ++v) {
+        if (i + v < size) place += keys[first + i + v] < key;
+      }
+    }
+    return place;
+  }
+};
 
 }  // namespace ssd_cuda

@@ -282,13 +282,14 @@ __global__ void __launch_bounds__(kImageThreads, 1)
       slices.fill(range, bound, pool);
     else
       RowScan<T, S>{options, inputs, range}.fill(pool);
-    pool.sort();
     const int count = static_cast<int>(state.count);
     const bool cut = state.cut != 0;
     const Key worst = state.worst;
-    for (int i = 0, size; i < count && num_kept < rows; i += size) {
+    // Few images look at more candidates than the first run has.
+    for (int i = 0, sorted = 0, size; i < count && num_kept < rows; i += size) {
+      if (i == sorted) sorted = static_cast<int>(pool.sort_run(i, count));
       size = chunk_size(rows - num_kept);
-      if (size > count - i) size = count - i;
+      if (size > sorted - i) size = sorted - i;
       num_kept = nms.add(keys + i, size, num_before, num_kept);
       num_before += size;
     }
