@@ -299,6 +299,7 @@ __global__ void __launch_bounds__(kImageThreads, 1)
     stored = stored && cut;
     __syncthreads();  // the state has been read
   }
+#pragma unroll 1  // unrolled it is 2 KB of code that a full image jumps over, to code that is not there yet
   for (int64_t k = num_kept + threadIdx.x; k < rows; k += kImageThreads) {
     write_padding(options, outputs, image, k);
   }
