@@ -236,15 +236,21 @@ SSD_HOST_DEVICE Vec4<T> clip_to_image(const DetectOptions<T>& options,
   return clip_box(box, inputs.clip_sizes[2 * image], inputs.clip_sizes[2 * image + 1]);
 }
 
-// The box that NMS sees.
+// The box that NMS sees, of a code and a prior that have been read.
+template <typename T, typename S>
+SSD_HOST_DEVICE Vec4<T> candidate_box(const DetectOptions<T>& options,
+                                      const DetectInputs<T, S>& inputs, int64_t image, Vec4<T> code,
+                                      Vec4<T> prior) {
+  const Vec4<T> center = prior_center(prior, options.format);
+  const Vec4<T> box = decode_box(code, center, options.variance, options.clamp);
+  return options.clip == ClipKind::kBefore ? clip_to_image(options, inputs, image, box) : box;
+}
 template <typename T, typename S>
 SSD_HOST_DEVICE Vec4<T> candidate_box(const DetectOptions<T>& options,
                                       const DetectInputs<T, S>& inputs, int64_t image,
                                       int64_t prior) {
-  const Vec4<T> center = prior_center(inputs.prior(image, prior), options.format);
-  const Vec4<T> box =
-      decode_box(inputs.code(image, prior), center, options.variance, options.clamp);
-  return options.clip == ClipKind::kBefore ? clip_to_image(options, inputs, image, box) : box;
+  return candidate_box(options, inputs, image, inputs.code(image, prior),
+                       inputs.prior(image, prior));
 }
 
 // The box that the caller sees.

@@ -179,32 +179,37 @@ __device__ __forceinline__ bool bucket_sort(Key* keys, unsigned count,
   return true;
 }
 
-// The first of dealt keys, whole buckets of them and at most one a thread: what a thread ranks alone.
-template <int kThreads, typename Key>
+// The first of dealt keys, whole buckets of them and at most one a thread: what a thread ranks alone. Where the keys and the
+// starts of the buckets lie is told anew each time, or what is known of their memory would be lost.
 struct DealtRun {
-  Key* keys;
   unsigned count;  // 0: there are none, the keys are in order
   SortBuckets buckets;
-  const unsigned* start;
 
-  // After deal_keys(): of `all` keys.
-  __device__ __forceinline__ static DealtRun of(Key* keys, unsigned all, const SortBuckets& buckets,
-                                                const unsigned* start) {
-    const unsigned end = all <= kThreads ? all : start[buckets.of(sort_word(keys[kThreads]))];
-    return {keys, end, buckets, start};
+  // After deal_keys() of `all` keys.
+  template <int kThreads, typename Key>
+  __device__ __forceinline__ static DealtRun of(const Key* keys, unsigned all,
+                                                const SortBuckets& buckets,
+                                                const SortScratch<kThreads>* scratch) {
+    const unsigned end =
+        all <= kThreads ? all : scratch->start[buckets.of(sort_word(keys[kThreads]))];
+    return {end, buckets};
   }
 
   // The place of a key of the run. Of its bucket it takes some side by side, as each comparison waits for a load.
-  __device__ __forceinline__ unsigned place_of(Key key) const {
-    const unsigned bucket = buckets.of(sort_word(key));
-    const unsigned first = start[bucket], size = start[bucket + 1] - first;
+  template <int kThreads, typename Key>
+  __device__ __forceinline__ unsigned place_of(const Key* keys,
+                                               const SortScratch<kThreads>* scratch,
+                                               Key key) const {
+    const unsigned bucket = buckets.of(sort_word(key)), first = scratch->start[bucket];
+    const unsigned end = scratch->start[bucket + 1];
     unsigned place = first;
 #pragma unroll 1
-    for (unsigned i = 0; i < size; i += kSortKeys) {
+    for (unsigned i = first; i < end; i += kSortKeys) {
+      Key other[kSortKeys];
 #pragma unroll
-      for (int v = 0; v < kSortKeys; ++v) {
-        if (i + v < size) place += keys[first + i + v] < key;
-      }
+      for (int v = 0; v < kSortKeys; ++v) other[v] = i + v < end ? keys[i + v] : key;
+#pragma unroll
+      for (int v = 0; v < kSortKeys; ++v) place += other[v] < key ? 1 : 0;
     }
     return place;
   }

@@ -219,6 +219,25 @@ __device__ __forceinline__ int chunk_size(int64_t wanted) {
   return wanted >= kChunk / 2 ? kChunk : static_cast<int>(ceil_div<int64_t>(wanted, 32)) * 64;
 }
 
+// All threads, after a barrier: takes the keys of the pool in order, until the rows are full. Few images look at more
+// candidates than the first run has, so no other is ranked before it is asked for.
+template <typename Nms, typename P>
+__device__ __forceinline__ void take_best(const Nms& nms, const P& pool, int64_t rows,
+                                          int64_t& num_before, int64_t& num_kept) {
+  const int count = static_cast<int>(pool.state->count);
+  for (int i = 0, sorted = 0, size; i < count && num_kept < rows; i += size) {
+    SortBuckets buckets{};
+    const bool dealt = i == sorted && pool.deal(i, count, buckets);
+    const auto fetched = nms.fetch(pool.keys + i, count - i);
+    const DealtRun run = dealt ? pool.first_run(i, count, buckets) : DealtRun{};
+    if (i == sorted) sorted = dealt ? i + static_cast<int>(run.count) : count;
+    size = chunk_size(rows - num_kept);
+    if (size > sorted - i) size = sorted - i;
+    num_kept = nms.add(pool.keys + i, size, fetched, run, pool.scratch, num_before, num_kept);
+    num_before += size;
+  }
+}
+
 template <typename T, typename S, bool kOwnRules>
 __global__ void __launch_bounds__(kImageThreads, 1)
     image_kernel(DetectOptions<T> options, DetectInputs<T, S> inputs, DetectOutputs<T> outputs,
@@ -282,17 +301,9 @@ __global__ void __launch_bounds__(kImageThreads, 1)
       slices.fill(range, bound, pool);
     else
       RowScan<T, S>{options, inputs, range}.fill(pool);
-    const int count = static_cast<int>(state.count);
+    take_best(nms, pool, rows, num_before, num_kept);
     const bool cut = state.cut != 0;
     const Key worst = state.worst;
-    // Few images look at more candidates than the first run has.
-    for (int i = 0, sorted = 0, size; i < count && num_kept < rows; i += size) {
-      if (i == sorted) sorted = static_cast<int>(pool.sort_run(i, count));
-      size = chunk_size(rows - num_kept);
-      if (size > sorted - i) size = sorted - i;
-      num_kept = nms.add(keys + i, size, num_before, num_kept);
-      num_before += size;
-    }
     if (num_kept == rows || (!cut && (!stored || bound == ~Key{0}))) break;
     range.after = cut ? worst : bound;
     range.after_any = true;

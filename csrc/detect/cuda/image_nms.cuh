@@ -1,9 +1,9 @@
 // NMS of one image by one CTA, in score order, kChunk candidates at a time.
 //
-// A chunk: decode the boxes; drop those beyond their list's top_k and those that a kept box suppresses; build the
-// bit mask of who suppresses whom within the chunk; then decide in rounds. A candidate is kept once all that could
-// suppress it are gone, and gone once one of them is kept: the greedy result, reached in as many rounds as the
-// longest chain (a handful in practice), the same for any order of threads.
+// A chunk: decode the boxes, whose numbers are on their way while the keys are ranked; drop those beyond their list's top_k
+// and those that a kept box suppresses; build the bit mask of who suppresses whom within the chunk; then decide in
+// rounds. A candidate is kept once all that could suppress it are gone, and gone once one of them is kept: the greedy
+// result, reached in as many rounds as the longest chain (a handful in practice), the same for any order of threads.
 #pragma once
 
 #include "pool.cuh"
@@ -41,6 +41,15 @@ struct ListTable {
   unsigned* kept;   // [words of 32 rows, lists]
 };
 
+// What a thread has read of a candidate before it knows the place of its key.
+template <typename T>
+struct FetchedCandidate {
+  CandidateKey<T> key;
+  bool whole;  // the rest as well
+  uint32_t label;
+  Vec4<T> code, prior;
+};
+
 // kOwnRules: classes differ in their iou_threshold.
 template <typename T, typename S, bool kOwnRules>
 struct ImageNms {
@@ -53,13 +62,36 @@ struct ImageNms {
   ChunkState<T>* chunk;
   ListTable table;
 
-  // All threads. keys: the next `count` <= kChunk candidates in order, num_before: how many came before, num_kept: kept of
-  // them. Returns the new number.
-  __device__ __forceinline__ int64_t add(const CandidateKey<T>* keys, int count, int64_t num_before,
+  // A thread a key, of `left` from the next chunk on. What the decoding needs is asked for here, of all that can be of the
+  // chunk: no key is further from its place than a bucket is long.
+  __device__ __forceinline__ FetchedCandidate<T> fetch(const CandidateKey<T>* keys,
+                                                       int left) const {
+    constexpr int kNear = kChunk + static_cast<int>(kSortCrowd);
+    const int t = threadIdx.x;
+    FetchedCandidate<T> found{
+        .key = 0, .whole = t < left && t < kNear, .label = 0, .code = {}, .prior = {}};
+    if (t < left) found.key = keys[t];
+    if (found.whole) {
+      const uint32_t index = candidate_index(found.key),
+                     priors = static_cast<uint32_t>(inputs.num_priors);
+      found.label = index / priors;
+      found.code = inputs.code(image, index - found.label * priors);
+      found.prior = inputs.prior(image, index - found.label * priors);
+    }
+    return found;
+  }
+
+  // All threads. keys: the next `count` <= kChunk candidates, num_before: how many came before, num_kept: kept of them;
+  // fetched: what fetch() found there. Where the run is not empty, they are its first and it is brought into order. Returns
+  // the new number.
+  template <typename Scratch>
+  __device__ __forceinline__ int64_t add(CandidateKey<T>* keys, int count,
+                                         const FetchedCandidate<T>& fetched, const DealtRun& run,
+                                         const Scratch* scratch, int64_t num_before,
                                          int64_t num_kept) const {
     // No list has had more than all before; where a list cannot be full its candidates are only counted.
     const bool may_be_full = seen != nullptr && num_before + count > options.top_k;
-    load(keys, count, seen != nullptr && !may_be_full);
+    load(keys, count, fetched, run, scratch, seen != nullptr && !may_be_full);
     __syncthreads();
     if (may_be_full) drop_beyond_top_k(count);
     drop_suppressed(count, num_kept);
@@ -120,24 +152,33 @@ struct ImageNms {
     return found;
   }
 
-  __device__ __forceinline__ void load(const CandidateKey<T>* keys, int count, bool counts) const {
-    for (int t = threadIdx.x; t < kChunk; t += blockDim.x) {
-      if (t % 32 == 0) chunk->gone[t / 32] = chunk->kept[t / 32] = 0;
-      if (t >= count) continue;
-      const uint32_t index = candidate_index(keys[t]),
-                     priors = static_cast<uint32_t>(inputs.num_priors);
-      const uint32_t label = index / priors;
-      const Vec4<T> box = candidate_box(options, inputs, image, index - label * priors);
-      chunk->box[t] = box;
-      chunk->area[t] = options.rule.area(box);
-      const unsigned list =
-          options.class_agnostic ? 0 : label - static_cast<uint32_t>(options.first_label);
-      chunk->list[t] = list;
-      if (table.chunk != nullptr) {
-        atomicOr(&table.chunk[t / 32 * table.lists + static_cast<int>(list)], 1u << (t % 32));
-      }
-      if (counts) atomicAdd(&seen[list], 1u);
+  // A thread a key: of a run that is not in order yet it is ranked here.
+  template <typename Scratch>
+  __device__ __forceinline__ void load(CandidateKey<T>* keys, int count,
+                                       const FetchedCandidate<T>& fetched, const DealtRun& run,
+                                       const Scratch* scratch, bool counts) const {
+    const int t = threadIdx.x, dealt = static_cast<int>(run.count);
+    int place = t;
+    if (dealt > 0) {
+      if (t < dealt) place = static_cast<int>(run.place_of(keys, scratch, fetched.key));
+      __syncthreads();  // the run has been read, and the chunk may take the place of its buckets
+      if (t < dealt) keys[place] = fetched.key;
     }
+    if (t < kChunkWords) chunk->gone[t] = chunk->kept[t] = 0;
+    if (fetched.whole && place < count) put(place, fetched, counts);
+  }
+
+  __device__ __forceinline__ void put(int t, const FetchedCandidate<T>& of, bool counts) const {
+    const Vec4<T> box = candidate_box(options, inputs, image, of.code, of.prior);
+    chunk->box[t] = box;
+    chunk->area[t] = options.rule.area(box);
+    const unsigned list =
+        options.class_agnostic ? 0 : of.label - static_cast<uint32_t>(options.first_label);
+    chunk->list[t] = list;
+    if (table.chunk != nullptr) {
+      atomicOr(&table.chunk[t / 32 * table.lists + static_cast<int>(list)], 1u << (t % 32));
+    }
+    if (counts) atomicAdd(&seen[list], 1u);
   }
 
   __device__ __forceinline__ void drop_beyond_top_k(int count) const {

@@ -57,25 +57,18 @@ struct Pool {
     bitonic_sort(count);
   }
 
-  // All threads, after a barrier: brings the least of the keys [begin, count), which are greater than those before, into
-  // order. Returns the first place that is not in order.
-  __device__ __forceinline__ unsigned sort_run(unsigned begin, unsigned count) const {
+  // All threads, after a barrier: deals the keys [begin, count), which are greater than those before, to buckets; first_run()
+  // is then to be ranked. False: all keys are in order.
+  __device__ __forceinline__ bool deal(unsigned begin, unsigned count, SortBuckets& buckets) const {
     Key key[kSortKeys];
     unsigned bucket[kSortKeys];
-    SortBuckets buckets;
-    if (deal_keys(keys + begin, count - begin, scratch, buckets, key, bucket)) {
-      const auto run =
-          DealtRun<kThreads, Key>::of(keys + begin, count - begin, buckets, scratch->start);
-      const bool mine = threadIdx.x < run.count;
-      const Key own = mine ? run.keys[threadIdx.x] : 0;
-      const unsigned place = mine ? run.place_of(own) : 0;
-      __syncthreads();
-      if (mine) run.keys[place] = own;
-      __syncthreads();
-      return begin + run.count;
-    }
+    if (deal_keys(keys + begin, count - begin, scratch, buckets, key, bucket)) return true;
     bitonic_sort(count);  // from the first on: a power of two of them has room
-    return count;
+    return false;
+  }
+  __device__ __forceinline__ DealtRun first_run(unsigned begin, unsigned count,
+                                                const SortBuckets& buckets) const {
+    return DealtRun::of(keys + begin, count - begin, buckets, scratch);
   }
 
   // All threads, after a barrier: leaves the best `keep`. The count is read before the sort, by all: where only one thread
