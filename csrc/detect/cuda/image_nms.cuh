@@ -215,13 +215,16 @@ struct ImageNms {
     }
   }
 
+  static_assert(kChunkWords % 2 == 0, "rows of the mask go in pairs");
   // A warp takes 32 candidates and 32 that are not later at a time.
   __device__ __forceinline__ void build_mask(int count) const {
     constexpr int kTiles = kChunkWords * (kChunkWords + 1) / 2;
     const int lane = threadIdx.x % 32;
     for (int tile = threadIdx.x / 32; tile < kTiles; tile += blockDim.x / 32) {
-      int row = 0, w = tile;  // of a triangle
-      while (w > row) w -= ++row;
+      // Of a triangle: a short row and the one as far from the end have kChunkWords + 1 tiles.
+      const int pair = tile / (kChunkWords + 1), rest = tile % (kChunkWords + 1);
+      const bool shorter = rest <= pair;
+      const int row = shorter ? pair : kChunkWords - 1 - pair, w = shorter ? rest : rest - pair - 1;
       const int t = 32 * row + lane;
       if (t >= count || bit(chunk->gone, t)) continue;
       const int size = count - 32 * w < 32 ? count - 32 * w : 32;
