@@ -94,8 +94,10 @@ struct ImageNms {
     load(keys, count, fetched, run, scratch, seen != nullptr && !may_be_full);
     __syncthreads();
     if (may_be_full) drop_beyond_top_k(count);
-    drop_suppressed(count, num_kept);
-    __syncthreads();
+    if (num_kept > 0) {
+      drop_suppressed(count, num_kept);
+      __syncthreads();
+    }
     build_mask(count);
     __syncthreads();
     decide(count);
