@@ -246,7 +246,7 @@ struct ImageNms {
     for (int w = 0; w < kChunkWords; ++w) {
       mask[w] = open && w <= t / 32 ? chunk->mask[w * kChunk + t] : 0;
     }
-    while (__syncthreads_or(open)) {
+    do {
       bool blocked = false, waiting = false;
       if (open) {
 #pragma unroll
@@ -263,7 +263,8 @@ struct ImageNms {
         chunk->kept[t / 32] |= kept;
         chunk->gone[t / 32] |= gone;
       }
-    }
+    } while (__syncthreads_or(
+        open));  // nearly every chunk has a round to do: none is asked for before the first
   }
 
   __device__ __forceinline__ int64_t store(const CandidateKey<T>* keys, int count,
