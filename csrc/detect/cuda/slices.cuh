@@ -34,16 +34,16 @@ struct StoredSlices {
     const int t = static_cast<int>(threadIdx.x), lane = t % 32;
     const unsigned count = t < slices ? counts[t] : 0;
     Key bound = ~Key{0};
-    if (__syncthreads_or(t < slices && worst[t] != bound)) {
-      for (int s = 0; s < slices; ++s) bound = worst[s] < bound ? worst[s] : bound;
-    }
+    const bool dropped = t < slices && worst[t] != bound;
     unsigned inclusive = count;
     for (int offset = 1; offset < 32; offset *= 2) {
       const unsigned other = __shfl_up_sync(kFullWarp, inclusive, offset);
       if (lane >= offset) inclusive += other;
     }
     if (t < kMostSlices && lane == 31) places->sums[t / 32] = inclusive;
-    __syncthreads();
+    if (__syncthreads_or(dropped)) {
+      for (int s = 0; s < slices; ++s) bound = worst[s] < bound ? worst[s] : bound;
+    }
     if (t < kMostSlices) {
       unsigned before = inclusive - count;
 #pragma unroll
