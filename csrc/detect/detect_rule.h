@@ -260,17 +260,24 @@ SSD_HOST_DEVICE Vec4<T> output_box(const DetectOptions<T>& options,
   return options.clip == ClipKind::kAfter ? clip_to_image(options, inputs, image, box) : box;
 }
 
-// Row k of an image's output.
+// Row k of an image's output; label: of the key, where it is known.
+template <typename T, typename S>
+SSD_HOST_DEVICE void write_row(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs,
+                               const DetectOutputs<T>& outputs, int64_t image, int64_t k,
+                               CandidateKey<T> key, uint32_t label, Vec4<T> box) {
+  const int64_t row = image * options.rows + k;
+  const uint32_t priors = static_cast<uint32_t>(inputs.num_priors);
+  outputs.boxes[row] = output_box(options, inputs, image, box);
+  outputs.scores[row] = candidate_score(key);
+  outputs.labels[row] = label;
+  outputs.prior_indices[row] = candidate_index(key) - label * priors;
+}
 template <typename T, typename S>
 SSD_HOST_DEVICE void write_row(const DetectOptions<T>& options, const DetectInputs<T, S>& inputs,
                                const DetectOutputs<T>& outputs, int64_t image, int64_t k,
                                CandidateKey<T> key, Vec4<T> box) {
-  const int64_t row = image * options.rows + k;
-  const uint32_t index = candidate_index(key), priors = static_cast<uint32_t>(inputs.num_priors);
-  outputs.boxes[row] = output_box(options, inputs, image, box);
-  outputs.scores[row] = candidate_score(key);
-  outputs.labels[row] = index / priors;
-  outputs.prior_indices[row] = index % priors;
+  const uint32_t priors = static_cast<uint32_t>(inputs.num_priors);
+  write_row(options, inputs, outputs, image, k, key, candidate_index(key) / priors, box);
 }
 
 template <typename T>

@@ -26,6 +26,7 @@ struct ChunkState {
   Vec4<T> box[kChunk];
   T area[kChunk];
   unsigned list[kChunk];
+  uint32_t label[kChunk];  // a division that is done once
   unsigned
       mask[kChunkWords *
            kChunk];  // [w][t], w <= t / 32: bit j - 32 w: an earlier j of t's list suppresses t
@@ -174,6 +175,7 @@ struct ImageNms {
     const Vec4<T> box = candidate_box(options, inputs, image, of.code, of.prior);
     chunk->box[t] = box;
     chunk->area[t] = options.rule.area(box);
+    chunk->label[t] = of.label;
     const unsigned list =
         options.class_agnostic ? 0 : of.label - static_cast<uint32_t>(options.first_label);
     chunk->list[t] = list;
@@ -286,7 +288,7 @@ struct ImageNms {
       if (table.kept != nullptr) {
         atomicOr(&table.kept[place / 32 * table.lists + list], 1u << (place % 32));
       }
-      write_row(options, inputs, outputs, image, place, keys[t], chunk->box[t]);
+      write_row(options, inputs, outputs, image, place, keys[t], chunk->label[t], chunk->box[t]);
     }
     if (table.chunk != nullptr && t < count) {  // clear what load() has set
       store_relaxed(&table.chunk[t / 32 * table.lists + static_cast<int>(chunk->list[t])], 0);
