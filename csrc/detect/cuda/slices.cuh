@@ -64,16 +64,21 @@ struct StoredSlices {
   __device__ __forceinline__ void copy(const SlicePlaces* places, const P& pool) const {
     const unsigned count = places->first[kMostSlices];
     constexpr int kEach = static_cast<int>(kImageCapacity) / kImageThreads;
-    // The last slice that begins at a key or before, for all keys of the thread side by side: a search is a chain of loads.
+    // The last slice that begins at a key or before, for all keys of the thread side by side: a search is a chain of loads. A
+    // batch has few slices an image, which need only the last steps.
     int slice[kEach] = {};
+    const auto search = [&](int most, int least) {
 #pragma unroll
-    for (int step = kMostSlices / 2; step > 0; step /= 2) {
+      for (int step = most; step >= least; step /= 2) {
 #pragma unroll
-      for (int u = 0; u < kEach; ++u) {
-        if (places->first[slice[u] + step] <= threadIdx.x + u * kImageThreads) slice[u] += step;
+        for (int u = 0; u < kEach; ++u) {
+          if (places->first[slice[u] + step] <= threadIdx.x + u * kImageThreads) slice[u] += step;
+        }
       }
-    }
-    Key found[kEach];
+    };
+    constexpr int kFew = 16;
+    if (slices > kFew) search(kMostSlices / 2, kFew);
+    search(kFew / 2, 1);
 #pragma unroll
     for (int u = 0; u < kEach; ++u) {
       const unsigned i = threadIdx.x + u * kImageThreads;
