@@ -125,19 +125,28 @@ __device__ __forceinline__ void rank_keys(const Key* keys, unsigned count,
   }
 }
 
-// All kThreads threads, after a barrier: keys [0, count) into the order of their buckets, whose first places are then in the
-// scratch, count <= kCapacity. key, bucket: those that the thread had. False, and nothing changed, when they crowd.
+// The keys of a thread: those at its number and every kThreads further.
 template <int kThreads, typename Key>
-__device__ __forceinline__ bool deal_keys(Key* keys, unsigned count, SortScratch<kThreads>* scratch,
-                                          SortBuckets& buckets, Key (&key)[kSortKeys],
-                                          unsigned (&bucket)[kSortKeys]) {
-  unsigned long long least = ~0ull, greatest = 0;
+__device__ __forceinline__ void read_keys(const Key* keys, unsigned count, Key (&key)[kSortKeys]) {
 #pragma unroll
   for (int u = 0; u < kSortKeys; ++u) {
     const unsigned i = threadIdx.x + u * kThreads;
-    scratch->start[i] = 0;
-    if (i >= count) continue;
-    key[u] = keys[i];
+    key[u] = i < count ? keys[i] : Key{0};
+  }
+}
+
+// All kThreads threads, which hold the keys [0, count) and have their buckets then: puts them in the order of the buckets,
+// whose first places are then in the scratch, count <= kCapacity. False, and nothing changed, when they crowd.
+template <int kThreads, typename Key>
+__device__ __forceinline__ bool deal_keys(Key* keys, unsigned count, SortScratch<kThreads>* scratch,
+                                          SortBuckets& buckets, const Key (&key)[kSortKeys],
+                                          unsigned (&bucket)[kSortKeys]) {
+  unsigned long long least = ~0ull, greatest = 0;
+#pragma unroll
+  for (int u = 0; u < kSortKeys; ++u) scratch->start[threadIdx.x + u * kThreads] = 0;
+#pragma unroll
+  for (int u = 0; u < kSortKeys; ++u) {
+    if (threadIdx.x + u * kThreads >= count) continue;
     const unsigned long long word = sort_word(key[u]);
     least = word < least ? word : least;
     greatest = word > greatest ? word : greatest;
@@ -168,6 +177,7 @@ __device__ __forceinline__ bool bucket_sort(Key* keys, unsigned count,
   Key key[kSortKeys];
   unsigned bucket[kSortKeys], place[kSortKeys];
   SortBuckets buckets;
+  read_keys<kThreads>(keys, count, key);
   if (!deal_keys(keys, count, scratch, buckets, key, bucket)) return false;
   rank_keys<kThreads>(keys, count, key, bucket, scratch->start, place);
   __syncthreads();

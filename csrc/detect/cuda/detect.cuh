@@ -219,22 +219,29 @@ __device__ __forceinline__ int chunk_size(int64_t wanted) {
   return wanted >= kChunk / 2 ? kChunk : static_cast<int>(ceil_div<int64_t>(wanted, 32)) * 64;
 }
 
-// All threads, after a barrier: takes the keys of the pool in order, until the rows are full. Few images look at more
+// All threads: takes the keys of the pool, which they hold, in order, until the rows are full. Few images look at more
 // candidates than the first run has, so no other is ranked before it is asked for.
 template <typename Nms, typename P>
-__device__ __forceinline__ void take_best(const Nms& nms, const P& pool, int64_t rows,
+__device__ __forceinline__ void take_best(const Nms& nms, const P& pool, int count,
+                                          typename P::Key (&held)[kSortKeys], int64_t rows,
                                           int64_t& num_before, int64_t& num_kept) {
-  const int count = static_cast<int>(pool.state->count);
-  for (int i = 0, sorted = 0, size; i < count && num_kept < rows; i += size) {
+  for (int begin = 0, end; begin < count && num_kept < rows; begin = end) {
     SortBuckets buckets{};
-    const bool dealt = i == sorted && pool.deal(i, count, buckets);
-    const auto fetched = nms.fetch(pool.keys + i, count - i);
-    const DealtRun run = dealt ? pool.first_run(i, count, buckets) : DealtRun{};
-    if (i == sorted) sorted = dealt ? i + static_cast<int>(run.count) : count;
-    size = chunk_size(rows - num_kept);
-    if (size > sorted - i) size = sorted - i;
-    num_kept = nms.add(pool.keys + i, size, fetched, run, pool.scratch, num_before, num_kept);
-    num_before += size;
+    const bool dealt = pool.deal(begin, count, held, buckets);
+    end = count;
+    for (int i = begin, size; i < end && num_kept < rows; i += size) {
+      const auto fetched = nms.fetch(pool.keys + i, count - i);
+      DealtRun run{};
+      if (dealt && i == begin) {
+        run = pool.first_run(begin, count, buckets);
+        end = begin + static_cast<int>(run.count);
+      }
+      size = chunk_size(rows - num_kept);
+      if (size > end - i) size = end - i;
+      num_kept = nms.add(pool.keys + i, size, fetched, run, pool.scratch, num_before, num_kept);
+      num_before += size;
+    }
+    if (end < count) read_keys<kImageThreads>(pool.keys + end, count - end, held);
   }
 }
 
@@ -271,8 +278,9 @@ __global__ void __launch_bounds__(kImageThreads, 1)
   // A chunk and a sort are never under way at once.
   auto* scratch = reinterpret_cast<SortScratch<kImageThreads>*>(chunk);
   static_assert(sizeof *scratch <= sizeof *chunk && alignof(decltype(*scratch)) <= 16);
-  auto* places = reinterpret_cast<SlicePlaces*>(chunk);  // read before the first sort
-  static_assert(sizeof *places <= sizeof *chunk);
+  auto* places = reinterpret_cast<SlicePlaces*>(scratch + 1);  // read before the first chunk
+  static_assert(sizeof *scratch + sizeof *places <= sizeof *chunk &&
+                sizeof *scratch % alignof(SlicePlaces) == 0);
   const Pool<T, kImageThreads> pool{keys, kImageCapacity, kImageKeep, &state, scratch};
   const ImageNms<T, S, kOwnRules> nms{options, inputs, outputs, image, kept, seen, chunk, table};
   ScanRange<T> range{.image = image,
@@ -295,13 +303,19 @@ __global__ void __launch_bounds__(kImageThreads, 1)
       bound = slices.measure(places);
     }
     __syncthreads();
-    if (first && slices.fit(places, bound))
-      slices.copy(places, pool);
-    else if (stored)
-      slices.fill(range, bound, pool);
-    else
-      RowScan<T, S>{options, inputs, range}.fill(pool);
-    take_best(nms, pool, rows, num_before, num_kept);
+    Key held[kSortKeys];
+    unsigned count;
+    if (first && slices.fit(places, bound)) {
+      count = slices.copy(places, held);
+    } else {
+      if (stored)
+        slices.fill(range, bound, pool);
+      else
+        RowScan<T, S>{options, inputs, range}.fill(pool);
+      count = state.count;
+      read_keys<kImageThreads>(keys, count, held);
+    }
+    take_best(nms, pool, static_cast<int>(count), held, rows, num_before, num_kept);
     const bool cut = state.cut != 0;
     const Key worst = state.worst;
     if (num_kept == rows || (!cut && (!stored || bound == ~Key{0}))) break;

@@ -57,12 +57,17 @@ struct Pool {
     bitonic_sort(count);
   }
 
-  // All threads, after a barrier: deals the keys [begin, count), which are greater than those before, to buckets; first_run()
-  // is then to be ranked. False: all keys are in order.
-  __device__ __forceinline__ bool deal(unsigned begin, unsigned count, SortBuckets& buckets) const {
-    Key key[kSortKeys];
+  // All threads: deals the keys [begin, count), which they hold and which are greater than those before, to buckets;
+  // first_run() is then to be ranked. False: all keys are in order.
+  __device__ __forceinline__ bool deal(unsigned begin, unsigned count, const Key (&held)[kSortKeys],
+                                       SortBuckets& buckets) const {
     unsigned bucket[kSortKeys];
-    if (deal_keys(keys + begin, count - begin, scratch, buckets, key, bucket)) return true;
+    if (deal_keys(keys + begin, count - begin, scratch, buckets, held, bucket)) return true;
+#pragma unroll
+    for (int u = 0; u < kSortKeys; ++u) {  // nothing but a thread may hold them yet
+      const unsigned i = begin + threadIdx.x + u * kThreads;
+      if (i < count) keys[i] = held[u];
+    }
     bitonic_sort(count);  // from the first on: a power of two of them has room
     return false;
   }

@@ -1,6 +1,6 @@
 // What the slices of an image have stored, as the CTA of the image reads it.
 //
-// Where no slice has dropped a candidate and all fit, as in nearly every image of a trained head, they are copied in two
+// Where no slice has dropped a candidate and all fit, as in nearly every image of a trained head, they are read in two
 // latencies: the counts of all slices, then all keys. Else a warp takes a slice at a time, and the pool drops the worst.
 #pragma once
 
@@ -59,11 +59,12 @@ struct StoredSlices {
     return bound == ~Key{0} && places->first[kMostSlices] <= kImageCapacity;
   }
 
-  // All threads: all keys into an empty pool. A barrier is behind it.
-  template <typename P>
-  __device__ __forceinline__ void copy(const SlicePlaces* places, const P& pool) const {
+  // All threads: all keys as read_keys() would have them of an empty pool into which they go. Returns their number.
+  __device__ __forceinline__ unsigned copy(const SlicePlaces* places,
+                                           Key (&found)[kSortKeys]) const {
     const unsigned count = places->first[kMostSlices];
-    constexpr int kEach = static_cast<int>(kImageCapacity) / kImageThreads;
+    constexpr int kEach = kSortKeys;
+    static_assert(kEach * kImageThreads == kImageCapacity);
     // The last slice that begins at a key or before, for all keys of the thread side by side: a search is a chain of loads. A
     // batch has few slices an image, which need only the last steps.
     int slice[kEach] = {};
@@ -87,13 +88,7 @@ struct StoredSlices {
         found[u] = keys[slice[u] * static_cast<int64_t>(kSliceCapacity) + place];
       }
     }
-#pragma unroll
-    for (int u = 0; u < kEach; ++u) {
-      const unsigned i = threadIdx.x + u * kImageThreads;
-      if (i < count) pool.keys[i] = found[u];
-    }
-    if (threadIdx.x == 0) pool.state->count = count;
-    __syncthreads();
+    return count;
   }
 
   // All threads: the keys in (range.after, bound].
