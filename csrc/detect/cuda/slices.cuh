@@ -47,7 +47,10 @@ struct StoredSlices {
     if (t < kMostSlices) {
       unsigned before = inclusive - count;
 #pragma unroll
-      for (int w = 0; w < kMostSlices / 32; ++w) before += w < t / 32 ? places->sums[w] : 0;
+      for (int w = 0; w < kMostSlices / 32; ++w) {  // all are read, 16 bytes at a time
+        const unsigned sum = places->sums[w];
+        before += w < t / 32 ? sum : 0;
+      }
       places->first[t] = before;
       if (t == kMostSlices - 1) places->first[kMostSlices] = before + count;
     }
