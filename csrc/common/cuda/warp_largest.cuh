@@ -1,4 +1,4 @@
-// The largest of a warp's integers.
+// The largest of a warp's integers, and their sum.
 #pragma once
 
 #include "launch.cuh"
@@ -26,6 +26,16 @@ __device__ __forceinline__ Bits warp_largest_bits(Bits value) {
         __reduce_max_sync(kFullWarp, own == upper ? static_cast<unsigned>(value) : 0);
     return static_cast<Bits>(static_cast<uint64_t>(static_cast<unsigned>(upper)) << 32 | lower);
   }
+#endif
+}
+
+// The sum over the warp's values, the same on every lane.
+__device__ __forceinline__ unsigned warp_sum(unsigned value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(kFullWarp, value, step);
+  return value;
+#else
+  return __reduce_add_sync(kFullWarp, value);
 #endif
 }
 

@@ -284,13 +284,12 @@ struct ImageNms {
   __device__ __forceinline__ int64_t store(const CandidateKey<T>* keys, int count,
                                            int64_t num_kept) const {
     const int t = threadIdx.x;
-    int before = 0, all = 0;
-    for (int w = 0; w < kChunkWords; ++w) {
-      const unsigned word = chunk->kept[w];
-      all += __popc(word);
-      if (w < t / 32) before += __popc(word);
-      if (w == t / 32) before += __popc(word & ((1u << (t % 32)) - 1u));
-    }
+    // A lane counts the bits of a word: a warp counts bits at an eighth of the speed at which it adds.
+    const int lane = t % 32, own = t / 32;
+    const unsigned kept = lane < kChunkWords ? __popc(chunk->kept[lane]) : 0;
+    const unsigned all = warp_sum(kept);
+    unsigned before = warp_sum(lane < own ? kept : 0);
+    if (own < kChunkWords) before += __popc(chunk->kept[own] & ((1u << lane) - 1u));
     const int64_t place = num_kept + before;
     if (t < count && bit(chunk->kept, t) && place < options.rows) {
       kept_list.boxes[place] = chunk->box[t];

@@ -1,19 +1,10 @@
 // Sums and other folds over the values of a warp and of a block of kSelectBlock threads.
 #pragma once
 
+#include "common/cuda/warp_largest.cuh"
 #include "row_keys.cuh"
 
 namespace ssd_cuda {
-
-// The sum over the warp's values, the same on every lane.
-__device__ __forceinline__ unsigned warp_sum(unsigned value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(kFullWarp, value, step);
-  return value;
-#else
-  return __reduce_add_sync(kFullWarp, value);
-#endif
-}
 
 // The sums over the block's values, both with one barrier; scratch: of this call alone.
 struct SumScratch {
