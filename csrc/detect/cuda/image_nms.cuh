@@ -148,21 +148,9 @@ struct ImageNms {
                                                          unsigned same, Vec4<T> box, T area,
                                                          bool first) {
     unsigned found = 0;
-    while (same != 0 && !(first && found != 0)) {
-      // Two at a time and without a branch: one is a chain of a load and of twenty results that wait for each other.
-      const int a = __ffs(static_cast<int>(same)) - 1;
-      same &= same - 1;
-      const int b = same != 0 ? __ffs(static_cast<int>(same)) - 1 : a;
-      same &= same - 1;
-      const auto of_a = rule.sure(boxes[a], areas[a], box, area);
-      const auto of_b = rule.sure(boxes[b], areas[b], box, area);
-      found |= (of_a.yes ? 1u << a : 0u) | (of_b.yes ? 1u << b : 0u);
-      unsigned close = (of_a.unclear ? 1u << a : 0u) | (of_b.unclear ? 1u << b : 0u);
-#pragma unroll 1
-      for (; close != 0; close &= close - 1) {
-        const int j = __ffs(static_cast<int>(close)) - 1;
-        if (rule(boxes[j], areas[j], box, area)) found |= 1u << j;
-      }
+    for (; same != 0 && !(first && found != 0); same &= same - 1) {
+      const int j = __ffs(static_cast<int>(same)) - 1;
+      if (rule(boxes[j], areas[j], box, area)) found |= 1u << j;
     }
     return found;
   }
