@@ -250,6 +250,31 @@ def test_scores_that_crowd_are_sorted_too():
     assert check(loc, conf, priors, config)[4].item() > 20
 
 
+@pytest.mark.parametrize("rows", [700, 1900])
+def test_keys_are_dealt_again_where_the_first_run_is_not_enough(rows):
+    """A third of 2,000 candidates has one score; few boxes overlap, so that the rows need more than 512."""
+    loc, conf = torch.zeros(1, 2000, 4), torch.rand(1, 2000, 2)
+    conf[0, ::3] = 0.25
+    side = torch.arange(2000) % 45, torch.arange(2000) // 45
+    priors = torch.stack([side[0] + 0.5, side[1] + 0.5, torch.ones(2000), torch.ones(2000)], 1)
+    config = DetectConfig(scores="given", detections_per_image=rows, top_k=None)
+    assert check(loc, conf, priors, config)[4].item() == rows
+
+
+@pytest.mark.parametrize("gap", [3, 40, 700, 9000])
+def test_keys_that_crowd_when_they_are_dealt_again(gap):
+    """Behind 600 scores far apart two groups of 45, which one bucket of the second deal may hold."""
+    scores = torch.linspace(1.0, 0.5, 600).view(torch.int32)
+    last = int(scores[-1])
+    crowd = torch.tensor([last - 100_000] * 45 + [last - 100_000 - gap] * 45, dtype=torch.int32)
+    rest = torch.linspace(0.45, 0.4, 300).view(torch.int32)
+    conf = torch.cat([scores, crowd, rest]).view(torch.float32)[:, None].repeat(1, 2)[None]
+    n = conf.shape[1]
+    priors = torch.stack([torch.arange(n) % 45, torch.arange(n) // 45, torch.ones(n), torch.ones(n)], 1)
+    config = DetectConfig(scores="given", detections_per_image=n, top_k=None)
+    assert check(torch.zeros(1, n, 4), conf, priors.float(), config)[4].item() == n
+
+
 def test_the_last_bucket_of_the_sort_has_an_end():
     """Scores up to 2047 units in the last place apart: one a bucket, from the first to the last."""
     one_half = torch.tensor(0.5).view(torch.int32)

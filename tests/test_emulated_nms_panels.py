@@ -90,6 +90,16 @@ def test_one_remover_in_the_first_panel(emulated, n):
             assert same(emulated, apart, ranks, 0.01, panels=SMALL, pixel_offset=1.0) == n - 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_normal_area_of_a_subnormal_width(emulated, dtype):
+    """Centres and spans of such boxes lose half of the least number each."""
+    n, unit, tall = (193, 2.0**-149, 1e14) if dtype == torch.float32 else (193, 2.0**-1074, 1e300)
+    boxes = (torch.arange(n).double()[:, None] * 9 + torch.tensor([0.0, 0.0, 5.0, 5.0])).to(dtype)
+    boxes[0] = torch.tensor([0.0, 0.0, unit, tall], dtype=dtype)
+    boxes[64] = torch.tensor([0.0, 0.0, 2 * unit, tall], dtype=dtype)  # their IoU is 1/2
+    assert same(emulated.with_seeds(0, 2), boxes, -torch.arange(n).to(dtype), 0.45, panels=SMALL) == n - 1
+
+
 @pytest.mark.slow
 def test_panels_as_shipped(emulated):
     boxes, scores = scene(4097, extent=600.0), torch.rand(4097)

@@ -6,7 +6,7 @@
 // centre, with cells as long as the longest box of the level or a fraction of it, and a search looks only into the few
 // cells of the few levels in reach. Kept boxes do not overlap by more than t, so a cell holds few of them whatever the
 // number of boxes. Cells are hashed: no limit on coordinates, levels or classes; a collision only adds a box to the test,
-// which is exact.
+// which is exact. The same bound tells of a pair of boxes by their centres alone (span, near).
 //
 // Bounds are widened by far more than rounding. Boxes for which that argument fails (areas near the ends of the floating
 // range) are odd: tested against every box, and every box against them. Boxes without a positive finite area are inert:
@@ -138,8 +138,8 @@ class GridRule {
   }
 
   // The centre of a box, and its part of how far apart the centres of a pair that counts may lie, along x and y: two of these
-  // are all that near() needs. In T, so each is wider than the roundings of its ends, its centre and the sum. An odd box is
-  // near every other, an inert one near none.
+  // are all that near() needs. In T, where the grid reckons in double: each is wider than the roundings of its ends, its centre
+  // and the sum, and by more than what is lost of subnormal numbers. An odd box is near every other, an inert one near none.
   SSD_HOST_DEVICE Vec4<T> span(Vec4<T> b, Kind kind) const {
     constexpr T kEpsilon = std::numeric_limits<T>::epsilon(),
                 kAll = std::numeric_limits<T>::infinity();
@@ -147,7 +147,8 @@ class GridRule {
     const T factor = static_cast<T>(reach_factor_) * (1 + 32 * kEpsilon);
     const auto part = [&](T first, T last, T size) {
       if (kind != Kind::kNormal) return kind == Kind::kOdd ? kAll : -kAll;
-      return factor * size + 2 * kEpsilon * (std::abs(first) + std::abs(last));
+      return factor * size + 2 * kEpsilon * (std::abs(first) + std::abs(last)) +
+             std::numeric_limits<T>::min();
     };
     return {T(0.5) * b.x + T(0.5) * x2, T(0.5) * b.y + T(0.5) * y2,
             part(b.x, x2, b.z - b.x + pixel_offset_), part(b.y, y2, b.w - b.y + pixel_offset_)};

@@ -170,6 +170,12 @@ NMS = rows_of(
         "T(0)",
         "far_from",
     ),
+    (
+        "span: subnormal numbers are exact",
+        "«std::numeric_limits<T>::min()»;\n    };\n    return {T(0.5)",
+        "T(0)",
+        "subnormal",
+    ),
     ("near: along x alone", "return !(x | «y»);", "x", "branch"),
     ("keep: nothing is filed", "if («panel.end < args.n») nms_file(args, p);", "false", "several"),
     (

@@ -2,8 +2,8 @@
 //
 //   scan_kernel   grid B x slices, a warp a tile of rows at a time: reads the logits once, writes the best candidates of
 //                 each slice of the priors as sortable keys (score, label, prior) to the workspace
-//   image_kernel  a CTA an image: merges the slices, sorts, and runs NMS over all classes in score order, kChunk
-//                 candidates at a time, until the rows are full. Only these candidates are decoded.
+//   image_kernel  a CTA an image: deals the keys of its slices, ranks a run of the best, and runs NMS over all classes in
+//                 score order, kChunk candidates at a time, until the rows are full. Only these candidates are decoded.
 //   soft_nms.cuh  takes their place for soft-NMS
 //   values_kernel comes first where thresholds differ by class
 //
@@ -241,7 +241,9 @@ __device__ __forceinline__ void take_best(const Nms& nms, const P& pool, int cou
       num_kept = nms.add(pool.keys + i, size, fetched, run, pool.scratch, num_before, num_kept);
       num_before += size;
     }
-    if (end < count) read_keys<kImageThreads>(pool.keys + end, count - end, held);
+    if (end < count && num_kept < rows) {
+      read_keys<kImageThreads>(pool.keys + end, count - end, held);
+    }
   }
 }
 

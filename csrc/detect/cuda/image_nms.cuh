@@ -289,7 +289,7 @@ struct ImageNms {
       }
       write_row(options, inputs, outputs, image, place, keys[t], chunk->label[t], chunk->box[t]);
     }
-    if (table.chunk != nullptr && t < count) {  // clear what load() has set
+    if (table.chunk != nullptr && t < count) {  // clear what put() has set
       store_relaxed(&table.chunk[t / 32 * table.lists + static_cast<int>(chunk->list[t])], 0);
     }
     __syncthreads();

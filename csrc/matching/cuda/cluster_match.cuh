@@ -17,16 +17,14 @@
 //
 // Reads 16 B a prior twice, 16 B a truth and block; writes 4 B a prior. Shared memory: 6 KB, 41 B a prior of the block.
 //
-// Took 5.5 us of one image on an H100 and 11.7 of 32 on an H200, where 30 of the 32 clusters ran at once, two blocks of 60
-// registers on a multiprocessor (of 4 blocks 10.8), 38 with 100 truths. Predicted was less. With 40 registers, for as many
-// instructions, three blocks fit and all 32 clusters should run at once: not measured since. Instructions of a warp's chain,
-// from the machine's code of sm_90, of 7 truths (B = 32, P = 8732, 8 blocks of 512 threads, two on a multiprocessor): 107 to
-// the loads of priors and offsets, which go side by side, 31 to that of truths, 200 for groups beside it; 85 a bound, 90 a
-// list, 130 a pair (two of the first look, one of the second); a cluster barrier, 8 loads from other blocks side by side and
-// 75 around them, twice; a second list of 50, 50 to claim, 90 to write. At 10 cycles an instruction, 600 a load, 400 a
-// cluster barrier and 250 a load from another block: 14,800 cycles, with a start 9.0 us on an H100, were all clusters there
-// at once. Of 100 truths a thread has 9 bounds, and a warp looks at 13 and 3 pairs: 45,300 cycles, 24.4 us. Pairs are those
-// of benchmarks/scenes.py, counted.
+// Takes 5.7 us of one image, 8.9 of 32 with 7 truths, 33 with 100 on an H200, where with 40 registers three blocks fit a
+// multiprocessor and all 32 clusters run at once; with 60, two blocks and 30 clusters, it was 11.7 (of 4 blocks 10.5) and 38.
+// By count, from the machine's code of sm_90, in a warp's chain of 7 truths (B = 32, P = 8732, 8 blocks of 512 threads): 107
+// to the loads of priors and offsets, which go side by side, 31 to that of truths, 200 for groups beside it; 85 a bound, 90
+// a list, 130 a pair (two of the first look, one of the second); a cluster barrier, 8 loads from other blocks side by side
+// and 75 around them, twice; a second list of 50, 50 to claim, 90 to write. At 10 cycles an instruction, 600 a load, 400 a
+// cluster barrier and 250 a load from another block: 14,800 cycles, with a start 9.0 us on an H100. Of 100 truths a thread
+// has 9 bounds, and a warp looks at 13 and 3 pairs: 45,300 cycles, 24.4 us. A third of the samples there wait at barriers.
 //
 // Bounds: no bipartite matching and no double, whose keys are wider than an atomic operation; priors of a block as
 // shared memory allows. Any number of truths.

@@ -23,10 +23,10 @@ inline MatchPlan cluster_plan(const MatchProblem<T>& problem, int bits) {
 // Truths of an image, on average, that are few: their pairs take less time than a second wave of clusters.
 constexpr int64_t kFewTruths = 32;
 
-// The one place that chooses, by what an H100 and an H200 took for SSD300's priors, while 30 clusters of 8 ran at once.
-// Clusters of 8 blocks where these are all there at once (B = 1 5.5 us, the three kernels 8.1) or where an image has many
-// truths (B = 32, 100 truths 38 us, of 4 46, three kernels 40.4); else of 4 (B = 32 10.8 us, of 8 11.7, three kernels
-// 11.9; B = 128 25.6, 30.6, 26.0), and where these cannot hold the priors the three kernels. A block has four groups at least.
+// The one place that chooses, by what an H100 and an H200 took for SSD300's priors. Clusters of 8 blocks where these are all
+// there at once (B = 1 5.5 us, the three kernels 8.1; B = 32 8.9, of 4 10.5) or where an image has many truths (B = 32, 100
+// truths 33 us, three kernels 40.4); else of 4 (B = 128 25.6, of 8 30.6, three kernels 26.0), and where these cannot hold the
+// priors the three kernels. A block has four groups at least.
 template <typename T>
 inline MatchPlan match_plan(const MatchProblem<T>& problem) {
   if constexpr (MatchArgs<T>::kKeys) {

@@ -6,10 +6,12 @@
 //   pairs     of the first panel of ranks, all tested
 //   settle    one block decides that panel from them (first_panel.cuh)
 //   then for each later panel [begin, end), each 9 times the last, up to 32768:
-//   clear     removes what a kept box removes, lists the others and files them in their open bin (clear.cuh)
+//   sweep     of the second panel: removes what a kept box of the first removes, lists the others and files them in their
+//             open bin; files the first panel's kept boxes in theirs (sweep.cuh)
+//   clear     of those after it the same, by a search in the bins of all kept boxes (clear.cuh)
 //   decide    a team a listed box, a warp where they are few, else half of one: finds the earlier boxes of the
-//             panel that would remove it (suppressors.cuh) and looks at their states until they decide it; kept boxes are
-//             filed in their bin
+//             panel that would remove it (suppressors.cuh) and looks at their states until they decide it; where a panel
+//             follows, kept boxes are filed in their bin
 //   resolve   one block: decides the boxes that were left, usually none (resolve.cuh)
 //   compact   kept indices in score order (compact.cuh)
 //
@@ -23,8 +25,9 @@
 // boxes for which the grid's argument fails (nms::Kind::kOdd, or the rule IoU >= 0) are tested against all, N^2 / 2 pairs; a
 // threshold that lets every box of one cell live is N^2 / 2 pairs as well; a chain in which each box removes the next one is
 // left to the block that resolves, which settles 32 boxes a round at least.
-// Three launches a panel, two for the first, their number known on the host: no synchronisation. No kernel begins before the
-// one before it has ended: blocks that come early are dealt unevenly, and 10,000 sparse boxes took 58 us for 53.
+// Three launches a panel, two for the first, their number known on the host: no synchronisation. Kernels of one block, sweep
+// and compact may begin before the one before them has ended; the others must not: blocks that come early are dealt unevenly,
+// and 10,000 sparse boxes took 58 us for 53.
 #pragma once
 
 #include <algorithm>
@@ -179,7 +182,7 @@ constexpr int kNmsDeciding = sizeof(T) == 4 ? 6 - 2 * kBlocksLess : 2;
 template <int kLanes, typename T>
 __device__ void nms_decide_block(const NmsArgs<T>& args, const NmsPanel& panel, int64_t count,
                                  int32_t (*lists)[kNmsList]) {
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * (kNmsBlock / kLanes);
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * (kNmsDecideBlock / kLanes);
   if (first >= count) return;
   const int64_t i = first + threadIdx.x / kLanes, last = min(i, count - 1);
   const int64_t p = args.list_of(panel.parity)[last];
@@ -192,10 +195,10 @@ __device__ void nms_decide_block(const NmsArgs<T>& args, const NmsPanel& panel, 
 
 // The listed boxes of a later panel; up to `few` have kNmsDecideLanes each.
 template <typename T>
-__global__ void __launch_bounds__(kNmsBlock, kNmsDeciding<T>)
+__global__ void __launch_bounds__(kNmsDecideBlock, kNmsDeciding<T>)
     nms_decide_kernel(NmsArgs<T> args, NmsPanel panel, int64_t few) {
   after_previous_kernel();
-  __shared__ int32_t lists[kNmsBlock / kNmsDecideManyLanes][kNmsList];
+  __shared__ int32_t lists[kNmsDecideBlock / kNmsDecideManyLanes][kNmsList];
   NmsCounters& counters = args.counters();
   const int64_t count = counters.listed[panel.parity];
   // For the next panel; nobody asks in this one.
@@ -258,8 +261,8 @@ inline cudaError_t launch_nms_decide(const NmsArgs<T>& args, const NmsPanel& pan
   const int64_t threads =
       std::max(std::min(size, few) * kNmsDecideLanes, size * kNmsDecideManyLanes);
   const cudaError_t error =
-      launch<Start::kAfter>(nms_decide_kernel<T>, nms_blocks(threads, kNmsBlock), dim3(kNmsBlock),
-                            0, stream, args, panel, few);
+      launch<Start::kAfter>(nms_decide_kernel<T>, nms_blocks(threads, kNmsDecideBlock),
+                            dim3(kNmsDecideBlock), 0, stream, args, panel, few);
   if (error != cudaSuccess) return error;
   return launch(nms_resolve_kernel<T>, dim3(1), dim3(kNmsResolveBlock), 0, stream, args, panel);
 }

@@ -6,7 +6,7 @@
 
 namespace ssd_cuda {
 
-constexpr int kNmsBlock = 128;  // threads of a block
+constexpr int kNmsDecideBlock = 128;  // threads
 // Lanes that search for one box after the first panel, where boxes are few and where they are many: more lanes end sooner,
 // fewer take fewer instructions. In clear, which tests a box against the kept ones, and in decide, which looks for those
 // that suppress it (32: no other box of the warp waits).
