@@ -78,14 +78,13 @@ def kernels() -> str:
     return "\n".join(lines) + f"\n\nFirst: {conditions(first)} Last: {conditions(last)}"
 
 
-def runs_of_an_h100() -> str:
-    """Every op as a CUDA graph on an H100, in the first of its runs, where it was in it, and in the last.
+def _before_and_now(card: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Every op as a CUDA graph in two runs, where it was in the first.
 
     No kernels' times: from its launch on a kernel that came early is counted, waiting as well.
     """
-    before, now = _load("kernels_h100_before.json"), _load("kernels_h100.json")
     was = {(case["family"], case["name"]): case for case in before["cases"]}
-    lines = ["| op, on an H100 | before | now | its bytes |", "|---|---|---|---|"]
+    lines = [f"| op, on an {card} | before | now | its bytes |", "|---|---|---|---|"]
     for case in sorted(now["cases"], key=lambda case: (case["family"], case["name"])):
         key = case["family"], case["name"]
         cells = [
@@ -96,3 +95,13 @@ def runs_of_an_h100() -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + f"\n\nBefore: {conditions(before)} Now: {conditions(now)}"
+
+
+def runs_of_an_h100() -> str:
+    """The first of its runs and the last."""
+    return _before_and_now("H100", _load("kernels_h100_before.json"), _load("kernels_h100.json"))
+
+
+def runs_of_an_h200() -> str:
+    """Two runs of the fifth day."""
+    return _before_and_now("H200", _load("kernels_h200_before.json"), _load("kernels_h200.json"))

@@ -306,6 +306,7 @@ BLOCKS = {
     "steps": card_pages.steps,
     "kernels": card_pages.kernels,
     "h100": card_pages.runs_of_an_h100,
+    "h200": card_pages.runs_of_an_h200,
     "growth": readme_growth,
     "share": readme_share,
     "compat": readme_compat,
@@ -314,7 +315,7 @@ BLOCKS = {
 }
 PAGES = {
     "README.md": ("headline", "short", "card"),
-    "docs/numbers.md": ("table", "steps", "kernels", "h100", "compat", "growth", "share", "host"),
+    "docs/numbers.md": ("table", "steps", "kernels", "h100", "h200", "compat", "growth", "share", "host"),
     "docs/deploy.md": ("runtimes",),
 }
 
