@@ -74,8 +74,8 @@ def test_several_panels(emulated, threshold, panels):
 
 @pytest.mark.parametrize("n", [193, 400])
 def test_one_remover_in_the_first_panel(emulated, n):
-    """Of a box of the second panel, or of the third: any place of the first panel, one of its class only; boxes
-    that touch by the offset of pixels alone."""
+    """Of a box of the second panel, or of the third: any place of the first panel, one of its class only, and
+    by the offset of pixels alone."""
     emulated, ranks = emulated.with_seeds(0, 2), -torch.arange(n).float()
     for remover in (0, 31, 32, 63):
         for removed in (64, n - 1):

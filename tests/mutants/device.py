@@ -52,7 +52,12 @@ _MINING = _of(
         "just_fit_in",
     ),
     ("keys of other buckets are listed", "if («bucket.holds(key)») *to++", "true", "just_fit_in"),
-    ("keys of other buckets are listed one by one", "if («bucket.holds(key)») {\n        shared", "true", "just_fit_in"),
+    (
+        "keys of other buckets are listed one by one",
+        "if («bucket.holds(key)») {\n        shared",
+        "true",
+        "just_fit_in",
+    ),
     (
         "a thread makes room for one key of the list",
         "own += bucket.holds(key); });\n    if (own == 0) return;\n    Listed<U>* to = "
@@ -84,10 +89,25 @@ _MINING = _of(
         "~U{0}",
         "just_fit_in",
     ),
-    ("mask: the one after the last", "better < «bucket.needed» &&", "bucket.needed + 1", "test_hard_negatives"),
+    (
+        "mask: the one after the last",
+        "better < «bucket.needed» &&",
+        "bucket.needed + 1",
+        "test_hard_negatives",
+    ),
     ("mask: excluded rows are listed", "&& «own.key != kExcluded<U>»;", "true", "as_far_as"),
-    ("mask: keys beside the bucket", "mask[i] = «key > bucket.value»;", "key < bucket.value", "test_hard_negatives"),
-    ("ranks of a warp's keys run together", "byte = «lane / kRankLanes * 8»;", "lane / kRankLanes * 4", "just_fit_in"),
+    (
+        "mask: keys beside the bucket",
+        "mask[i] = «key > bucket.value»;",
+        "key < bucket.value",
+        "test_hard_negatives",
+    ),
+    (
+        "ranks of a warp's keys run together",
+        "byte = «lane / kRankLanes * 8»;",
+        "lane / kRankLanes * 4",
+        "just_fit_in",
+    ),
     (
         "list: ties go to the highest index",
         "& («other.index < own.index»)",
