@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from oracles.seed import DefaultBoxGenerator as SeedGenerator
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ssd_cuda import PriorSpec, ops, reference
 from ssd_cuda.nn import DefaultBoxGenerator
@@ -138,6 +139,15 @@ def test_made_once_per_spec_device_and_dtype(device):
     assert ops.generate_priors(spec, device, torch.float64) is not first
     fresh = DefaultBoxGenerator()
     assert fresh.generate(device) is not fresh.generate(device)
+
+
+def test_what_is_made_under_a_fake_mode_is_not_kept():
+    spec = small(offset=0.123)  # nobody else's
+    for _ in range(2):
+        with FakeTensorMode():
+            assert type(ops.generate_priors(spec)) is not torch.Tensor
+        found = ops.generate_priors(spec)
+        assert type(found) is torch.Tensor and found is ops.generate_priors(spec)
 
 
 def test_made_under_inference_mode_still_serves_training(device):

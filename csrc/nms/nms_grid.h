@@ -144,14 +144,17 @@ class GridRule {
     constexpr T kEpsilon = std::numeric_limits<T>::epsilon(),
                 kAll = std::numeric_limits<T>::infinity();
     const T x2 = b.z + pixel_offset_, y2 = b.w + pixel_offset_;
-    const T factor = static_cast<T>(reach_factor_) * (1 + 32 * kEpsilon);
+    const T factor = mul_rn(static_cast<T>(reach_factor_), 1 + 32 * kEpsilon);
     const auto part = [&](T first, T last, T size) {
       if (kind != Kind::kNormal) return kind == Kind::kOdd ? kAll : -kAll;
-      return factor * size + 2 * kEpsilon * (std::abs(first) + std::abs(last)) +
-             std::numeric_limits<T>::min();
+      const T ends = mul_rn(2 * kEpsilon, std::abs(first) + std::abs(last));
+      return add_rn(add_rn(mul_rn(factor, size), ends), std::numeric_limits<T>::min());
     };
-    return {T(0.5) * b.x + T(0.5) * x2, T(0.5) * b.y + T(0.5) * y2,
-            part(b.x, x2, b.z - b.x + pixel_offset_), part(b.y, y2, b.w - b.y + pixel_offset_)};
+    const auto centre = [](T first, T last) {
+      return add_rn(mul_rn(T(0.5), first), mul_rn(T(0.5), last));
+    };
+    return {centre(b.x, x2), centre(b.y, y2), part(b.x, x2, b.z - b.x + pixel_offset_),
+            part(b.y, y2, b.w - b.y + pixel_offset_)};
   }
   // False only where no box of the one span removes one of the other; true of what is no number. Six operations, of which
   // two compare.

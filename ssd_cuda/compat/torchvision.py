@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..config import DetectConfig, MultiBoxConfig
 from ..ops._box_format import to_corners
-from ..ops._shared import SharedTensor
+from ..ops._shared import SharedTensor, is_tracing
 from ..ops.ground_truth import check_valid
 
 _MOST_SIZES = 16  # of images whose priors are kept
@@ -176,12 +176,12 @@ def _pixel_priors(model: Any, images: Any, features: Sequence[Tensor]) -> Tensor
     sizes = tuple(tuple(f.shape[-2:]) for f in features)
     first = features[0]
     key = (*key, sizes, tuple(images.tensors.shape[-2:]), first.device, first.dtype)
-    if not torch.compiler.is_compiling():  # a traced program reads no numbers
+    if not is_tracing():  # a traced program reads no numbers
         _forget_other_shapes(model)
     cache = model.__dict__.setdefault(_CACHE, {})
     found = cache.get(key)
     if found is None:
-        if torch.compiler.is_compiling():
+        if is_tracing():
             return generate()
         found = cache[key] = SharedTensor.made_by(generate)
         while len(cache) > _MOST_SIZES:  # the oldest first: a transform of many sizes must not fill a card

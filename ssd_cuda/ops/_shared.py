@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils import _python_dispatch
+
+
+def is_tracing() -> bool:
+    """Whether tensors that are made now may be no real ones, and so must not be kept: in a traced program, or
+    under a mode such as FakeTensorMode."""
+    return torch.compiler.is_compiling() or _python_dispatch.is_in_torch_dispatch_mode()
 
 
 @dataclass(frozen=True)

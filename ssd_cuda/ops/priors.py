@@ -12,7 +12,7 @@ from torch import Tensor
 from .._extension import register_fake, require
 from ..config import PriorSpec
 from ._checks import REAL
-from ._shared import SharedTensor
+from ._shared import SharedTensor, is_tracing
 
 
 def generate_priors(
@@ -43,7 +43,7 @@ def generate_priors(
     if dtype not in REAL:
         raise TypeError(f"dtype must be float32 or float64, got {str(dtype).removeprefix('torch.')}")
     place = _indexed(torch.device(device))
-    if torch.compiler.is_compiling() or _capturing(place):
+    if is_tracing() or _capturing(place):
         return _generate(spec, place, dtype)
     return _cached(spec, place, dtype).for_current_stream()
 
