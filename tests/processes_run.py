@@ -137,7 +137,7 @@ def launch(count, action, log):
 def machines(path):
     """Two launchers with a process each, as ``torchrun --nnodes 2`` on two machines; their statuses."""
     port, children = free_port(), []
-    for _ in range(2):
+    for number in range(2):
         child = os.fork()
         if child == 0:
             status = 99
@@ -150,8 +150,8 @@ def machines(path):
                 )  # fmt: skip
                 elastic_launch(config, run)(path)
                 status = 0
-            except BaseException:
-                traceback.print_exc()
+            except BaseException:  # told as launch() tells it
+                path.with_name(f"{path.name}.err.{number}").write_text(traceback.format_exc())
             finally:
                 os._exit(status)
         children.append(child)
