@@ -88,10 +88,11 @@ def test_the_test_without_a_branch_is_the_rule(emulated, options):
         got, sure, near = emulated.with_seeds(0).removes(a, b, settings)
         assert bool((near >= got).all())  # boxes whose centres are not near do not remove each other
         assert torch.equal(sure[sure < 2], got[sure < 2]) and len(sure.unique()) > 1
-        apart = torch.tensor([[0.0, 0.0, 1.0, 1.0], [5.0, 5.0, 7.0, 7.0]])
-        _, sure, near = emulated.with_seeds(0).removes(apart, apart.flip(0), settings)
-        none = (sure == 0).all() and (near == 0).all()
-        assert none or (threshold == 0 and inclusive)
+        for x, y in ((5.0, 5.0), (5.0, 0.0), (0.0, 5.0)):
+            apart = torch.tensor([[0.0, 0.0, 1.0, 1.0], [x, y, x + 2, y + 2]])
+            _, sure, near = emulated.with_seeds(0).removes(apart, apart.flip(0), settings)
+            none = (sure == 0).all() and (near == 0).all()
+            assert none or (threshold == 0 and inclusive)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

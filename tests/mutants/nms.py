@@ -162,7 +162,12 @@ NMS = rows_of(
         "-kAll",
         "every_pair",
     ),
-    ("span: without the offset of pixels", "x2 = b.z + «pixel_offset_», y2 = b.w", "T(0)", "branch or far"),
+    (
+        "span: without the offset of pixels",
+        "part(b.x, x2, b.z - b.x + «pixel_offset_»)",
+        "T(0)",
+        "division or far",
+    ),
     ("span: no room for roundings", "reach_factor_), 1 + «32 * kEpsilon»)", "-32 * kEpsilon", "division"),
     (
         "span: centres are exact",
