@@ -63,7 +63,7 @@ _MINING = _of(
         "own += bucket.holds(key); });\n    if (own == 0) return;\n    Listed<U>* to = "
         "shared.list + atomicAdd(&shared.listed, «own»);",
         "1u",
-        "just_fit_in",
+        "",
     ),
     (
         "the list is read while it is written",
