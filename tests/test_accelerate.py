@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ssd_cuda
-from ssd_cuda.compat.torchvision import _FusedForward
+from ssd_cuda.compat.torchvision import _FusedForward, _pixel_priors
 
 pytest.importorskip("torchvision")
 from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
 
@@ -202,6 +206,28 @@ def test_priors_follow_the_image_size_and_the_generator():
     assert_same_detections(ssd_cuda.restore(copy.deepcopy(fused)), fused, images)
     fused.anchor_generator._wh_pairs = [2 * pairs for pairs in fused.anchor_generator._wh_pairs]
     assert_same_detections(ssd_cuda.restore(copy.deepcopy(fused)), fused, images)
+
+
+class Watching(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [lambda: FakeTensorMode(allow_non_fake_inputs=True), Watching])
+def test_priors_made_under_a_mode_are_not_kept(mode):
+    """Fake tensors would be those of every later call."""
+    generator = DefaultBoxGenerator([[2]] * 2, steps=[8, 16])
+    model = SimpleNamespace(anchor_generator=generator)
+
+    def priors():
+        images = ImageList(torch.zeros(1, 3, 32, 32), [(32, 32)])
+        return _pixel_priors(model, images, [torch.zeros(1, 4, n, n) for n in (4, 2)])
+
+    with mode():
+        made = priors()
+    assert "_ssd_cuda_priors" not in vars(model)
+    kept = priors()
+    assert type(kept) is torch.Tensor and kept is priors() and kept.shape == made.shape
 
 
 def test_priors_of_the_last_sizes_are_kept(monkeypatch):

@@ -171,17 +171,18 @@ def _pixel_priors(model: Any, images: Any, features: Sequence[Tensor]) -> Tensor
         priors = model.anchor_generator(one, [f[:1] for f in features])[0]
         return priors if priors.dtype == torch.float64 else priors.float()
 
-    if key is None:
+    is_compiling = torch.compiler.is_compiling()
+    if key is None or (is_tracing() and not is_compiling):  # under a mode nothing is kept, nor trusted
         return generate()
     sizes = tuple(tuple(f.shape[-2:]) for f in features)
     first = features[0]
     key = (*key, sizes, tuple(images.tensors.shape[-2:]), first.device, first.dtype)
-    if not is_tracing():  # a traced program reads no numbers
+    if not is_compiling:  # a traced program reads no numbers
         _forget_other_shapes(model)
     cache = model.__dict__.setdefault(_CACHE, {})
     found = cache.get(key)
     if found is None:
-        if is_tracing():
+        if is_compiling:
             return generate()
         found = cache[key] = SharedTensor.made_by(generate)
         while len(cache) > _MOST_SIZES:  # the oldest first: a transform of many sizes must not fill a card

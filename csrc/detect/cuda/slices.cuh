@@ -62,8 +62,8 @@ struct StoredSlices {
     return bound == ~Key{0} && places->first[kMostSlices] <= kImageCapacity;
   }
 
-  // All threads: all keys as read_keys() would have them of an empty pool into which they go, but for
-  // those beyond their number, which nobody reads. Returns it.
+  // All threads: all keys as read_keys() would have them of an empty pool into which they go, but for those beyond their
+  // number, which nobody reads. Returns it.
   __device__ __forceinline__ unsigned copy(const SlicePlaces* places,
                                            Key (&found)[kSortKeys]) const {
     const unsigned count = places->first[kMostSlices];

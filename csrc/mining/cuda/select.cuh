@@ -7,9 +7,9 @@
 //   Ties by the hundred: the same search over the indices of the keys that equal the threshold.
 //
 // Keys that share a digit add to one counter; the lanes of a warp do so in one operation (ATOMS.POPC.INC). Passes over the
-// keys: one for the histogram, one for the list (two where they are in registers), up to 2 (uint64: 5) more digits and 3 for ties. Integer atomics in shared
-// memory only, and the places in the list, which depend on their order, are not looked at: the result does not depend on
-// the order of the threads.
+// keys: one for the histogram, one for the list (two where they are in registers), up to 2 (uint64: 5) more digits and 3 for
+// ties. Integer atomics in shared memory only, and the places in the list, which depend on their order, are not looked at:
+// the result does not depend on the order of the threads.
 #pragma once
 
 #include "block_sums.cuh"
