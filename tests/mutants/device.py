@@ -248,7 +248,7 @@ _BOXES = _of(
     ("decode: the centre moves by the height", "variance.x), «center.z»));", "center.w", "decode"),
     (
         "the union lacks a box",
-        "add_rn(«sub_rn(add_rn(area_a, area_b), inter)», eps)",
+        "plus(«sub_rn(add_rn(area_a, area_b), inter)», eps)",
         "sub_rn(area_a, inter)",
         "iou",
     ),

@@ -50,32 +50,45 @@ SSD_HOST_DEVICE bool is_valid_box(Vec4<T> b) {
   return b.z > b.x && b.w > b.y && b.x >= -limit && b.y >= -limit && b.z <= limit && b.w <= limit;
 }
 
-// pixel_offset is 0, or 1 for the codebases that measure a box as x2 - x1 + 1.
+// Where a formula adds something that a rule may leave out: nothing is not 0.0, which would be one operation more, since
+// x + 0.0 is not x where x is -0.0.
+struct Nothing {};
 template <typename T>
-SSD_HOST_DEVICE T box_area(Vec4<T> b, T pixel_offset = T{}) {
-  return mul_rn(add_rn(sub_rn(b.z, b.x), pixel_offset), add_rn(sub_rn(b.w, b.y), pixel_offset));
+SSD_HOST_DEVICE T plus(T value, T addend) {
+  return add_rn(value, addend);
+}
+template <typename T>
+SSD_HOST_DEVICE T plus(T value, Nothing) {
+  return value;
+}
+
+// pixel_offset is 1 for the codebases that measure a box as x2 - x1 + 1, and 0 or nothing for the others.
+template <typename T, typename Offset = Nothing>
+SSD_HOST_DEVICE T box_area(Vec4<T> b, Offset pixel_offset = {}) {
+  return mul_rn(plus(sub_rn(b.z, b.x), pixel_offset), plus(sub_rn(b.w, b.y), pixel_offset));
 }
 
 // Of boxes without NaN; a box with one has a NaN area, which union_of and iou pass on.
-template <typename T>
-SSD_HOST_DEVICE T intersection_area(Vec4<T> a, Vec4<T> b, T pixel_offset = T{}) {
-  const T w = add_rn(sub_rn(min_number(a.z, b.z), max_number(a.x, b.x)), pixel_offset);
-  const T h = add_rn(sub_rn(min_number(a.w, b.w), max_number(a.y, b.y)), pixel_offset);
+template <typename T, typename Offset = Nothing>
+SSD_HOST_DEVICE T intersection_area(Vec4<T> a, Vec4<T> b, Offset pixel_offset = {}) {
+  const T w = plus(sub_rn(min_number(a.z, b.z), max_number(a.x, b.x)), pixel_offset);
+  const T h = plus(sub_rn(min_number(a.w, b.w), max_number(a.y, b.y)), pixel_offset);
   return mul_rn(max_number(w, T{}), max_number(h, T{}));
 }
 
 // inter / (area_a + area_b - inter + eps), each operation rounded on its own in this order: torchvision's
 // box_iou bit for bit. Two boxes of zero area give 0 / 0 = NaN, as there.
-template <typename T>
-SSD_HOST_DEVICE T union_of(T inter, T area_a, T area_b, T eps = T{}) {
-  return add_rn(sub_rn(add_rn(area_a, area_b), inter), eps);
+template <typename T, typename Eps = Nothing>
+SSD_HOST_DEVICE T union_of(T inter, T area_a, T area_b, Eps eps = {}) {
+  return plus(sub_rn(add_rn(area_a, area_b), inter), eps);
 }
-template <typename T>
-SSD_HOST_DEVICE T iou_of(T inter, T area_a, T area_b, T eps = T{}) {
+template <typename T, typename Eps = Nothing>
+SSD_HOST_DEVICE T iou_of(T inter, T area_a, T area_b, Eps eps = {}) {
   return div_rn(inter, union_of(inter, area_a, area_b, eps));
 }
-template <typename T>
-SSD_HOST_DEVICE T iou(Vec4<T> a, T area_a, Vec4<T> b, T area_b, T eps = T{}, T pixel_offset = T{}) {
+template <typename T, typename Eps = Nothing, typename Offset = Nothing>
+SSD_HOST_DEVICE T iou(Vec4<T> a, T area_a, Vec4<T> b, T area_b, Eps eps = {},
+                      Offset pixel_offset = {}) {
   return iou_of(intersection_area(a, b, pixel_offset), area_a, area_b, eps);
 }
 
