@@ -62,7 +62,7 @@ def test_who_is_matched_in_clusters():
     assert plan(32, 24_564, truths=33) == (8, 512)
     assert plan(1, 8732, 91) == (8, 512) and plan(5, 24_564, 91, truths=99) == (0, 0)  # a part without room
     assert plan(2, 24_564) == plan(2, 8732, 120) == (8, 512)
-    assert plan(1, 300) == (2, 160) and plan(1, 1) == (1, 128) and plan(9999, 1100) == (4, 288)
+    assert plan(1, 300) == (2, 256) and plan(1, 1) == (1, 128) and plan(9999, 1100) == (4, 512)
     for unable in (
         plan(1, 200_000),
         plan(2, 24_564, 120),  # less shared memory

@@ -4,10 +4,10 @@
 // out. All that the blocks find out stands in shared memory; what each of them knows of a truth's best prior is put together
 // through the cluster. Of 128 truths at a time:
 //
-//   bound    of each truth and group (prior_group.h), a thread a pair; the largest of a truth, and its nearest group of 0
-//   list     pairs that may decide a code; of a truth that has none here, its pair of the largest bound, which nearly always
-//            overlaps more than the other bounds
-//   look     a warp a pair of the list: the prior's best truth, the truth's best prior, both maxima of TopKey
+//   bound    of each truth and group (prior_group.h), a thread one truth and some groups; lists the pairs that may decide a
+//            code, and notes of each truth the largest bound and the nearest group of bound 0
+//   list     of a truth whose largest bound decides nothing, that pair
+//   look     a warp some neighbours of the list: the prior's best truth, the truth's best prior, both maxima of TopKey
 //   join     cluster barrier; the best prior of a truth so far, of all blocks
 //   list, look, join    the pairs that could still be better
 //   claim    each block, for its own priors: the last truth that claims a prior, and the last that renames it. They stand
@@ -17,14 +17,15 @@
 //
 // Reads 16 B a prior twice, 16 B a truth and block; writes 4 B a prior. Shared memory: 6 KB, 41 B a prior of the block.
 //
-// Takes 5.7 us of one image, 8.9 of 32 with 7 truths, 33 with 100 on an H200, where with 40 registers three blocks fit a
+// Took 5.7 us of one image, 8.9 of 32 with 7 truths, 33 with 100 on an H200 when a bound was 94 instructions, each of two
+// lists a pass of 50, and each pair of a look 140 with a load of its priors. With 40 registers three blocks fit a
 // multiprocessor and all 32 clusters run at once; with 60, two blocks and 30 clusters, it was 11.7 (of 4 blocks 10.5) and 38.
-// By count, from the machine's code of sm_90, in a warp's chain of 7 truths (B = 32, P = 8732, 8 blocks of 512 threads): 107
-// to the loads of priors and offsets, which go side by side, 31 to that of truths, 200 for groups beside it; 85 a bound, 90
-// a list, 130 a pair (two of the first look, one of the second); a cluster barrier, 8 loads from other blocks side by side
-// and 75 around them, twice; a second list of 50, 50 to claim, 90 to write. At 10 cycles an instruction, 600 a load, 400 a
-// cluster barrier and 250 a load from another block: 14,800 cycles, with a start 9.0 us on an H100. Of 100 truths a thread
-// has 9 bounds, and a warp looks at 13 and 3 pairs: 45,300 cycles, 24.4 us. A third of the samples there wait at barriers.
+// By count, from the machine's code of sm_90, in a warp's chain of 7 truths (B = 32, P = 8732, 8 blocks of 512 threads): 105
+// to the loads of priors and offsets, which go side by side, 31 to that of truths, 190 for groups beside it; 30 and 70 a
+// bound, 15 where it is listed, 58 for the pair of the largest; 90 a pair and 50 a group of a run (two pairs of the first look,
+// one of the second); a cluster barrier, a load from another block and 55, twice; a second list of 15 and 13 a pair, 45 to
+// claim, 52 a prior to write: 1,340 instructions for 1,430, 8.4 us. Of 100 truths a thread has 9 bounds, and a warp looks at
+// 13 and 3 pairs of 4 and 2 groups: 3,500 for 4,750, and 6 loads of priors for 16: 22 us.
 //
 // Bounds: no bipartite matching and no double, whose keys are wider than an atomic operation; priors of a block as
 // shared memory allows. Any number of truths.
@@ -135,27 +136,26 @@ class ClusterMatch {
     __syncthreads();
     find_bounds();
     __syncthreads();
-    if (kKeeps && thread_ < count_) chunk_.keys[0][thread_] = nothing_key(thread_);
-    list(0, [&](T& bound, int truth) {
-      const bool first = may_decide(bound, least_) ||
-                         (kKeeps && bound > T(0) && bit_copy<int32_t>(bound) == chunk_.tops[truth]);
-      if (first) bound = T(-1);  // not for the second list
-      return first;
-    });
-    __syncthreads();
-    look_at(0);
     if constexpr (kKeeps) {
-      const TopKey::Bits first = join(0);
       if (thread_ < count_) {
-        chunk_.keys[1][thread_] = first;
-        chunk_.reached[thread_] = TopKey::overlap(first);
+        chunk_.keys[0][thread_] = nothing_key(thread_);
+        list_top(thread_);
       }
       __syncthreads();
-      list(1, [&](T bound, int truth) { return bound > T(0) && !(bound < chunk_.reached[truth]); });
+    }
+    look_at(0);
+    if constexpr (kKeeps) {
+      join(0, [&](int truth, TopKey::Bits best) {
+        chunk_.keys[1][truth] = best;
+        chunk_.reached[truth] = TopKey::overlap(best);
+      });
+      __syncthreads();
+      list_second();
       __syncthreads();
       look_at(1);
-      const TopKey::Bits best = join(1);
-      if (thread_ < count_) claim_prior(TopKey::best(best, args_.rule.tie_last));
+      join(1, [&](int truth, TopKey::Bits best) {
+        claim_prior(base_ + truth, TopKey::best(best, args_.rule.tie_last));
+      });
     }
   }
 
@@ -170,82 +170,140 @@ class ClusterMatch {
     return TopKey::nothing(first_prior(slot), num_priors_, args_.rule.tie_last);
   }
 
-  __device__ __forceinline__ void find_bounds() {
-    for (int pair = thread_; pair < slots_ << bits_; pair += threads_) {
-      const int truth = truth_of(pair), slot = pair >> bits_;
-      if (truth >= count_) continue;
-      const T bound = pair_bound(args_.rule, table_.groups[slot], chunk_.truths[truth]);
-      table_.bounds[pair] = bound;
-      if (!kKeeps) continue;
-      if (bound > T(0)) atomicMax(&chunk_.tops[truth], bit_copy<int32_t>(bound));
-      if (bound == T(0)) atomicMax(&chunk_.zeros[truth], nearness(slot));
-    }
+  // A slot and its bound above 0 as one number above 0, whose order is that of the bounds but for their last bits.
+  static __device__ __forceinline__ int32_t top_of(T bound, int slot) {
+    return (bit_copy<int32_t>(bound) & ~(kMostSlots - 1)) | slot;
   }
   __device__ __forceinline__ int truth_of(int pair) const { return pair & ((1 << bits_) - 1); }
-
-  // The pairs that are wanted, in any order. A pair is the same thread's every time.
-  template <typename Wanted>
-  __device__ __forceinline__ void list(int which, const Wanted& wanted) {
-    for (int pair = thread_; pair < slots_ << bits_; pair += threads_) {
-      const int truth = truth_of(pair);
-      if (truth >= count_ || !wanted(table_.bounds[pair], truth)) continue;
-      // nvcc makes one update of those of a warp
-      table_.pairs[atomicAdd(&chunk_.listed[which], 1u)] = static_cast<uint16_t>(pair);
+  // each(slot, pair) for this thread's pairs, which are all of truth_of(thread_).
+  template <typename Each>
+  __device__ __forceinline__ void each_pair(const Each& each) const {
+    const int step = threads_ >> bits_;
+    int pair = thread_;
+    for (int slot = thread_ >> bits_; slot < slots_; slot += step) {
+      each(slot, pair);
+      pair += threads_;
     }
   }
+  // In any order.
+  __device__ __forceinline__ void list(int which, int pair) {
+    // nvcc makes one update of those of a warp
+    table_.pairs[atomicAdd(&chunk_.listed[which], 1u)] = static_cast<uint16_t>(pair);
+  }
 
+  // And lists the pairs that may decide a code; where that is all that they are wanted for, their bounds are not kept.
+  __device__ __forceinline__ void find_bounds() {
+    const int truth = truth_of(thread_);
+    if (truth >= count_) return;
+    const TruthBounds<T> own(args_.rule, chunk_.truths[truth]);
+    int32_t top = 0;
+    uint32_t near = 0;
+    each_pair([&](int slot, int pair) {
+      const T bound = own.of(table_.groups[slot], args_.rule.eps);
+      const bool decides = may_decide(bound, least_);
+      if (decides) list(0, pair);
+      if constexpr (kKeeps) {
+        table_.bounds[pair] = decides ? T(-1) : bound;  // not for the second list
+        top = max_of(top, bound > T(0) ? top_of(bound, slot) : 0);
+        near = max_of(near, bound == T(0) ? nearness(slot) : 0u);
+      }
+    });
+    if (kKeeps && top > 0) atomicMax(&chunk_.tops[truth], top);
+    if (kKeeps && near > 0) atomicMax(&chunk_.zeros[truth], near);
+  }
+  // The truth's pair of the largest bound, where it decides no code: it nearly always overlaps more than the other bounds.
+  __device__ __forceinline__ void list_top(int truth) {
+    const int32_t top = chunk_.tops[truth];
+    if (top == 0) return;
+    const int pair = (top & (kMostSlots - 1)) << bits_ | truth;
+    if (table_.bounds[pair] < T(0)) return;
+    table_.bounds[pair] = T(-1);
+    list(0, pair);
+  }
+  // The pairs that could still be better than what has been found.
+  __device__ __forceinline__ void list_second() {
+    const int truth = truth_of(thread_);
+    if (truth >= count_) return;
+    const T reached = chunk_.reached[truth];
+    each_pair([&](int, int pair) {
+      const T bound = table_.bounds[pair];
+      if (bound > T(0) && !(bound < reached)) list(1, pair);
+    });
+  }
+
+  // A warp a run of the list, in which the pairs of a group are mostly neighbours: its priors and the best truth of each
+  // stay in registers.
   __device__ __forceinline__ void look_at(int which) {
-    const int pairs = static_cast<int>(chunk_.listed[which]);
-    for (int i = thread_ / 32; i < pairs; i += threads_ / 32) {
-      const int pair = table_.pairs[i], truth = truth_of(pair), slot = pair >> bits_;
-      const int first = first_prior(slot), p = first + lane_index();
-      const bool real = p < num_priors_;
+    const int pairs = static_cast<int>(chunk_.listed[which]), warp_bits = 31 - __clz(threads_ / 32);
+    const int each = (pairs + (1 << warp_bits) - 1) >> warp_bits, begin = thread_ / 32 * each;
+    const int end = begin + each < pairs ? begin + each : pairs;
+    int slot = -1, first = 0;
+    bool real = false;
+    Vec4<T> prior{};
+    TopKey::Bits best = 0;
+    for (int i = begin; i < end; ++i) {
+      const int pair = table_.pairs[i], truth = truth_of(pair);
+      if (pair >> bits_ != slot) {
+        keep_best(slot, best);
+        slot = pair >> bits_;
+        best = 0;
+        first = first_prior(slot);
+        const int p = first + lane_index();
+        real = p < num_priors_;
+        if (real) prior = args_.rule.corners(priors_[p]);
+      }
       const Vec4<T> box = chunk_.truths[truth];
-      const Vec4<T> prior = real ? args_.rule.corners(priors_[p]) : Vec4<T>{T(0), T(0), T(0), T(0)};
       const T overlap =
           args_.rule.overlap(box, args_.rule.truth_area(box), prior, args_.rule.prior_area(prior));
       const uint32_t ordered = ordered_key(overlap);
       if (real && !(overlap < least_)) {
-        atomicMax(&table_.bests[slot * kGroupPriors + lane_index()],
-                  TopKey::of(ordered, base_ + truth, args_.rule.tie_last));
+        best = max_of(best, TopKey::of(ordered, base_ + truth, args_.rule.tie_last));
       }
       if constexpr (kKeeps) {
         const TopKey::Bits key = warp_top_key(real ? ordered : 0, first, args_.rule.tie_last);
         if (lane_index() == 0) atomicMax(&chunk_.keys[which][truth], key);
       }
     }
+    keep_best(slot, best);
+  }
+  __device__ __forceinline__ void keep_best(int slot, TopKey::Bits best) {
+    if (best != 0) atomicMax(&table_.bests[slot * kGroupPriors + lane_index()], best);
   }
 
-  // The best of what the blocks know of the thread's truth.
-  __device__ __forceinline__ TopKey::Bits join(int which) {
+  // use(truth, key) with the best of what the blocks know of each truth, by one thread each. A team has a truth, a lane a
+  // block; of fewer blocks some twice.
+  template <typename Use>
+  __device__ __forceinline__ void join(int which, const Use& use) {
     cluster_arrive_own();
     cluster_wait();
-    TopKey::Bits top = 0;
-    if (thread_ >= count_) return top;
-#pragma unroll
-    for (unsigned i = 0; i < kMostInCluster; ++i) {  // a block twice rather than one after another
-      // base_ changes nothing here: without it 16 addresses stay in registers from chunk to chunk
-      const unsigned other = (i + static_cast<unsigned>(base_)) & (args_.plan.blocks - 1);
-      const TopKey::Bits key = *shared_of_block(&chunk_.keys[which][thread_], other);
-      top = key > top ? key : top;
+    constexpr int kLanes = static_cast<int>(kMostInCluster);
+    for (int base = 0; base < count_ * kLanes; base += threads_) {
+      const int truth = (base + thread_) / kLanes;
+      TopKey::Bits top = 0;
+      if (truth < count_) {
+        const unsigned block = static_cast<unsigned>(thread_) & (args_.plan.blocks - 1);
+        top = *shared_of_block(&chunk_.keys[which][truth], block);
+      }
+      for (int delta = kLanes / 2; delta > 0; delta /= 2) {
+        top = max_of(top, __shfl_xor_sync(kFullWarp, top, delta));
+      }
+      if (truth < count_ && thread_ % kLanes == 0) use(truth, top);
     }
-    return top;
   }
 
-  __device__ __forceinline__ void claim_prior(BestPrior<T> best) {
+  __device__ __forceinline__ void claim_prior(int32_t truth, BestPrior<T> best) {
     const int32_t group = best.prior / kGroupPriors,
                   mask = static_cast<int32_t>(args_.plan.blocks) - 1;
     if (best.prior < 0 || (group & mask) != rank_) return;
     const int place = (group >> args_.plan.block_bits) * kGroupPriors + best.prior % kGroupPriors;
-    const int32_t truth = base_ + thread_;
     if (args_.rule.is_forced(best.overlap)) atomicMax(&table_.claims[place], truth);
     atomicMax(&table_.renames[place], truth);
   }
 
   __device__ __forceinline__ void write_codes() {
     int32_t* const codes = args_.codes + image_ * args_.num_priors;
+    int p = first_prior(thread_ / kGroupPriors) + thread_ % kGroupPriors;
     for (int i = thread_; i < slots_ * kGroupPriors; i += threads_) {
-      const int p = first_prior(i / kGroupPriors) + i % kGroupPriors;
       if (p >= num_priors_) break;
       const BestPrior<T> truth = TopKey::best(table_.bests[i], args_.rule.tie_last);
       int32_t code = args_.rule.code(truth.overlap, truth.prior);
@@ -254,6 +312,7 @@ class ClusterMatch {
         if (args_.rule.relabels() && code >= 0 && table_.renames[i] >= 0) code = table_.renames[i];
       }
       codes[p] = code;
+      p += threads_ << args_.plan.block_bits;
     }
   }
 

@@ -15,7 +15,7 @@ struct alignas(16) ChunkTable {
   Vec4<T> truths[kChunkTruths];
   TopKey::Bits keys[2][kChunkTruths];  // after the first look and the second: read by other blocks
   T reached[kChunkTruths];             // the best overlap after the first look
-  int32_t tops[kChunkTruths];          // bits of the largest bound
+  int32_t tops[kChunkTruths];          // the pair of the largest bound, as top_of(); 0: none
   uint32_t zeros[kChunkTruths];        // the nearest slot of bound 0, as nearness(); 0: none
   unsigned listed[2];
 };
@@ -27,8 +27,8 @@ struct GroupTable {
   PriorGroup<T>* groups;
   int32_t *claims,
       *renames;  // [places]: the last truth whose best prior it is; claims: of those that are forced
-  T* bounds;     // [slots << bits]
-  uint16_t* pairs;  // the same: a list of places in bounds
+  T* bounds;     // [slots << bits], of pairs: slot << bits | truth
+  uint16_t* pairs;  // the same: a list of them
 
   static constexpr std::size_t kSlotBytes = kGroupPriors * (sizeof(TopKey::Bits) + 8) +
                                             sizeof(PriorGroup<T>) + kChunkTruths * (sizeof(T) + 2);

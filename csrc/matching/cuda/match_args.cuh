@@ -101,15 +101,25 @@ __device__ __forceinline__ T warp_top(T value) {
   return bit_copy<T>(warp_largest_bits(bit_copy<Bits>(value)));
 }
 
-// The most that a truth overlaps a prior of a group: exactly 0 where it overlaps none, NaN where nothing is known, below 0
-// where the truth takes no part.
+// A truth as the bounds of its overlaps see it.
 template <typename T>
-__device__ __forceinline__ T pair_bound(const MatchRule<T>& rule, const PriorGroup<T>& group,
-                                        Vec4<T> truth) {
-  const T area = rule.truth_area(truth);
-  if (is_bounded_truth(truth, area)) return group.overlap_bound(truth, area, rule.eps);
-  return rule.takes_part(truth) ? T(NAN) : T(-1);
-}
+struct TruthBounds {
+  Vec4<T> truth;
+  T area;
+  bool bounded;
+  T otherwise;  // of an unbounded truth: NaN, nothing is known; below 0 where it takes no part
+
+  __device__ __forceinline__ TruthBounds(const MatchRule<T>& rule, Vec4<T> box)
+      : truth(box),
+        area(rule.truth_area(box)),
+        bounded(is_bounded_truth(box, area)),
+        otherwise(rule.takes_part(box) ? T(NAN) : T(-1)) {}
+
+  // The most that it overlaps a prior of the group: exactly 0 where it overlaps none.
+  __device__ __forceinline__ T of(const PriorGroup<T>& group, T eps) const {
+    return bounded ? group.overlap_bound(truth, area, eps) : otherwise;
+  }
+};
 // Whether such a pair may decide a prior's code. least: rule.least_overlap()
 template <typename T>
 __device__ __forceinline__ bool may_decide(T bound, T least) {

@@ -16,8 +16,10 @@ inline MatchPlan cluster_plan(const MatchProblem<T>& problem, int bits) {
       sizeof(ChunkTable<T>) + static_cast<std::size_t>(slots) * GroupTable<T>::kSlotBytes;
   if (slots > kMostSlots) return {};
   if (problem.batch >= int64_t{1} << (31 - bits)) return {};
-  const int64_t threads = std::clamp<int64_t>(32 * slots, kChunkTruths, kClusterThreads);
-  return {1u << bits, static_cast<unsigned>(threads), bits, static_cast<int>(slots), bytes};
+  unsigned threads =
+      kChunkTruths;  // doubled: a thread has one truth of a chunk, whose number is a power of 2
+  while (threads < kGroupPriors * slots && threads < kClusterThreads) threads *= 2;
+  return {1u << bits, threads, bits, static_cast<int>(slots), bytes};
 }
 
 // Truths of an image, on average, that are few: their pairs take less time than a second wave of clusters.

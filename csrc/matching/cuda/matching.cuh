@@ -82,7 +82,7 @@ class GroupMatch {
     T bound = T(0);
     top_ = 0;
     if (mine) {
-      bound = pair_bound(args_.rule, group_, args_.truth(row));
+      bound = TruthBounds<T>(args_.rule, args_.truth(row)).of(group_, args_.rule.eps);
       decides = may_decide(bound, args_.rule.least_overlap());
       if (kKeeps && bound == T(0)) {
         top_ = TopKey::nothing(first_, args_.num_priors, args_.rule.tie_last);
