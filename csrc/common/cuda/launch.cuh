@@ -52,20 +52,6 @@ inline cudaError_t allow_dynamic_shared(const void* kernel) {
   });
 }
 
-// Asks for the multiprocessors' memory as shared memory, with no more L1 than must be: of a kernel that needs little of
-// either, beside which another is to find room. A wish: where it cannot be had nothing is lost but that.
-inline void prefer_shared_memory(const void* kernel) {
-  static OncePerKernel asked;
-  int device = 0;
-  if (cudaGetDevice(&device) == cudaSuccess &&
-      asked(kernel, device, cudaSuccess, [&] {
-        return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
-      }) == cudaSuccess) {
-    return;
-  }
-  cudaGetLastError();  // nobody else's failure
-}
-
 // Dynamic shared memory that a block of the current device may have beside static_bytes of static; 0 if it does not
 // say. What a kernel plans by where more of it is faster: the same kernel gets 64 KB in all on sm_75, 99 on sm_86, 163
 // on sm_80, 227 on sm_90.
@@ -132,6 +118,18 @@ inline Value known_here(PerKernel<Value, Kernel>& known, const Kernel& kernel,
     const std::optional<Value> found = ask(device);
     if (!found) cudaGetLastError();
     return found;
+  });
+}
+
+// Asks for the multiprocessors' memory as shared memory, with no more L1 than must be: of a kernel that needs little of
+// either, beside which another is to find room. A wish: where it cannot be had nothing is lost but that.
+inline void prefer_shared_memory(const void* kernel) {
+  static PerKernel<bool> asked;
+  known_here(asked, kernel, false, [&](int) {
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100) ==
+                   cudaSuccess
+               ? std::optional(true)
+               : std::nullopt;
   });
 }
 

@@ -7,7 +7,7 @@
 // nothing is changed and the caller sorts in another way.
 #pragma once
 
-#include "common/cuda/warp_largest.cuh"
+#include "common/cuda/warp_reduce.cuh"
 #include "detect/detect_rule.h"
 
 namespace ssd_cuda {

@@ -1,7 +1,7 @@
 // What the kernels of matching share: their arguments, and the work of one warp.
 #pragma once
 
-#include "common/cuda/warp_largest.cuh"
+#include "common/cuda/warp_reduce.cuh"
 #include "common/math/ordered_key.h"
 #include "matching/matching_rule.h"
 #include "matching/prior_group.h"

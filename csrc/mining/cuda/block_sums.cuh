@@ -1,7 +1,7 @@
 // Sums and other folds over the values of a warp and of a block of kSelectBlock threads.
 #pragma once
 
-#include "common/cuda/warp_largest.cuh"
+#include "common/cuda/warp_reduce.cuh"
 #include "row_keys.cuh"
 
 namespace ssd_cuda {
