@@ -113,7 +113,10 @@ template <typename Value, typename Kernel, typename Ask>
 inline Value known_here(PerKernel<Value, Kernel>& known, const Kernel& kernel,
                         std::type_identity_t<Value> otherwise, const Ask& ask) {
   int device = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return otherwise;
+  if (cudaGetDevice(&device) != cudaSuccess) {
+    cudaGetLastError();  // nobody else's failure
+    return otherwise;
+  }
   return known(kernel, device, otherwise, [&] {
     const std::optional<Value> found = ask(device);
     if (!found) cudaGetLastError();

@@ -6,7 +6,7 @@
 //
 //   bound    of each truth and group (prior_group.h), a thread one truth and some groups; lists the pairs that may decide a
 //            code, and notes of each truth the largest bound and the nearest group of bound 0
-//   list     of a truth whose largest bound decides nothing, that pair
+//   list     of a truth whose largest bound decides nothing, that pair; dealt out one by one, since each has its group
 //   look     a warp some neighbours of the list: the prior's best truth, the truth's best prior, both maxima of TopKey
 //   join     cluster barrier; the best prior of a truth so far, of all blocks
 //   list, look, join    the pairs that could still be better
@@ -22,10 +22,10 @@
 // multiprocessor and all 32 clusters run at once; with 60, two blocks and 30 clusters, it was 11.7 (of 4 blocks 10.5) and 38.
 // By count, from the machine's code of sm_90, in a warp's chain of 7 truths (B = 32, P = 8732, 8 blocks of 512 threads): 105
 // to the loads of priors and offsets, which go side by side, 31 to that of truths, 190 for groups beside it; 30 and 70 a
-// bound, 15 where it is listed, 58 for the pair of the largest; 90 a pair and 50 a group of a run (two pairs of the first look,
+// bound, 15 where it is listed, 58 for the pair of the largest; 95 a pair and 50 a group of a run (two pairs of the first look,
 // one of the second); a cluster barrier, a load from another block and 55, twice; a second list of 15 and 13 a pair, 45 to
-// claim, 52 a prior to write: 1,340 instructions for 1,430, 8.4 us. Of 100 truths a thread has 9 bounds, and a warp looks at
-// 13 and 3 pairs of 4 and 2 groups: 3,500 for 4,750, and 6 loads of priors for 16: 22 us.
+// claim, 52 a prior to write: 1,350 instructions for 1,430, 8.4 us. Of 100 truths a thread has 9 bounds, and the slowest warp
+// of a cluster looks at 13 pairs of 8 groups, then at 3 of 2: 3,800 for 4,750, and 10 loads of priors for 16: 24 us.
 //
 // Bounds: no bipartite matching and no double, whose keys are wider than an atomic operation; priors of a block as
 // shared memory allows. Any number of truths.
@@ -90,6 +90,7 @@ class ClusterMatch {
 
  private:
   static constexpr int kTeam = 8;  // lanes of a group where it is made
+  static constexpr int kTops = 2;  // the list of them, behind those of the two looks
   static constexpr int kEach = kGroupPriors / kTeam;
 
   __device__ __forceinline__ int first_prior(int slot) const {
@@ -129,7 +130,7 @@ class ClusterMatch {
     bits_ = count_ > 1 ? 32 - __clz(count_ - 1) : 0;
     if (thread_ < count_) chunk_.truths[thread_] = args_.truth(range_.begin + base + thread_);
     if (thread_ < kChunkTruths) chunk_.tops[thread_] = 0, chunk_.zeros[thread_] = 0;
-    if (thread_ < 2) chunk_.listed[thread_] = 0;
+    if (thread_ < kLists) chunk_.listed[thread_] = 0;
   }
 
   __device__ __forceinline__ void match_chunk() {
@@ -143,7 +144,7 @@ class ClusterMatch {
       }
       __syncthreads();
     }
-    look_at(0);
+    look_at(0, static_cast<int>(chunk_.listed[kTops]));
     if constexpr (kKeeps) {
       join(0, [&](int truth, TopKey::Bits best) {
         chunk_.keys[1][truth] = best;
@@ -152,7 +153,7 @@ class ClusterMatch {
       __syncthreads();
       list_second();
       __syncthreads();
-      look_at(1);
+      look_at(1, 0);
       join(1, [&](int truth, TopKey::Bits best) {
         claim_prior(base_ + truth, TopKey::best(best, args_.rule.tie_last));
       });
@@ -185,11 +186,17 @@ class ClusterMatch {
       pair += threads_;
     }
   }
-  // In any order.
-  __device__ __forceinline__ void list(int which, int pair) {
-    // nvcc makes one update of those of a warp
-    table_.pairs[atomicAdd(&chunk_.listed[which], 1u)] = static_cast<uint16_t>(pair);
+  // In any order; place(i): where the i-th of the list stands. nvcc makes one update of those of a warp.
+  template <typename Place>
+  __device__ __forceinline__ void list(int which, int pair, const Place& place) {
+    table_.pairs[place(static_cast<int>(atomicAdd(&chunk_.listed[which], 1u)))] =
+        static_cast<uint16_t>(pair);
   }
+  __device__ __forceinline__ void list(int which, int pair) {
+    list(which, pair, [](int i) { return i; });
+  }
+  // The first list and that of tops share the memory, one from each end: no pair is in both.
+  __device__ __forceinline__ int place_of_top(int i) const { return (slots_ << bits_) - 1 - i; }
 
   // And lists the pairs that may decide a code; where that is all that they are wanted for, their bounds are not kept.
   __device__ __forceinline__ void find_bounds() {
@@ -218,7 +225,7 @@ class ClusterMatch {
     const int pair = (top & (kMostSlots - 1)) << bits_ | truth;
     if (table_.bounds[pair] < T(0)) return;
     table_.bounds[pair] = T(-1);
-    list(0, pair);
+    list(kTops, pair, [&](int i) { return place_of_top(i); });
   }
   // The pairs that could still be better than what has been found.
   __device__ __forceinline__ void list_second() {
@@ -232,23 +239,24 @@ class ClusterMatch {
   }
 
   // A warp a run of the list, in which the pairs of a group are mostly neighbours: its priors and the best truth of each
-  // stay in registers.
-  __device__ __forceinline__ void look_at(int which) {
+  // stay in registers. Then some of `tops`, which have a group each: those of the last warps, whose runs are shorter, first.
+  __device__ __forceinline__ void look_at(int which, int tops) {
     const int pairs = static_cast<int>(chunk_.listed[which]), warp_bits = 31 - __clz(threads_ / 32);
-    const int each = (pairs + (1 << warp_bits) - 1) >> warp_bits, begin = thread_ / 32 * each;
-    const int end = begin + each < pairs ? begin + each : pairs;
-    int slot = -1, first = 0;
+    const int warps = 1 << warp_bits, warp = thread_ / 32, each = (pairs + warps - 1) >> warp_bits;
+    const int begin = min(warp * each, pairs), run = min(each, pairs - begin);
+    const int behind = warps - 1 - warp, count = run + ((tops + warp) >> warp_bits);
+    int slot = -1;
     bool real = false;
     Vec4<T> prior{};
     TopKey::Bits best = 0;
-    for (int i = begin; i < end; ++i) {
-      const int pair = table_.pairs[i], truth = truth_of(pair);
+    for (int i = 0; i < count; ++i) {
+      const int place = i < run ? begin + i : place_of_top(behind + ((i - run) << warp_bits));
+      const int pair = table_.pairs[place], truth = truth_of(pair);
       if (pair >> bits_ != slot) {
         keep_best(slot, best);
         slot = pair >> bits_;
         best = 0;
-        first = first_prior(slot);
-        const int p = first + lane_index();
+        const int p = first_prior(slot) + lane_index();
         real = p < num_priors_;
         if (real) prior = args_.rule.corners(priors_[p]);
       }
@@ -260,7 +268,8 @@ class ClusterMatch {
         best = max_of(best, TopKey::of(ordered, base_ + truth, args_.rule.tie_last));
       }
       if constexpr (kKeeps) {
-        const TopKey::Bits key = warp_top_key(real ? ordered : 0, first, args_.rule.tie_last);
+        const TopKey::Bits key =
+            warp_top_key(real ? ordered : 0, first_prior(slot), args_.rule.tie_last);
         if (lane_index() == 0) atomicMax(&chunk_.keys[which][truth], key);
       }
     }

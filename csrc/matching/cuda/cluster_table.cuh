@@ -8,6 +8,10 @@ namespace ssd_cuda {
 constexpr int kClusterThreads = 512;
 constexpr int kChunkTruths = 128;  // of an image that are looked at together
 constexpr int kMostSlots = 512;    // a pair, slot * kChunkTruths + truth, is 16 bits
+constexpr int kLists = 3;
+constexpr bool is_power_of_two(int n) { return (n & (n - 1)) == 0; }
+static_assert(kMostSlots * kChunkTruths <= 1 << 16 && is_power_of_two(kMostSlots));
+static_assert(is_power_of_two(kChunkTruths) && is_power_of_two(kClusterThreads));
 
 // What stands in shared memory once for a chunk of truths.
 template <typename T>
@@ -17,7 +21,7 @@ struct alignas(16) ChunkTable {
   T reached[kChunkTruths];             // the best overlap after the first look
   int32_t tops[kChunkTruths];          // the pair of the largest bound, as top_of(); 0: none
   uint32_t zeros[kChunkTruths];        // the nearest slot of bound 0, as nearness(); 0: none
-  unsigned listed[2];
+  unsigned listed[kLists];
 };
 
 // The same for each group of the block: where a prior stands, 32 * slot + lane, is its place.
