@@ -8,14 +8,29 @@
 // number of boxes. Cells are hashed: no limit on coordinates, levels or classes; a collision only adds a box to the test,
 // which is exact. The same bound tells of a pair of boxes by their centres alone (span, near).
 //
-// Bounds are widened by far more than rounding. Boxes for which that argument fails (areas near the ends of the floating
-// range) are odd: tested against every box, and every box against them. Boxes without a positive finite area are inert:
-// they remove nothing and are never removed.
+// Roundings. All is reckoned in T; e is its epsilon, and a and b are what a pair of normal boxes measures along an axis. What
+// has to be seen is that a centre c, as T has it, and a reach r give cells floor((c - r) / cell) to floor((c + r) / cell) that
+// hold the home floor(c' / cell) of every box that may remove the one searched for, wherever both lie.
+//   - A cell is a power of two, so that only what is beyond the floating range is rounded in a quotient; sum, quotient and
+//     floor are monotone, and c' is a number of T: if c' <= c + r before any rounding, so it is in cells, however coarse T
+//     is there. Beyond 2^24 cells from the origin neighbours have one centre, which is all that happens.
+//   - So r must be at least the distance of the centres as T has them. Of the true ones it is (a + b) f at most, f the factor
+//     above. A centre is rounded by e / 2 of |x1| + |x2| <= 2 |c| + a, and |c'| <= |c| + (a + b) / 2: both together by
+//     2 e |c| + e (a + b). Measured sizes are right to 2 e of them, the rounded sums and products in r to 2 e of r.
+//   - Hence r = (a + b) (f (1 + 32 e) + 4 e) + 3 e |c| + the least normal number, the last for what halves and products lose
+//     of subnormal numbers. The slack of 1e-5 or 1e-3 in least_iou_ is for the IoU, 16 roundings (some 400 with an offset of
+//     pixels, where an overlap is a cancelled difference), and covers the sizes and products that levels are chosen by.
+//   - A product that overflows is taken to the last cell, as a home there is. None is of 0 and infinity: levels of normal
+//     boxes lie far inside the exponents of T.
+//
+// Boxes for which that argument fails (areas near the ends of the floating range) are odd: tested against every box, and every
+// box against them. Boxes without a positive finite area are inert: they remove nothing and are never removed.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "common/math/nms_math.h"
 
@@ -45,38 +60,63 @@ SSD_HOST_DEVICE Kind kind_of(Vec4<T> box, T area, const SuppressRule<T>& rule) {
 
 // Levels of normal boxes lie in [-kLevels / 2, kLevels / 2).
 constexpr int kLevels = 2 * 1100;
-constexpr double kSmallest = 1e-300, kLargest = 1e300;
 
-// The level of a size: floor(log2(size)); size is a positive normal double.
-SSD_HOST_DEVICE int level_of(double size) {
-  return static_cast<int>(bit_copy<uint64_t>(size) >> 52) - 1023;
+// The level of a size: floor(log2(size)); size is a positive normal number.
+template <typename T>
+SSD_HOST_DEVICE int level_of(T size) {
+  using Limits = std::numeric_limits<T>;
+  return static_cast<int>(bit_copy<Ordered<T>>(size) >> (Limits::digits - 1)) -
+         (Limits::max_exponent - 1);
 }
-SSD_HOST_DEVICE double power_of_two(int exponent) {
-  return bit_copy<double>(static_cast<uint64_t>(exponent + 1023) << 52);
+template <typename T>
+SSD_HOST_DEVICE T power_of_two(int exponent) {
+  using Limits = std::numeric_limits<T>;
+  return bit_copy<T>(static_cast<Ordered<T>>(exponent + Limits::max_exponent - 1)
+                     << (Limits::digits - 1));
 }
-// floor, held inside what int64 can take; monotone, so a range of centres stays a range of cells.
-SSD_HOST_DEVICE int64_t floor_to_int(double value) {
-#if defined(__CUDA_ARCH__)
-  return __double2ll_rd(value);  // one instruction, which holds itself inside int64
+
+// The number of a cell along an axis. 32 bits are enough of floats: a box is as long as its ends are apart, so it is at home
+// within 2^28 cells from the origin (an offset of pixels can put it further out, where boxes share the last cell). To 64 bits
+// a card converts many times slower.
+template <typename T>
+using CellNumber = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+// floor, held inside what a CellNumber can take; monotone, so a range of centres stays a range of cells.
+template <typename T>
+SSD_HOST_DEVICE CellNumber<T> floor_to_int(T value) {
+#if defined(__CUDA_ARCH__)  // one instruction, which holds itself inside
+  if constexpr (sizeof(T) == 4) {
+    return __float2int_rd(value);
+  } else {
+    return __double2ll_rd(value);
+  }
 #else
-  value = min_of(max_of(value, -0x1p61), 0x1p61);
-  const auto whole = static_cast<int64_t>(value);
-  return whole - (value < static_cast<double>(whole));
+  constexpr T kMost = sizeof(T) == 4 ? T(0x1p30) : T(0x1p61);
+  value = min_of(max_of(value, -kMost), kMost);
+  const auto whole = static_cast<CellNumber<T>>(value);
+  return whole - (value < static_cast<T>(whole));
 #endif
 }
 
+template <typename T>
 struct Shape {
-  double cx, cy, w, h;
+  T cx, cy, w, h;
   int level;
 };
 
-// The cells of a level where a search looks: [x_first, x_last] by [y_first, y_last].
-struct Cells {
-  int64_t x_first, x_last, y_first, y_last;
-  double count;  // about how many, never too few; the exact number may overflow
+template <typename T>
+struct Cell {
+  CellNumber<T> x, y;
+};
 
-  SSD_HOST_DEVICE int64_t width() const { return x_last - x_first + 1; }
-  SSD_HOST_DEVICE int64_t height() const { return y_last - y_first + 1; }
+// The cells of a level where a search looks: [x_first, x_last] by [y_first, y_last].
+template <typename T>
+struct Cells {
+  CellNumber<T> x_first, x_last, y_first, y_last;
+  T count;  // about how many, of up to 2^24 never too few; the exact number may overflow
+
+  SSD_HOST_DEVICE int64_t width() const { return int64_t{x_last} - x_first + 1; }
+  SSD_HOST_DEVICE int64_t height() const { return int64_t{y_last} - y_first + 1; }
 };
 
 // What the grid of a rule is made of; the hashing is modulo a power of two that its user picks.
@@ -87,29 +127,33 @@ class GridRule {
   explicit GridRule(const SuppressRule<T>& rule, int finer = 0)
       : finer_(finer), pixel_offset_(rule.pixel_offset) {
     // The least true IoU of a pair whose rounded IoU passes. Below, only "they overlap" is used.
-    const double t = rule.threshold;
+    const double t = rule.threshold, e = std::numeric_limits<T>::epsilon();
+    double least = 0;
     if (rule.pixel_offset == 0) {
-      least_iou_ = t < 1e-5 ? 0 : t * (1 - 1e-5);
+      least = t < 1e-5 ? 0 : t * (1 - 1e-5);
     } else {
-      least_iou_ = t < 1e-2 ? 0 : t * (1 - 1e-3);
+      least = t < 1e-2 ? 0 : t * (1 - 1e-3);
     }
-    reach_factor_ = (1 - least_iou_) / (2 * (1 + least_iou_));
-    most_ratio_ = 1 / max_of(least_iou_, kSmallest);
+    const double factor = (1 - least) / (2 * (1 + least));
+    least_iou_ = static_cast<T>(least * (1 - e));
+    most_ratio_ = least > 0 ? static_cast<T>((1 + e) / least) : std::numeric_limits<T>::infinity();
+    reach_factor_ = static_cast<T>(factor * (1 + 32 * e) + 4 * e);
   }
 
-  SSD_HOST_DEVICE Shape shape(Vec4<T> b) const {
-    const double x1 = b.x, y1 = b.y, x2 = double(b.z) + pixel_offset_,
-                 y2 = double(b.w) + pixel_offset_;
-    const double w = x2 - x1, h = y2 - y1;
-    return {0.5 * x1 + 0.5 * x2, 0.5 * y1 + 0.5 * y2, w, h, level_of(max_of(w, h))};
+  SSD_HOST_DEVICE Shape<T> shape(Vec4<T> b) const {
+    const T w = b.z - b.x + pixel_offset_, h = b.w - b.y + pixel_offset_;
+    return {centre(b.x, b.z + pixel_offset_), centre(b.y, b.w + pixel_offset_), w, h,
+            level_of(max_number(w, h))};
   }
 
   // The levels of boxes that may remove one of this shape: from lowest to highest.
-  SSD_HOST_DEVICE int lowest_level(const Shape& s) const {
-    return level_of(max_of(max_of(s.w, s.h) * least_iou_, kSmallest));
+  SSD_HOST_DEVICE int lowest_level(const Shape<T>& s) const {
+    const T size = mul_rn(max_number(s.w, s.h), least_iou_);
+    return level_of(max_number(size, std::numeric_limits<T>::min()));
   }
-  SSD_HOST_DEVICE int highest_level(const Shape& s) const {
-    return level_of(min_of(max_of(s.w, s.h) * most_ratio_, kLargest));
+  SSD_HOST_DEVICE int highest_level(const Shape<T>& s) const {
+    const T size = mul_rn(max_number(s.w, s.h), most_ratio_);
+    return level_of(min_number(size, std::numeric_limits<T>::max()));
   }
 
   // Cells of one row are neighbours: hash = row_hash + ix. A row's hash is a mix of its number, which grows by kRowStep from
@@ -131,30 +175,28 @@ class GridRule {
     return row + static_cast<uint64_t>(ix);
   }
   // Where a box of this shape is filed.
-  SSD_HOST_DEVICE uint64_t home_hash(const Shape& s, int64_t cls) const {
-    const double inverse = power_of_two(finer_ - (s.level + 1));
-    return cell_hash(floor_to_int(s.cx * inverse),
-                     row_hash(floor_to_int(s.cy * inverse), s.level, cls));
+  SSD_HOST_DEVICE Cell<T> home(const Shape<T>& s) const {
+    const T inverse = cells_in_one(s.level);
+    return {floor_to_int(mul_rn(s.cx, inverse)), floor_to_int(mul_rn(s.cy, inverse))};
+  }
+  SSD_HOST_DEVICE uint64_t home_hash(const Shape<T>& s, int64_t cls) const {
+    const Cell<T> cell = home(s);
+    return cell_hash(cell.x, row_hash(cell.y, s.level, cls));
   }
 
   // The centre of a box, and its part of how far apart the centres of a pair that counts may lie, along x and y: two of these
-  // are all that near() needs. In T, where the grid reckons in double: each is wider than the roundings of its ends, its centre
-  // and the sum, and by more than what is lost of subnormal numbers. An odd box is near every other, an inert one near none.
+  // are all that near() needs. Each part is wider than the roundings of its ends, its centre and the sum, and by more than
+  // what is lost of subnormal numbers. An odd box is near every other, an inert one near none.
   SSD_HOST_DEVICE Vec4<T> span(Vec4<T> b, Kind kind) const {
     constexpr T kEpsilon = std::numeric_limits<T>::epsilon(),
                 kAll = std::numeric_limits<T>::infinity();
-    const T x2 = b.z + pixel_offset_, y2 = b.w + pixel_offset_;
-    const T factor = mul_rn(static_cast<T>(reach_factor_), 1 + 32 * kEpsilon);
+    const Shape<T> s = shape(b);
     const auto part = [&](T first, T last, T size) {
       if (kind != Kind::kNormal) return kind == Kind::kOdd ? kAll : -kAll;
       const T ends = mul_rn(2 * kEpsilon, std::abs(first) + std::abs(last));
-      return add_rn(add_rn(mul_rn(factor, size), ends), std::numeric_limits<T>::min());
+      return add_rn(add_rn(mul_rn(reach_factor_, size), ends), std::numeric_limits<T>::min());
     };
-    const auto centre = [](T first, T last) {
-      return add_rn(mul_rn(T(0.5), first), mul_rn(T(0.5), last));
-    };
-    return {centre(b.x, x2), centre(b.y, y2), part(b.x, x2, b.z - b.x + pixel_offset_),
-            part(b.y, y2, b.w - b.y + pixel_offset_)};
+    return {s.cx, s.cy, part(b.x, b.z + pixel_offset_, s.w), part(b.y, b.w + pixel_offset_, s.h)};
   }
   // False only where no box of the one span removes one of the other; true of what is no number. Six operations, of which
   // two compare.
@@ -164,26 +206,38 @@ class GridRule {
   }
 
   // Where boxes of a level that may remove one of this shape are filed.
-  SSD_HOST_DEVICE Cells cells(const Shape& s, int level) const {
-    const double largest = power_of_two(level + 1), inverse = power_of_two(finer_ - (level + 1));
-    const double rx = reach(s.w, s.cx, largest), ry = reach(s.h, s.cy, largest);
-    return {floor_to_int((s.cx - rx) * inverse), floor_to_int((s.cx + rx) * inverse),
-            floor_to_int((s.cy - ry) * inverse), floor_to_int((s.cy + ry) * inverse),
-            (2 * rx * inverse + 2) * (2 * ry * inverse + 2)};
+  SSD_HOST_DEVICE Cells<T> cells(const Shape<T>& s, int level) const {
+    const T largest = power_of_two<T>(level + 1), inverse = cells_in_one(level);
+    const T rx = reach(s.w, s.cx, largest), ry = reach(s.h, s.cy, largest);
+    const T left = s.cx - rx, right = s.cx + rx, top = s.cy - ry, bottom = s.cy + ry;
+    const auto cell = [&](T at) { return floor_to_int(mul_rn(at, inverse)); };
+    // Along an axis these are a whole number below (last - first) / cell + 2, and what that is rounded to is not less. A centre
+    // is finite, so that the ends are not the same infinity.
+    const auto most = [&](T first, T last) { return add_rn(mul_rn(last - first, inverse), T(2)); };
+    return {cell(left), cell(right), cell(top), cell(bottom),
+            mul_rn(most(left, right), most(top, bottom))};
   }
 
  private:
+  SSD_HOST_DEVICE static T centre(T first, T last) {
+    return add_rn(mul_rn(T(0.5), first), mul_rn(T(0.5), last));
+  }
+  // How many cells of a level are as long as 1.
+  SSD_HOST_DEVICE T cells_in_one(int level) const { return power_of_two<T>(finer_ - (level + 1)); }
   // How far a centre may lie from that of a box `size` long, along one axis, when the other box is at most
   // `largest` long: along an axis too, overlap / union is at least the IoU, so the distance is at most
   // (a + b) (1 - t) / (2 (1 + t)), and b at most a / t.
-  SSD_HOST_DEVICE double reach(double size, double centre, double largest) const {
-    const double b = min_of(size * most_ratio_, largest);
-    return (size + b) * reach_factor_ * (1 + 1e-6) + std::abs(centre) * 1e-15;
+  SSD_HOST_DEVICE T reach(T size, T centre, T largest) const {
+    using Limits = std::numeric_limits<T>;
+    const T b = min_number(mul_rn(size, most_ratio_), largest);
+    const T rounded = add_rn(mul_rn(3 * Limits::epsilon(), std::abs(centre)), Limits::min());
+    return add_rn(mul_rn(size + b, reach_factor_), rounded);
   }
 
   int finer_;
   T pixel_offset_;
-  double least_iou_, reach_factor_, most_ratio_;
+  // Narrowed to T away from what they bound; the factor with the slack of all sizes.
+  T least_iou_, reach_factor_, most_ratio_;
 };
 
 }  // namespace nms

@@ -62,6 +62,36 @@ py::tuple removes(Array<T> a, Array<T> b, const NmsSettings& settings) {
   return py::make_tuple(result.numpy(), sure.numpy(), near.numpy());
 }
 
+// a, b: [N, 4] -> [N] whether a[i] removes b[i], both normal; [N] whether a search for b[i] looks where a[i] is filed; [N] whether
+// the cells there are told to be too few
+template <typename T>
+py::tuple finds(Array<T> a, Array<T> b, const NmsSettings& settings, int finer) {
+  const auto rule = suppress_rule_of<T>(settings);
+  const nms::GridRule<T> grid(rule, finer);
+  const auto n = a.shape(0);
+  Array<uint8_t> removes({n}), found({n}), too_few({n});
+  const auto normal = [&](Vec4<T> x) {
+    return nms::kind_of(x, rule.area(x), rule) == nms::Kind::kNormal;
+  };
+  for (py::ssize_t i = 0; i < n; ++i) {
+    const auto x = reinterpret_cast<const Vec4<T>*>(a.data())[i];
+    const auto y = reinterpret_cast<const Vec4<T>*>(b.data())[i];
+    const bool both = normal(x) && normal(y);
+    removes.data()[i] = both && rule(x, rule.area(x), y, rule.area(y));
+    found.data()[i] = too_few.data()[i] = 0;
+    if (!both) continue;
+    const nms::Shape<T> own = grid.shape(x), query = grid.shape(y);
+    const nms::Cell<T> home = grid.home(own);
+    const nms::Cells<T> cells = grid.cells(query, own.level);
+    found.data()[i] = grid.lowest_level(query) <= own.level &&
+                      own.level <= grid.highest_level(query) && cells.x_first <= home.x &&
+                      home.x <= cells.x_last && cells.y_first <= home.y && home.y <= cells.y_last;
+    const double many = static_cast<double>(cells.width()) * static_cast<double>(cells.height());
+    too_few.data()[i] = !(cells.count >= std::min(many, 0x1p24));
+  }
+  return py::make_tuple(removes.numpy(), found.numpy(), too_few.numpy());
+}
+
 // The panels of n boxes: (begin, end) each.
 std::vector<std::pair<int64_t, int64_t>> panels(int64_t n, const NmsTuning& tuning) {
   std::vector<std::pair<int64_t, int64_t>> result;
@@ -89,6 +119,8 @@ EMULATOR_MODULE(m) {
       .def_readwrite("at_once", &NmsTuning::at_once);
   m.def("removes", &removes<float>);
   m.def("removes", &removes<double>);
+  m.def("finds", &finds<float>);
+  m.def("finds", &finds<double>);
   m.def("panels", &panels);
   m.def("merges", &merges);
   m.def("compact", &compact);

@@ -6,7 +6,7 @@ from mutants.mutant import rows_of
 
 NMS = rows_of(
     "nms",
-    "tests/test_emulated_nms.py tests/test_emulated_nms_panels.py",
+    "tests/test_emulated_nms.py tests/test_emulated_nms_panels.py tests/test_emulated_nms_grid.py",
     (
         "clear: kept boxes of other bins remove nothing",
         "const bool removed = «nms_removed<kLanes>(active, args, first + i, panel.begin)»;",
@@ -164,11 +164,14 @@ NMS = rows_of(
     ),
     (
         "span: without the offset of pixels",
-        "part(b.x, x2, b.z - b.x + «pixel_offset_»)",
+        "const T w = b.z - b.x + «pixel_offset_», h",
         "T(0)",
         "division or far",
     ),
-    ("span: no room for roundings", "reach_factor_), 1 + «32 * kEpsilon»)", "-32 * kEpsilon", "division"),
+    ("reach: no room for roundings", "factor * (1 + «32 * e») + 4 * e", "-32 * e", "division or looks"),
+    ("cells: centres are exact", "mul_rn(«3 * Limits::epsilon()», std::abs(centre))", "T(0)", "looks"),
+    ("cells: one less is told", "add_rn(mul_rn(last - first, inverse), «T(2)»);", "T(1)", "looks"),
+    ("cells: beyond what is held", "value = «min_of(max_of(value, -kMost), kMost)»;", "value", "looks"),
     (
         "span: centres are exact",
         "mul_rn(«2 * kEpsilon», std::abs(first)",

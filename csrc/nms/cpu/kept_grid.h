@@ -29,7 +29,7 @@ class Grid {
     kept_at_level_.assign(kLevels, 0);
     for (int64_t k = 0; k < n; ++k) {
       if (kinds[k] != Kind::kNormal) continue;
-      const Shape s = grid_.shape(candidates[k].box);
+      const Shape<T> s = grid_.shape(candidates[k].box);
       home_[k] = bucket(grid_.home_hash(s, candidates[k].cls));
       level_[k] = static_cast<int16_t>(s.level);
       ++buckets_[home_[k]].end;
@@ -54,7 +54,7 @@ class Grid {
   // boxes whose reach covers too many cells.
   template <typename V, typename Look>
   SSD_SIMD_BODY void search(const Candidate<T>& q, const KeptList<T>& all, Look& look) const {
-    const Shape s = grid_.shape(q.box);
+    const Shape<T> s = grid_.shape(q.box);
     const int low = std::max(lowest_, grid_.lowest_level(s));
     const int high = std::min(highest_, grid_.highest_level(s));
     if (kept_at_level_[s.level + kLevels / 2]) search_level<V>(q, s, s.level, all, look);
@@ -72,10 +72,10 @@ class Grid {
   SSD_SIMD_BODY uint32_t bucket(uint64_t hash) const { return static_cast<uint32_t>(hash & mask_); }
 
   template <typename V, typename Look>
-  SSD_SIMD_BODY void search_level(const Candidate<T>& q, const Shape& s, int level,
+  SSD_SIMD_BODY void search_level(const Candidate<T>& q, const Shape<T>& s, int level,
                                   const KeptList<T>& all, Look& look) const {
-    const Cells cells = grid_.cells(s, level);
-    if (cells.count > 48 && cells.count * 32 > static_cast<double>(all.size))
+    const Cells<T> cells = grid_.cells(s, level);
+    if (cells.count > 48 && cells.count * 32 > static_cast<T>(all.size))
       return look_through<V>(all, q, rule_, look);
     for (int64_t iy = cells.y_first; iy <= cells.y_last; ++iy) {
       const uint64_t row = grid_.row_hash(iy, level, q.cls);

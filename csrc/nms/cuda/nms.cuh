@@ -56,7 +56,7 @@ struct NmsInput {
 
 // The bin of a normal box.
 template <typename T>
-__device__ int32_t nms_home(const NmsArgs<T>& args, const nms::Shape& shape, int64_t cls) {
+__device__ int32_t nms_home(const NmsArgs<T>& args, const nms::Shape<T>& shape, int64_t cls) {
   return static_cast<int32_t>(args.grid.home_hash(shape, cls) & args.bin_mask());
 }
 
@@ -64,7 +64,7 @@ __device__ int32_t nms_home(const NmsArgs<T>& args, const nms::Shape& shape, int
 template <typename T>
 __device__ void nms_count_box(const NmsArgs<T>& args, Vec4<T> box, int64_t cls, uint32_t* levels) {
   if (args.kind(box, args.rule.area(box)) != nms::Kind::kNormal) return;
-  const nms::Shape shape = args.grid.shape(box);
+  const nms::Shape<T> shape = args.grid.shape(box);
   atomicAdd(&args.kept()[nms_home(args, shape, cls)].size, 1);
   const int level = shape.level + nms::kLevels / 2;
   const uint32_t bit = 1u << (level % 32);

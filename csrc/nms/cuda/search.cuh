@@ -159,10 +159,10 @@ struct NmsReach {
 template <typename T>
 __device__ __forceinline__ NmsReach nms_reach(const NmsArgs<T>& args, const NmsQuery<T>& query,
                                               int level, int64_t boxes) {
-  const nms::Shape shape = args.grid.shape(query.box);
-  const nms::Cells cells = args.grid.cells(shape, level);
+  const nms::Shape<T> shape = args.grid.shape(query.box);
+  const nms::Cells<T> cells = args.grid.cells(shape, level);
   NmsReach reach;
-  const auto most = static_cast<double>(min(boxes, 8 * kNmsMostCells));
+  const T most = static_cast<T>(static_cast<int>(min(boxes, 8 * kNmsMostCells)));
   reach.everywhere = cells.count > 64 && cells.count * 8 > most;
   if (reach.everywhere) return reach;
   reach.row = args.grid.row_number(cells.y_first, level, args.class_of(query.rank));
@@ -237,7 +237,7 @@ __device__ bool nms_search(bool active, const NmsArgs<T>& args, const NmsQuery<T
   enough = enough && active && !everywhere;
   int lowest = 0, highest = -1;  // no level: for teams without work
   if (active && !everywhere && !enough) {
-    const nms::Shape shape = args.grid.shape(query.box);
+    const nms::Shape<T> shape = args.grid.shape(query.box);
     lowest = args.grid.lowest_level(shape), highest = args.grid.highest_level(shape);
   }
   for (int first = 0; first < num_levels; first += kLanes) {
