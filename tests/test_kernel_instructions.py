@@ -156,6 +156,22 @@ def test_no_approximation_without_a_reason(kernels):
         assert not strange, name
 
 
+# Arithmetic of doubles, and conversions of 64 bits, which are as slow.
+WIDE = re.compile(r"\b\w[\w.]*\.f64\b|\bcvt(?:\.\w+)*\.(?:[su]64\.f32|f32\.[su]64)\b")
+
+
+def test_nms_of_floats_reckons_in_floats(kernels):
+    """Most cards have a sixty-fourth of the units for doubles, and every search reckons its cells."""
+    nms = {name: text for name, text in kernels.items() if name.startswith("nms_")}
+    wide = {name for name, text in nms.items() if WIDE.search(text)}
+    assert {name for name in nms if "float" in name} > {
+        "nms_clear_kernel<8, float>",
+        "nms_sweep_kernel<float>",
+    }
+    assert "nms_clear_kernel<8, double>" in wide
+    assert not {name for name in wide if "double" not in name}
+
+
 def test_both_ways_to_the_greatest_of_a_warp(kernels):
     """Before sm_80 there is no redux: lanes are joined by shuffles."""
     fast = any(
