@@ -10,7 +10,7 @@ PYTHON := $(shell python3 -c 'import torch' 2>/dev/null && echo python3 || echo 
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.cpp') setup.py \
   $(wildcard build_support/*.py)
 OPTIONS = torch $(shell $(PYTHON) -c 'from importlib.metadata import version; print(version("torch"))'), \
-  $(CXX) $(CXXFLAGS), CUDA $(CUDA_HOME) $(TORCH_CUDA_ARCH_LIST), only $(SSD_CUDA_CPU_ONLY), forced $(FORCE_CUDA)
+  $(CXX) $(CFLAGS) $(CXXFLAGS), CUDA $(CUDA_HOME) $(TORCH_CUDA_ARCH_LIST), only $(SSD_CUDA_CPU_ONLY), forced $(FORCE_CUDA)
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help env build wheel test demo demo-faces lint format fuzz bench measure model results docs pictures emulator-coverage \
@@ -143,14 +143,17 @@ selftest:
 selftest-asan:
 	python3 tests/selftest/run.py --sanitize g++
 
-# The CPU sources with each of them, warnings as errors: clang's are those of a build, on which the ops' suite runs.
+# The CPU sources with each of them, warnings as errors: clang's are those of a build, on which the ops' suite runs. GCC: those
+# whose own build does not do it already, with CFLAGS=-Werror (torch takes no CXXFLAGS to a build).
 CLANG ?= clang++-14
+GCC ?= g++-11 g++-12
 OPS_TESTS = $(foreach family,boxes priors matching mining multibox nms detect,tests/test_$(family).py)
 compilers: build/env selftest
-	$(PYTHON) tests/selftest/run.py --sources g++-11 g++-12
+	$(PYTHON) tests/selftest/run.py --sources $(GCC)
 	@if which $(CLANG) > /dev/null; then set -e; \
 	  rm -rf build/clang && mkdir -p build/clang && cp -r csrc ssd_cuda tests build_support setup.py pyproject.toml README.md build/clang; \
-	  cd build/clang && rm -f ssd_cuda/*.so && CXX=$(CLANG) CXXFLAGS=-Werror SSD_CUDA_CPU_ONLY=1 $(PYTHON) setup.py build_ext --inplace; \
+	  cd build/clang && rm -f ssd_cuda/*.so && CXX=$(CLANG) CFLAGS=-Werror SSD_CUDA_CPU_ONLY=1 $(PYTHON) setup.py build_ext --inplace; \
+	  grep -q -- -Werror build/temp*/build.ninja || { echo 'clang was not told that warnings are errors'; exit 1; }; \
 	  OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -p no:cacheprovider $(OPS_TESTS) -n $(JOBS); \
 	else test -z "$(CI)" && echo "skipped: no $(CLANG)"; fi
 
