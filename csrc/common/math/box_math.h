@@ -77,7 +77,7 @@ SSD_HOST_DEVICE T intersection_area(Vec4<T> a, Vec4<T> b, Offset pixel_offset = 
 }
 
 // inter / (area_a + area_b - inter + eps), each operation rounded on its own in this order: torchvision's
-// box_iou bit for bit. Two boxes of zero area give 0 / 0 = NaN, as there.
+// box_iou bit for bit, but for the sign of a zero: its clamp keeps -0.0. Two boxes of zero area give 0 / 0 = NaN, as there.
 template <typename T, typename Eps = Nothing>
 SSD_HOST_DEVICE T union_of(T inter, T area_a, T area_b, Eps eps = {}) {
   return plus(sub_rn(add_rn(area_a, area_b), inter), eps);
