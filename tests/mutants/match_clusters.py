@@ -113,7 +113,12 @@ MATCH_CLUSTERS = rows_of(
         "tops > behind ? 1 : 0",
         "chunks or ssd",
     ),
-    ("clusters: a thread changes its truth", "«threads *= 2;»", "threads += 32;", "edges or chunks"),
+    (
+        "clusters: a thread changes its truth",
+        "std::clamp(«std::bit_ceil(static_cast<unsigned>(kGroupPriors * slots))»,",
+        "static_cast<unsigned>(kGroupPriors * slots)",
+        "edges or chunks",
+    ),
     ("clusters: one round of keys", "«base < count_ * kLanes»;", "base == 0", "chunks"),
     ("clusters: codes are written before the claims", "«__syncthreads();»\n    write_codes", "", "options"),
     (

@@ -1,6 +1,8 @@
 // What a block of cluster_match_kernel keeps in shared memory.
 #pragma once
 
+#include <bit>
+
 #include "match_args.cuh"
 
 namespace ssd_cuda {
@@ -9,9 +11,9 @@ constexpr int kClusterThreads = 512;
 constexpr int kChunkTruths = 128;  // of an image that are looked at together
 constexpr int kMostSlots = 512;    // a pair, slot * kChunkTruths + truth, is 16 bits
 constexpr int kLists = 3;
-constexpr bool is_power_of_two(int n) { return (n & (n - 1)) == 0; }
-static_assert(kMostSlots * kChunkTruths <= 1 << 16 && is_power_of_two(kMostSlots));
-static_assert(is_power_of_two(kChunkTruths) && is_power_of_two(kClusterThreads));
+static_assert(kMostSlots * kChunkTruths <= 1 << 16 && std::has_single_bit(unsigned{kMostSlots}));
+static_assert(std::has_single_bit(unsigned{kChunkTruths}) &&
+              std::has_single_bit(unsigned{kClusterThreads}));
 
 // What stands in shared memory once for a chunk of truths.
 template <typename T>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 
 #include "cluster_match.cuh"
 
@@ -16,9 +17,9 @@ inline MatchPlan cluster_plan(const MatchProblem<T>& problem, int bits) {
       sizeof(ChunkTable<T>) + static_cast<std::size_t>(slots) * GroupTable<T>::kSlotBytes;
   if (slots > kMostSlots) return {};
   if (problem.batch >= int64_t{1} << (31 - bits)) return {};
-  unsigned threads =
-      kChunkTruths;  // doubled: a thread has one truth of a chunk, whose number is a power of 2
-  while (threads < kGroupPriors * slots && threads < kClusterThreads) threads *= 2;
+  // A power of two: a thread has one truth of a chunk, numbered up to a power of two.
+  const auto threads = std::clamp(std::bit_ceil(static_cast<unsigned>(kGroupPriors * slots)),
+                                  unsigned{kChunkTruths}, unsigned{kClusterThreads});
   return {1u << bits, threads, bits, static_cast<int>(slots), bytes};
 }
 
