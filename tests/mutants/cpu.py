@@ -66,7 +66,7 @@ CPU = [
     Mutant(
         "cpu",
         "detect: the background is no part of the sum",
-        "exp_negative_pack(capped<V>(x, «columns_cap_», c + u * kWidth)",
+        "const V v = capped<V>(x, «columns_cap_», c + u * kWidth) - top",
         "foreground_cap_",
         "tests/test_detect.py",
     ),

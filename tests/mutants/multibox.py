@@ -214,7 +214,7 @@ MULTIBOX = rows_of(
         "packs * kPack + t + 1 < count",
     ),
     ("keys: only the zeros that fall between classes", "«zeros.rest();»\n  if constexpr (kWaits)", ";", ""),
-    ("keys: every second zero", "at += «kTileBlock»;", "2 * kTileBlock", ""),
+    ("keys: every second zero", "next += «kTileBlock»;", "2 * kTileBlock", ""),
     ("keys: whole packs of classes alone", "for (; «c < classes»; ++c) add(", "false", "presets"),
     ("keys: whole packs of pairs alone", "for (; «i < count»; ++i) add_pair(i);", "false", "bits_of_the_cpu"),
     ("keys: all blocks clear one part", "begin = packs_a_block * «blockIdx.x»;", "0"),

@@ -53,6 +53,10 @@ SSD_SIMD_BODY inline V exp_negative_pack(V x) {
   return exp_negative_by<PackOps>(x);
 }
 template <typename V>
+SSD_SIMD_BODY inline V add_exp_negative_pack(V sum, V x) {
+  return add_exp_negative_by<PackOps>(sum, x);
+}
+template <typename V>
 SSD_SIMD_BODY inline V exp_fixed_pack(V x) {
   return exp_by<PackOps>(x);
 }

@@ -134,6 +134,19 @@ SSD_HOST_DEVICE V log_reduced_wide(V x, V n) {
   return Ops::add(Ops::mul(n, all(0.6931471803691238)), -tail);
 }
 
+// exp(x) of float32 as a number near 1 and a power of two, or 0 for it.
+template <typename V>
+struct ExpParts {
+  V near_one, power;
+};
+template <typename Ops, typename V>
+SSD_HOST_DEVICE ExpParts<V> exp_parts(V x) {
+  using U = typename Ops::template Bits<V>;
+  V shifted;
+  const V p = exp_reduced<Ops>(Ops::max_of_constant(V{} + kExpLowest, x), shifted);
+  return {p, bit_copy<V>((bit_copy<U>(shifted) << 23) + kFloatOne)};
+}
+
 }  // namespace detail
 
 // exp(x) for x <= 0, as a softmax needs it; NaN stays NaN. No branch, so several of them overlap. In float32 a result
@@ -143,10 +156,20 @@ SSD_HOST_DEVICE V exp_negative_by(V x) {
   if constexpr (std::is_same_v<typename Ops::template Lane<V>, double>) {
     return detail::exp_wide<Ops>(x);
   } else {
-    using U = typename Ops::template Bits<V>;
-    V shifted;
-    const V p = detail::exp_reduced<Ops>(Ops::max_of_constant(V{} + kExpLowest, x), shifted);
-    return Ops::mul(p, bit_copy<V>((bit_copy<U>(shifted) << 23) + kFloatOne));
+    const auto [near_one, power] = detail::exp_parts<Ops>(x);
+    return Ops::mul(near_one, power);
+  }
+}
+
+// sum + exp(x), x <= 0, in one operation less: the product with a power of two is exact. Where it is subnormal it is added
+// unrounded.
+template <typename Ops, typename V>
+SSD_HOST_DEVICE V add_exp_negative_by(V sum, V x) {
+  if constexpr (std::is_same_v<typename Ops::template Lane<V>, double>) {
+    return Ops::add(sum, detail::exp_wide<Ops>(x));
+  } else {
+    const auto [near_one, power] = detail::exp_parts<Ops>(x);
+    return Ops::fma(near_one, power, sum);
   }
 }
 
@@ -197,6 +220,10 @@ SSD_HOST_DEVICE V log_by(V x) {
 template <typename T>
 SSD_HOST_DEVICE T exp_negative(T x) {
   return exp_negative_by<ScalarOps>(x);
+}
+template <typename T>
+SSD_HOST_DEVICE T add_exp_negative(T sum, T x) {
+  return add_exp_negative_by<ScalarOps>(sum, x);
 }
 template <typename T>
 SSD_HOST_DEVICE T exp_fixed(T x) {

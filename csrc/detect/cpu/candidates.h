@@ -305,9 +305,9 @@ class RowScanner {
       SSD_UNROLL
       for (int u = 0; u < kParts; ++u) {
         if (c + u * kWidth >= end) break;  // there the terms are 0
-        const V v = exp_negative_pack(capped<V>(x, columns_cap_, c + u * kWidth) - top);
-        store_pack(e + c + u * kWidth, v);
-        sums[u] += v;
+        const V v = capped<V>(x, columns_cap_, c + u * kWidth) - top;
+        store_pack(e + c + u * kWidth, exp_negative_pack(v));
+        sums[u] = add_exp_negative_pack(sums[u], v);
       }
     }
     for (int parts = kParts / 2; parts > 0; parts /= 2) {

@@ -150,14 +150,14 @@ struct RowScan {
       if (32 * i >= columns) break;
 #pragma unroll
       for (int u = 0; u < kParts; ++u) {
-        sums[u] = add_rn(sums[u], exp_negative(held[i * kParts + u]));
+        sums[u] = add_exp_negative(sums[u], held[i * kParts + u]);
       }
     }
 #pragma unroll 1
     for (Index c = 32 * kHeldRounds; c < columns; c += 32) {
 #pragma unroll
       for (int u = 0; u < kParts; ++u) {
-        sums[u] = add_rn(sums[u], exp_negative(number(c + kLanes * u)));
+        sums[u] = add_exp_negative(sums[u], number(c + kLanes * u));
       }
     }
 #pragma unroll

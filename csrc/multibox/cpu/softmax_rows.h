@@ -41,7 +41,7 @@ RowSum<T> row_sum(const S* row, int64_t stride, int64_t classes) {
     largest = x > largest ? x : largest;
   }
   for (int64_t c = 0; c < classes; ++c) {
-    sum += exp_negative(static_cast<T>(row[c * stride]) - largest);
+    sum = add_exp_negative(sum, static_cast<T>(row[c * stride]) - largest);
   }
   return {largest, sum};
 }
@@ -139,9 +139,9 @@ SSD_SIMD_BODY inline void cross_entropy_packs(const Logits<S>& logits, int64_t i
     const V at_label = columns[label];
     for (int64_t c = 0; c < classes; ++c) {
       if (streams && c % kClassesALine == 0) __builtin_prefetch(ahead + c * kClassBytes);
-      const V x = columns[c] - largest, share = exp_negative_pack(x);
-      sum = sum + share;
-      if (more.keeps_exps()) columns[c] = share;
+      const V x = columns[c] - largest;
+      sum = add_exp_negative_pack(sum, x);
+      if (more.keeps_exps()) columns[c] = exp_negative_pack(x);
       if constexpr (kSmooth) shifted = shifted + x * (V{} + terms.weight(c));
     }
     if constexpr (kSmooth) store_pack(tile->shifted + i, shifted);

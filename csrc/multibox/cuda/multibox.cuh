@@ -89,11 +89,14 @@ __device__ __forceinline__ void keys_of_tile(const MultiBoxArgs<S, T>& args, con
   if (!kWaits && inside) mark = args.targets.mark(image, p);
   if (t == 0) counts = 0;
   const S* staged = nullptr;
-  if (plan.pitch > 0) {
-    staged = stage_tile<kWaits>(args.conf, image, begin, rows, classes, plan.pitch, tile);
+  const bool tiled = kWaits || plan.pitch > 0;
+  if constexpr (kWaits) {
+    staged = copy_run<true>(args.conf.at(image, begin), rows * classes, tile);
+  } else if (tiled) {
+    staged = stage_tile(args.conf, image, begin, rows, classes, plan.pitch, tile);
   }
   ZeroPart zeros = args.zeros.part();
-  const bool while_adding = !kGeneral && plan.pitch > 0;
+  const bool while_adding = !kGeneral && tiled;
   if (!while_adding) zeros.rest();
   Row row{RowKind::kIgnored, 0};
   if (!kWaits && inside) row = args.targets.row(image, mark, args.rule.label);
@@ -114,18 +117,17 @@ __device__ __forceinline__ void keys_of_tile(const MultiBoxArgs<S, T>& args, con
     if constexpr (kGeneral) {
       const auto& terms = args.targets.terms;
       const RowLoss<T> both =
-          plan.pitch > 0
-              ? row_loss_of_terms<T>(staged + t * plan.pitch, 1, classes, row.label, terms)
-              : row_loss_of_terms<T>(args.conf.at(image, p), args.conf.class_stride, classes,
-                                     row.label, terms);
+          tiled ? row_loss_of_terms<T>(staged + t * plan.pitch, 1, classes, row.label, terms)
+                : row_loss_of_terms<T>(args.conf.at(image, p), args.conf.class_stride, classes,
+                                       row.label, terms);
       const bool kept = args.targets.keeps_losses(args.rule.loss);
       loss = both.loss;
       rank = kept ? both.plain : both.loss;
       if (kept) args.row_loss[place] = loss;
     } else {
-      loss = plan.pitch > 0 ? cross_entropy_of(sum, staged + t * plan.pitch, 1, row.label)
-                            : row_cross_entropy<T>(args.conf.at(image, p), args.conf.class_stride,
-                                                   classes, row.label);
+      loss = tiled ? cross_entropy_of(sum, staged + t * plan.pitch, 1, row.label)
+                   : row_cross_entropy<T>(args.conf.at(image, p), args.conf.class_stride, classes,
+                                          row.label);
       rank = loss;
     }
     Ordered<T> key = ordered_key(rank);

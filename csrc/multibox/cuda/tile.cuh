@@ -107,7 +107,7 @@ __device__ __forceinline__ const S* copy_run(const S* source, int count, S* tile
 
 // Copies rows [begin, begin + rows) of an image, coalesced in either layout. Returns where class 0 of the first row
 // is; the rows lie pitch apart.
-template <bool kFromL2 = false, typename S>
+template <typename S>
 __device__ const S* stage_tile(RowsView<const S> view, int64_t image, int64_t begin, int rows,
                                int classes, int pitch, S* tile) {
   const S* source = view.at(image, begin);
@@ -119,7 +119,7 @@ __device__ const S* stage_tile(RowsView<const S> view, int64_t image, int64_t be
     return tile;
   }
   if (is_run(view, classes, pitch)) {
-    return copy_run<kFromL2>(source, count, tile);
+    return copy_run<false>(source, count, tile);
   }
   for_each_pair(count, classes, [&](int row, int c) {
     tile[row * pitch + c] = source[row * view.row_stride + c * view.class_stride];
@@ -127,19 +127,20 @@ __device__ const S* stage_tile(RowsView<const S> view, int64_t image, int64_t be
   return tile;
 }
 
-// The packs of a block's part that one thread has left to clear.
+// The packs of a block's part that one thread has left to clear: each kTileBlock behind the last, of `left` from `next` on.
 struct ZeroPart {
-  uint4* block;
-  int at, end;
+  uint4* next;
+  int left;
 
   __device__ __forceinline__ void step() {
-    if (at >= end) return;
-    block[at] = uint4{0, 0, 0, 0};
-    at += kTileBlock;
+    if (left <= 0) return;
+    *next = uint4{0, 0, 0, 0};
+    next += kTileBlock;
+    left -= kTileBlock;
   }
   __device__ __forceinline__ void rest() {
 #pragma unroll 1
-    while (at < end) step();
+    while (left > 0) step();
   }
 };
 
@@ -163,7 +164,7 @@ struct ZeroedRows {
     const int64_t packs = count / kPack, begin = packs_a_block * blockIdx.x;
     const int64_t left = packs - begin < packs_a_block ? packs - begin : packs_a_block;
     if (blockIdx.x == 0 && packs * kPack + t < count) data[packs * kPack + t] = S(0.0f);
-    return {reinterpret_cast<uint4*>(data) + begin, t, static_cast<int>(left)};
+    return {reinterpret_cast<uint4*>(data) + begin + t, static_cast<int>(left) - t};
   }
 };
 
