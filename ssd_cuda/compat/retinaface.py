@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..ops._loss_inputs import arithmetic_of
 from ._rules import as_compared, loss_config
 
 __all__ = ["MultiBoxLoss", "py_cpu_nms"]
@@ -80,12 +81,11 @@ class MultiBoxLoss(nn.Module):
         )
         codes = ops.match(gt, priors, config=self.config.match)
         losses = ops.multibox_loss(loc, conf, gt, priors, self.config, codes=codes)
-        points = torch.cat([target[:, 4:14] for target in targets]).to(loc)
-        return (
-            losses.localization,
-            losses.classification,
-            _landmark_loss(landmarks.float(), codes, points, gt, priors.to(loc)),
-        )
+        # Not in the dtype of half predictions: of a small prior their rounding is most of a code.
+        wide = arithmetic_of(landmarks)
+        points = torch.cat([target[:, 4:14] for target in targets]).to(loc.device, wide)
+        landmark_loss = _landmark_loss(landmarks.to(wide), codes, points, gt, priors.to(wide))
+        return losses.localization, losses.classification, landmark_loss
 
 
 def _landmark_loss(
@@ -99,7 +99,7 @@ def _landmark_loss(
     wanted = (codes >= 0) & (gt.labels[row] > 0)
     center, size = priors[:, None, :2], priors[:, None, 2:]
     target = (points[row].unflatten(-1, (5, 2)) - center) / (_CENTER_VARIANCE * size)
-    loss = nn.functional.smooth_l1_loss(landmarks, target.flatten(-2).to(landmarks), reduction="none").sum(-1)
+    loss = nn.functional.smooth_l1_loss(landmarks, target.flatten(-2), reduction="none").sum(-1)
     return torch.where(wanted, loss, 0).sum() / wanted.sum().clamp(min=1)
 
 

@@ -39,6 +39,18 @@ def test_retinaface_multibox_loss():
     assert landm.grad is None and torch.autograd.grad(loss_landm, landm)[0].abs().sum() > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_predictions_have_the_landmark_targets_of_float32(dtype):
+    """As in that codebase: a prior 0.02 wide divides by 0.002, and with it what half has rounded."""
+    loc, _, priors, boxes, _ = scene()
+    targets = [torch.cat([b, torch.rand(len(b), 10), torch.ones(len(b), 1)], 1) for b in boxes]
+    halves = [x.detach().to(dtype) for x in (loc, torch.randn(B, P, 2), torch.randn(B, P, 10))]
+    found = retinaface.MultiBoxLoss()(halves, priors, targets)
+    expected = retinaface.MultiBoxLoss()([x.float() for x in halves], priors, targets)
+    assert [loss.dtype for loss in found] == [torch.float32] * 3 and expected[2] > 0
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
 def test_constructor_numbers_take_effect():
     loc, _, priors, boxes, _ = scene()
     conf, landm = torch.randn(B, P, 2), torch.randn(B, P, 10)
