@@ -43,6 +43,23 @@ def test_copies_and_pickles_give_the_same_detections():
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+class OwnState(SSD):
+    def __getstate__(self):
+        return {**super().__getstate__(), "pickled": True}
+
+
+def test_a_model_that_compiled_itself_is_saved_as_a_plain_one_is():
+    """torch leaves what model.compile() made out of a pickle, and a model's own rule says what is in it."""
+    fused = tiny_ssd(5)
+    fused.__class__ = OwnState
+    ssd_cuda.accelerate(fused).compile(backend="eager")
+    buffer = io.BytesIO()
+    torch.save(fused, buffer)
+    buffer.seek(0)
+    for twin in (copy.deepcopy(fused), torch.load(buffer, weights_only=False)):
+        assert isinstance(twin, _FusedForward) and twin.pickled and twin._compiled_call_impl is None
+
+
 class OwnLoss(SSD):
     def compute_loss(self, *args):
         return {}

@@ -275,8 +275,10 @@ class _FusedForward(nn.Module):
         raise TypeError("model is accelerated, which torch.jit.script cannot take: call restore(model) first")
 
     def __reduce_ex__(self, protocol):
-        kept = {name: v for name, v in self.__dict__.items() if name not in (_CACHE, _SHAPES)}
-        return _rebuild, (type(self)._plain_class,), kept
+        state = self.__getstate__()  # of torch, which leaves out what compile() made, or the model's own
+        if isinstance(state, dict):
+            state = {name: v for name, v in state.items() if name not in (_CACHE, _SHAPES)}
+        return _rebuild, (type(self)._plain_class,), state
 
 
 def _losses(model, outputs, targets, priors) -> dict[str, Tensor]:
