@@ -142,3 +142,4 @@ def test_targets_that_are_not_corners_are_converted(layout):
     losses = fused.train()(images, targets)
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value, rtol=1e-5, atol=1e-6)
+    fused.eval()(images, targets)  # looks at the boxes too, of which w is no x2

@@ -254,7 +254,7 @@ class _FusedForward(nn.Module):
     head: Any
 
     def forward(self, images, targets=None):
-        if self.training:
+        if self.training or targets is not None:
             targets = _checked_targets(targets)
         original_sizes = [tuple(image.shape[-2:]) for image in images]
         images, targets = self.transform(images, targets)
