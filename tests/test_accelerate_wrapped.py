@@ -84,6 +84,30 @@ def test_a_wrapped_model_gets_a_hint(wrap):
         ssd_cuda.accelerate(wrap(tiny_ssd()))
 
 
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_restoring_a_wrapper_says_so(wrap):
+    """It came back as it was, with the fused core inside."""
+    fused = ssd_cuda.accelerate(tiny_ssd())
+    with pytest.raises(
+        TypeError, match=r"model must be the accelerated model itself, got .*, which wraps it"
+    ):
+        ssd_cuda.restore(wrap(fused))
+    assert type(ssd_cuda.restore(fused)) is SSD is type(ssd_cuda.restore(fused))
+    wrapped = wrap(fused)
+    assert ssd_cuda.restore(wrapped) is wrapped
+
+
+def test_a_class_that_torch_made_of_the_accelerated_one_is_not_undone():
+    """fully_shard derives one in this way; with torchvision's class the sharding went."""
+    fused = ssd_cuda.accelerate(tiny_ssd())
+    fused.scale = nn.Parameter(torch.ones(1))
+    nn.utils.parametrize.register_parametrization(fused, "scale", nn.Identity())
+    with pytest.raises(TypeError, match="as accelerate left it, got ParametrizedFusedSSD, made of it since"):
+        ssd_cuda.restore(fused)
+    nn.utils.parametrize.remove_parametrizations(fused, "scale")
+    assert type(ssd_cuda.restore(fused)) is SSD
+
+
 def test_unsupported_models_get_one_sentence():
     with pytest.raises(
         TypeError, match=r"model must be a torchvision\.models\.detection\.ssd\.SSD, got Linear$"

@@ -76,7 +76,10 @@ def accelerate(model: Model) -> Model:
 
 
 def restore(model: Model) -> Model:
-    """Undo :func:`accelerate`; returns the same object.
+    """Undo :func:`accelerate`; returns the same object. A model that is not accelerated stays as it is.
+
+    Raises:
+        TypeError: the accelerated model is wrapped, or its class has been replaced since, as FSDP does.
 
     Example:
         >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
@@ -84,10 +87,16 @@ def restore(model: Model) -> Model:
         >>> type(ssd_cuda.restore(ssd_cuda.accelerate(model))).__name__
         'SSD'
     """
-    if isinstance(model, _FusedForward):
-        for name in (_CACHE, _SHAPES):
-            model.__dict__.pop(name, None)
-        model.__class__ = type(model)._plain_class
+    kind: Any = type(model)
+    if isinstance(getattr(model, "module", None) or getattr(model, "_orig_mod", None), _FusedForward):
+        raise TypeError(f"model must be the accelerated model itself, got {kind.__name__}, which wraps it")
+    if not isinstance(model, _FusedForward):
+        return model
+    if "_plain_class" not in vars(kind):  # fully_shard and others derive a class too, which would be lost
+        raise TypeError(f"model must be as accelerate left it, got {kind.__name__}, made of it since")
+    for name in (_CACHE, _SHAPES):
+        model.__dict__.pop(name, None)
+    model.__class__ = kind._plain_class
     return model
 
 
