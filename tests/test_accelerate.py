@@ -230,6 +230,20 @@ def test_priors_made_under_a_mode_are_not_kept(mode):
     assert type(kept) is torch.Tensor and kept is priors() and kept.shape == made.shape
 
 
+def test_priors_made_within_a_transform_are_not_kept():
+    fused = ssd_cuda.accelerate(tiny_ssd(4)).train()
+    weights = {name: value.detach() for name, value in fused.named_parameters()}
+
+    def loss(weights):
+        return sum(torch.func.functional_call(fused, weights, batch(num_classes=4)).values())
+
+    with pytest.raises(NotImplementedError, match="has a derivative by autograd alone"):
+        torch.func.grad(loss)(weights)
+    fused(*batch(num_classes=4))
+    (kept,) = fused.__dict__["_ssd_cuda_priors"].values()
+    assert kept.tensor.untyped_storage().nbytes()
+
+
 def test_priors_of_the_last_sizes_are_kept(monkeypatch):
     """A transform of many sizes: each had its own for ever."""
     from ssd_cuda.compat import torchvision as compat

@@ -150,6 +150,16 @@ def test_what_is_made_under_a_fake_mode_is_not_kept():
         assert type(found) is torch.Tensor and found is ops.generate_priors(spec)
 
 
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev, torch.vmap])
+def test_what_is_made_within_a_transform_is_not_kept(transform):
+    """A transform wraps it: later calls would give a tensor without memory, which cannot be saved."""
+    spec = small(offset=0.375)
+    transform(lambda x: (x * ops.generate_priors(spec)).sum())(torch.ones(1))
+    priors = ops.generate_priors(spec)
+    assert priors.untyped_storage().nbytes() == priors.numel() * 4
+    assert priors is ops.generate_priors(spec)
+
+
 def test_made_under_inference_mode_still_serves_training(device):
     with torch.inference_mode():
         priors = ops.generate_priors(small(offset=0.25), device)

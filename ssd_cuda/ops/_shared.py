@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils import _python_dispatch
 
+from .._extension import is_transformed
+
 
 def is_tracing() -> bool:
-    """Whether tensors that are made now may be no real ones, and so must not be kept: in a traced program, or
-    under a mode such as FakeTensorMode."""
-    return torch.compiler.is_compiling() or _python_dispatch.is_in_torch_dispatch_mode()
+    """Whether tensors that are made now may be no real ones, and so must not be kept: in a traced program,
+    under a mode such as FakeTensorMode, or in a transform of torch.func, which wraps what is made in it."""
+    if torch.compiler.is_compiling() or _python_dispatch.is_in_torch_dispatch_mode():
+        return True
+    return is_transformed()
 
 
 @dataclass(frozen=True)
