@@ -78,6 +78,13 @@ def test_fuzz_from_padded(counts, width):
         assert torch.equal(b, boxes[i, :kept]) and torch.equal(n, labels[i, :kept])
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.uint16, torch.uint32])
+def test_from_padded_takes_counts_of_any_integers(dtype):
+    boxes, labels = torch.rand(2, 300, 4), torch.arange(600).view(2, 300)
+    gt = GroundTruth.from_padded(boxes, labels, torch.tensor([3, 100]).to(dtype))
+    assert gt.offsets.tolist() == [0, 3, 103] and gt.labels[:4].tolist() == [0, 1, 2, 300]
+
+
 def test_from_padded_reads_nothing_on_the_host_and_captures(device):
     boxes, labels = torch.rand(3, 4, 4, device=device), torch.ones(3, 4, dtype=torch.int64, device=device)
     counts = torch.tensor([2, 0, 4], device=device)

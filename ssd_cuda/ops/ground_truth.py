@@ -297,7 +297,7 @@ class GroundTruth:
         if counts.shape != boxes.shape[:1]:
             raise ValueError(f"counts must have shape [{boxes.shape[0]}], got {list(counts.shape)}")
         batch, width = labels.shape
-        counts = counts.clamp(0, width)
+        counts = counts.long().clamp(0, width)  # narrow ones may not hold the width, unsigned ones no clamp
         offsets = torch.zeros(batch + 1, dtype=torch.int32, device=boxes.device)
         offsets[1:] = counts.cumsum(0)
         row = torch.arange(batch * width, device=boxes.device, dtype=torch.int32)
