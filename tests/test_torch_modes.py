@@ -91,6 +91,27 @@ def test_a_size_that_depends_on_the_data_is_exported(name, strict):
     assert all(map(torch.equal, found, expected))
 
 
+SIZES_OF_LISTS = {
+    **SIZES,
+    "nms": lambda boxes, scores: (ops.nms(boxes, scores, 0.3),),
+    "to_list": lambda boxes, scores: tuple(
+        ops.detect(boxes[None], torch.stack([scores * 0, scores], -1)[None], boxes).to_list()[0].values()
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", SIZES_OF_LISTS)
+def test_a_size_that_depends_on_the_data_is_traced(name):
+    """torch.jit.trace, in which a number that is read is a tensor: the size is that of each call."""
+    call = SIZES_OF_LISTS[name]
+    traced = torch.jit.trace(call, (random_boxes(30), torch.rand(30)), check_trace=False)
+    boxes, scores = random_boxes(30) * 0.3, torch.rand(30)
+    found, expected = traced(boxes, scores), call(boxes, scores)
+    assert all(map(torch.equal, found, expected))
+
+
 def test_rows_of_a_result_that_follow_from_a_size():
     class Module(torch.nn.Module):
         def forward(self, boxes, scores):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -54,6 +54,17 @@ def finite(value: float | None, largest: float = _LARGEST) -> float:
     loaded with an infinity among its constants.
     """
     return largest if value is None else min(max(float(value), -largest), largest)
+
+
+def first_rows(count: Any, *tensors: Tensor) -> list[Tensor]:
+    """The first ``count`` rows of each tensor, a number that was read, or the tensor that holds it within
+    torch.jit.trace: there a number would be a constant of the program."""
+    if not isinstance(count, Tensor):
+        torch._check(count >= 0)
+        torch._check(count <= tensors[0].shape[0])
+    # narrow, not a slice: in an exported program each slice has a length of its own that nothing ties to the
+    # count, and AOTInductor writes code that does not compile.
+    return [tensor.narrow(0, 0, count) for tensor in tensors]
 
 
 def config_or(default: Config, config: Config | None) -> Config:

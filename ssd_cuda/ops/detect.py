@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._extension import register_fake, require
 from ..config import DetectConfig
-from ._checks import FLOATING, check_no_grad, check_tensor, config_or, finite, four_variances
+from ._checks import FLOATING, check_no_grad, check_tensor, config_or, finite, first_rows, four_variances
 from ._pytrees import register_named_tuple
 
 _DEFAULT = DetectConfig()
@@ -47,13 +47,11 @@ class Detections(NamedTuple):
         names = (
             ("boxes", "scores", "labels") if self.extra is None else ("boxes", "scores", "labels", "extra")
         )
+        counts: Any = self.counts.unbind() if torch.jit.is_tracing() else self.counts.tolist()
         found = []
-        for image, count in enumerate(self.counts.tolist()):
-            # narrow, not a slice: in an exported program each slice has a length of its own that nothing ties
-            # to the count, and AOTInductor writes code that does not compile.
-            torch._check(count >= 0)
-            torch._check(count <= self.scores.shape[1])
-            found.append({name: getattr(self, name)[image].narrow(0, 0, count) for name in names})
+        for image, count in enumerate(counts):
+            rows = first_rows(count, *(getattr(self, name)[image] for name in names))
+            found.append(dict(zip(names, rows, strict=True)))
         return found
 
 

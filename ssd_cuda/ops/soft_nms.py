@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._extension import register_fake
 from ..config import check_choice, check_range
-from ._checks import check_no_grad
+from ._checks import check_no_grad, first_rows
 from .nms import check_max_output, check_scored_boxes
 
 Method = Literal["gaussian", "linear"]
@@ -173,10 +173,9 @@ def same_arithmetic(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 def filled_rows(keep: Tensor, kept_scores: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """The rows before the padding; reads the count."""
-    rows: Any = count.item()  # int(count) ends the trace of torch.export
-    torch._check(rows >= 0)
-    torch._check(rows <= keep.shape[0])
-    return keep.narrow(0, 0, rows), kept_scores.narrow(0, 0, rows)
+    rows: Any = count if torch.jit.is_tracing() else count.item()  # int(count) ends the trace of torch.export
+    kept, scores = first_rows(rows, keep, kept_scores)
+    return kept, scores
 
 
 def empty_rows(boxes, scores, idxs, *, max_output, **_):
