@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _extension
 from .._extension import _has_op, register_fake, require
 from ..config import check_flag, check_integer, check_range, to_number
 from ._checks import FLOATING, check_tensor
@@ -217,6 +218,7 @@ def check_scored_boxes(
         and boxes.is_cpu
         and scores.is_cpu
         and _nms is not None
+        and not _extension._simd_problem
     ):
         check_tensor("boxes", boxes, ("N", 4), FLOATING)
         check_tensor("scores", scores, (boxes.shape[0],), FLOATING)
