@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import random_priors
 
-from ssd_cuda import DetectConfig, accelerate, ops, reference
+from ssd_cuda import DetectConfig, accelerate, nn, ops, reference
 
 SIZES = torch.tensor([[0.8, 0.6], [0.5, 1.0], [0.3, 0.2]])
 
@@ -43,8 +43,11 @@ def test_layout_and_strides(device):
     config = DetectConfig(clip="after", layout="bcp")
     turned = loc.transpose(1, 2).contiguous(), conf.transpose(1, 2).contiguous()
     strided = sizes.T.contiguous().T.double()
-    found = ops.detect(*turned, priors, config, clip_sizes=strided)
-    assert all(torch.equal(a, b) for a, b in zip(found[:5], expected[:5], strict=True))
+    for found in (
+        ops.detect(*turned, priors, config, clip_sizes=strided),
+        nn.PostProcess(config)(*turned, priors, clip_sizes=strided.requires_grad_()),
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(found[:5], expected[:5], strict=True))
 
 
 def test_opcheck():

@@ -35,10 +35,18 @@ class PostProcess(nn.Module):
         super().__init__()
         self.config = DetectConfig.of(config)
 
-    def forward(self, loc: Tensor, conf: Tensor, priors: Tensor, extra: Tensor | None = None) -> Detections:
+    def forward(
+        self,
+        loc: Tensor,
+        conf: Tensor,
+        priors: Tensor,
+        extra: Tensor | None = None,
+        clip_sizes: Tensor | None = None,
+    ) -> Detections:
         """The arguments of :func:`ssd_cuda.ops.detect`, in its order."""
         loc, conf, priors = (_detached(value) for value in (loc, conf, priors))
-        return detect(loc, conf, priors, self.config, extra=_detached(extra))
+        more = {"extra": _detached(extra), "clip_sizes": _detached(clip_sizes)}
+        return detect(loc, conf, priors, self.config, **more)
 
     def extra_repr(self) -> str:
         return f"config={self.config}"

@@ -162,7 +162,7 @@ SSD_HOST_DEVICE V exp_negative_by(V x) {
 }
 
 // sum + exp(x), x <= 0, in one operation less: the product with a power of two is exact. Where it is subnormal it is added
-// unrounded.
+// unrounded, which no sum shows that holds exp(0) = 1 as well.
 template <typename Ops, typename V>
 SSD_HOST_DEVICE V add_exp_negative_by(V sum, V x) {
   if constexpr (std::is_same_v<typename Ops::template Lane<V>, double>) {
