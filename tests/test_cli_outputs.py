@@ -23,7 +23,7 @@ from PIL import Image
 from ssd_cuda import cli, data
 from ssd_cuda.engine import demo, outputs
 from ssd_cuda.engine.files import image_files, picture_paths, refuse_inputs
-from ssd_cuda.engine.outputs import write_text
+from ssd_cuda.engine.outputs import OutputError, write_file, write_text
 
 RUN = ["--device", "cpu", "--workers", "0"]
 
@@ -171,6 +171,18 @@ def test_a_pipe_is_written_and_a_link_stays(tmp_path):
     write_text(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "far/x.json").read_text() == "new"
     assert os.listdir(tmp_path / "far") == ["x.json"]
+
+
+def test_a_file_that_is_called_like_a_partial_one_stays(capsys, checkpoint, tmp_path):
+    """A download that was not whole is called so, and was gone once it was imported."""
+    source, out = tmp_path / "x.pt.partial", tmp_path / "x.pt"
+    source.write_bytes(checkpoint.read_bytes())
+    status, _, err = run(capsys, "import", source, "-o", out)
+    assert status == 0, err
+    assert source.read_bytes() == checkpoint.read_bytes() and sorted(tmp_path.iterdir()) == [out, source]
+    with pytest.raises(OutputError):  # of a failure nothing is left, and no other file is gone
+        write_file(out, lambda file: os.stat("/none"))
+    assert source.read_bytes() == checkpoint.read_bytes() and sorted(tmp_path.iterdir()) == [out, source]
 
 
 def test_no_name_of_a_device_is_replaced(monkeypatch, tmp_path):

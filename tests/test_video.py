@@ -97,6 +97,28 @@ def test_a_failure_leaves_no_half_video(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_input_that_is_called_like_a_partial_file_stays(capsys, checkpoint, video, tmp_path):
+    """It was written over while it was read, and gone at the end."""
+    source, out = tmp_path / "x.partial.avi", tmp_path / "x.avi"
+    source.write_bytes(video.read_bytes())
+    assert run(capsys, source, "-c", checkpoint, "-o", out)[0] == 0
+    assert source.read_bytes() == video.read_bytes() and frames_of(out) == (FRAMES, SIZE)
+    assert sorted(tmp_path.iterdir()) == [out, source]
+
+
+@pytest.mark.parametrize("name", ["old.avi", "new.avi", "deep/new", "old"])
+def test_a_link_to_a_video_stays(capsys, checkpoint, video, tmp_path, name):
+    """As of every other file that is written, wherever it leads."""
+    (tmp_path / "far").mkdir()
+    far, link = tmp_path / "far" / name, tmp_path / "link.avi"
+    if "old" in name:
+        far.write_text("old")
+    link.symlink_to(far)
+    assert run(capsys, video, "-c", checkpoint, "-o", link)[0] == 0
+    assert link.is_symlink() and frames_of(far) == (FRAMES, SIZE)
+    assert list(far.parent.iterdir()) == [far]
+
+
 def test_a_limit_and_a_folder(capsys, checkpoint, video, tmp_path):
     status, said, _ = run(capsys, video, "-c", checkpoint, "-o", tmp_path, "--limit", 2)
     assert status == 0 and "2 frames, 2 detected on" in said

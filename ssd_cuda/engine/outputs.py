@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import stat
@@ -19,6 +20,7 @@ __all__ = [
     "check_ending",
     "check_folder",
     "is_folder_name",
+    "new_partial",
     "write_file",
     "write_text",
 ]
@@ -49,9 +51,10 @@ class _Recorder:
 def write_file(path: str | Path, write: Callable[[Any], Any]) -> None:
     """Make a file of what ``write(file)`` writes; its folder is made too.
 
-    The content goes to ``<path>.partial`` first, which replaces ``path`` once it is whole and is removed
-    after any failure. A link stays: the file that it leads to is replaced. Pipes and devices are written
-    directly, and so is all of /dev and /proc, where a name such as ``/dev/stdout`` may lead to a file.
+    The content goes to ``<path>.partial`` first, or to a number more where there is one, which replaces
+    ``path`` once it is whole and is removed after any failure. A link stays: the file that it leads to is
+    replaced. Pipes and devices are written directly, and so is all of /dev and /proc, where a name such as
+    ``/dev/stdout`` may lead to a file.
 
     Raises:
         OutputError: the folder cannot be made, ``path`` is a folder, there is no room ...
@@ -61,23 +64,44 @@ def write_file(path: str | Path, write: Callable[[Any], Any]) -> None:
         raise OutputError(f"{path} cannot be written: it is a folder")
     direct = path.exists() and (_is_special(path) or not stat.S_ISREG(path.stat().st_mode))
     path = path if direct else Path(os.path.realpath(path))
-    target = path if direct else path.with_name(path.name + ".partial")
-    recorder = None
+    target = recorder = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        target = path if direct else new_partial(path)
         with open(target, "wb") as file:
             recorder = _Recorder(file)
             write(recorder)
         if not direct:
             os.replace(target, path)
     except BaseException as error:
-        if not direct:
+        if target is not None and not direct:
             with contextlib.suppress(OSError):
                 target.unlink()
         cause = recorder.error if recorder and recorder.error else error
         if not isinstance(cause, OSError) or isinstance(cause, BrokenPipeError):
             raise
         raise OutputError(f"{path} cannot be written: {cause.strerror or cause}") from error
+
+
+def new_partial(path: Path, ending: str = "") -> Path:
+    """Make an empty file beside ``path``, for its content until that is whole.
+
+    No file has had its name: one that is called so may be what is read, or another program's on its way to
+    the same ``path``.
+
+    Args:
+        ending: of ``path``, which the name is to keep.
+
+    Example:
+        >>> [str(new_partial(Path("a.mp4"), ".mp4")) for _ in range(2)]
+        ['a.partial.mp4', 'a.partial2.mp4']
+    """
+    for number in itertools.count(1):
+        name = f"{path.name.removesuffix(ending)}.partial{number if number > 1 else ''}{ending}"
+        with contextlib.suppress(FileExistsError):
+            path.with_name(name).open("xb").close()
+            return path.with_name(name)
+    raise AssertionError("there is always a number left")
 
 
 def _is_special(path: Path) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._extras import require
 from .console import complain
-from .outputs import OutputError
+from .outputs import OutputError, new_partial
 from .video_length import missing_bytes
 
 __all__ = ["VIDEO_SUFFIXES", "WRITTEN_SUFFIXES", "StageTimes", "VideoReader", "VideoWriter", "is_video"]
@@ -147,13 +147,16 @@ class VideoWriter:
             raise ValueError(f"a video must end in {', '.join(_CODECS)}, got {path}")
         self.cv2 = require("cv2", "writing a video")
         self.path, self.rate = path, rate
-        self.partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        self.target = Path(os.path.realpath(path))  # a link stays: the file that it leads to is replaced
+        self.partial: Path | None = None
         self.writer: Any = None
 
     def add(self, picture: Any) -> None:
         """A ``PIL.Image``; all of one video have the size of the first."""
         frame = np.asarray(picture)[:, :, ::-1]
         if self.writer is None:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.partial = new_partial(self.target, self.path.suffix)
             code = self.cv2.VideoWriter_fourcc(*_CODECS[self.path.suffix.lower()])
             size = (frame.shape[1], frame.shape[0])
             self.writer = self._open(code, size)
@@ -179,10 +182,12 @@ class VideoWriter:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        if self.writer is None:  # no frame came
+        if self.partial is None:  # no frame came
             return
-        self.writer.release()
-        if failure is None or issubclass(failure, KeyboardInterrupt):  # what there is, is whole frames
-            os.replace(self.partial, self.path)
+        if self.writer is not None:
+            self.writer.release()
+        well = failure is None or issubclass(failure, KeyboardInterrupt)  # after which there are whole frames
+        if well and self.writer is not None:
+            os.replace(self.partial, self.target)
         else:
             self.partial.unlink(missing_ok=True)
