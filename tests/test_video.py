@@ -97,6 +97,36 @@ def test_a_failure_leaves_no_half_video(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("ending", WRITTEN_SUFFIXES)
+@pytest.mark.parametrize(("frames", "part"), [(1, 0.1), (1, 0.9), (30, 0.1), (30, 0.5), (30, 0.95)])
+def test_a_disk_without_room_is_told(tmp_path, ending, frames, part):
+    """OpenCV goes on in silence: a file that nothing can play was the video that had been asked for."""
+    import numpy as np
+    from PIL import Image
+
+    from ssd_cuda.engine.outputs import OutputError
+    from ssd_cuda.engine.video import VideoWriter
+
+    resource = pytest.importorskip("resource", reason="needs limits of POSIX")
+    pixels = np.random.default_rng(0).integers(0, 256, (frames, 96, 128, 3), np.uint8)
+
+    def write(path):
+        with VideoWriter(path, 10) as writer:
+            for frame in pixels:
+                writer.add(Image.fromarray(frame))
+
+    write(tmp_path / f"whole{ending}")
+    room = int((tmp_path / f"whole{ending}").stat().st_size * part)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(OutputError, match="cannot be written: not every frame arrived"):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+            write(tmp_path / f"x{ending}")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == [f"whole{ending}"]
+
+
 def test_an_input_that_is_called_like_a_partial_file_stays(capsys, checkpoint, video, tmp_path):
     """It was written over while it was read, and gone at the end."""
     source, out = tmp_path / "x.partial.avi", tmp_path / "x.avi"

@@ -96,7 +96,7 @@ class VideoReader:
         self.name = f"{'camera' if camera else 'video'} {source}"
         if not camera and not Path(source).is_file():
             raise ValueError(f"{self.name} does not exist")
-        self.capture = self._open(int(source) if camera else source)
+        self.capture = _capture(self.cv2, int(source) if camera else source)
         if self.capture is None or not self.capture.isOpened():
             raise ValueError(f"{self.name} must be one that OpenCV can open, got none")
         rate = self.capture.get(self.cv2.CAP_PROP_FPS)
@@ -105,17 +105,6 @@ class VideoReader:
         count = self.capture.get(self.cv2.CAP_PROP_FRAME_COUNT) if counted else 0
         self.frames = int(count) if 0 < count < _MOST_FRAMES else None
         self.missing = 0 if camera else missing_bytes(source)
-
-    def _open(self, source: int | str) -> Any:
-        """OpenCV's capture, without its remarks on the way; None where it does not take the number."""
-        log = self.cv2.utils.logging
-        level = log.setLogLevel(log.LOG_LEVEL_SILENT)
-        try:
-            return self.cv2.VideoCapture(source)
-        except self.cv2.error:
-            return None
-        finally:
-            log.setLogLevel(level)
 
     def __iter__(self) -> Iterator[Tensor]:
         try:
@@ -132,14 +121,14 @@ class VideoReader:
 
 class VideoWriter:
     """Writes frames as they come; the file has its name once ``with`` ends well or by Ctrl-C, and is removed
-    after any failure.
+    after any failure. OpenCV tells none, so that the frames are counted at the end.
 
     Args:
         path: ends in one of ``WRITTEN_SUFFIXES``.
         rate: frames a second.
 
     Raises:
-        ValueError: another ending. OutputError: OpenCV cannot write there.
+        ValueError: another ending. OutputError: OpenCV cannot write there, or has not written every frame.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -150,6 +139,7 @@ class VideoWriter:
         self.target = Path(os.path.realpath(path))  # a link stays: the file that it leads to is replaced
         self.partial: Path | None = None
         self.writer: Any = None
+        self.count = 0
 
     def add(self, picture: Any) -> None:
         """A ``PIL.Image``; all of one video have the size of the first."""
@@ -163,6 +153,7 @@ class VideoWriter:
             if not self.writer.isOpened():
                 raise OutputError(f"{self.path} cannot be written: OpenCV has no encoder for it")
         self.writer.write(np.ascontiguousarray(frame))
+        self.count += 1
 
     def _open(self, code: int, size: tuple[int, int]) -> Any:
         """OpenCV's writer: FFmpeg's leaves out the last column or row of an odd size, its own of AVI none."""
@@ -187,7 +178,36 @@ class VideoWriter:
         if self.writer is not None:
             self.writer.release()
         well = failure is None or issubclass(failure, KeyboardInterrupt)  # after which there are whole frames
-        if well and self.writer is not None:
+        whole = well and self.writer is not None and _holds(self.partial, self.count)
+        if whole:
             os.replace(self.partial, self.target)
         else:
             self.partial.unlink(missing_ok=True)
+        if well and not whole:
+            raise OutputError(f"{self.path} cannot be written: not every frame arrived, as on a full disk")
+
+
+def _holds(path: Path, count: int) -> bool:
+    """Whether a file is whole and has so many frames, or one more, which a Ctrl-C kept from being counted.
+
+    Each container alone tells one half: an AVI may be as long as it says and lack frames, a Matroska file
+    say how many there should be.
+    """
+    cv2 = require("cv2", "reading a video")
+    capture = _capture(cv2, str(path))
+    if capture is None or not capture.isOpened() or missing_bytes(path):
+        return False
+    said = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # of Matroska made of duration and rate
+    return bool(said >= count or (said > 0 and sum(1 for _ in iter(capture.grab, False)) >= count))
+
+
+def _capture(cv2: Any, source: int | str) -> Any:
+    """OpenCV's capture, without its remarks on the way; None where it does not take the number."""
+    log = cv2.utils.logging
+    level = log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        return cv2.VideoCapture(source)
+    except cv2.error:
+        return None
+    finally:
+        log.setLogLevel(level)
