@@ -102,7 +102,7 @@ def test_the_ids_are_those_of_the_data_that_was_trained_on(capsys, squares, trai
     status, _, err = detect(capsys, trained, squares / "val", "-o", tmp_path / "out", "--coco", results)
     assert status == 0, err
     truth = squares / "annotations/instances_val.json"
-    assert coco_ap(truth, results) == pytest.approx(ap, abs=2e-3)
+    assert coco_ap(truth, results) == pytest.approx(ap, abs=1e-6)
 
 
 def test_annotations_give_the_ids_by_name(capsys, squares, trained, ap, tmp_path):
@@ -121,7 +121,7 @@ def test_annotations_give_the_ids_by_name(capsys, squares, trained, ap, tmp_path
     line = [squares / "val", "-o", tmp_path / "out", "--coco", results, "--annotations", truth]
     status, _, err = detect(capsys, trained, *line)
     assert status == 0, err
-    assert coco_ap(truth, results) == pytest.approx(ap, abs=2e-3)
+    assert coco_ap(truth, results) == pytest.approx(ap, abs=1e-6)
 
 
 def test_a_file_without_annotations_gives_ids_too(capsys, tmp_path):

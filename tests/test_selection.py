@@ -32,6 +32,15 @@ def test_the_lower_threshold_of_each_class_holds():
     assert Selection(("a",), 0.0).within(shared).score_threshold == 0.0
 
 
+def test_written_scores_keep_their_order():
+    """Those of a network that is sure lie close together: four digits made 1.0 of all, and of .49996 a .5."""
+    scores = torch.tensor([0.99999, 0.9999, 0.99996, 0.49996])
+    scores = torch.cat([scores, torch.nextafter(scores, torch.zeros(4))])
+    found = {"boxes": torch.zeros(8, 4), "scores": scores, "labels": torch.ones(8, dtype=torch.int64)}
+    written = [row["score"] for row in Selection(("a",), 0.1).rows(found)]
+    assert torch.equal(torch.tensor(written), scores) and len(set(written)) == 8
+
+
 def test_a_score_of_the_threshold_is_found():
     """The post-process takes what is above a threshold, a command line what is no lower."""
     model = ModelSpec("ssd_small", ("a",), (64, 64)).build().eval()

@@ -106,7 +106,7 @@ class Selection:
         for box, score, label, point in zip(boxes, scores, labels, points, strict=True):
             row = {
                 "box": [round(v, 2) for v in box],
-                "score": round(score, 4),
+                "score": round(score, 9),  # a float32 of its own: equal ones lose their order, and AP with it
                 "class": self.classes[label - 1],
             }
             rows.append(row if point is None else {**row, "landmarks": [round(v, 2) for v in point]})
