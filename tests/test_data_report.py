@@ -212,6 +212,19 @@ def test_crowds_are_no_objects(tmp_path):
     assert report.classes == {"bicycle": 0, "brush": 1} and report.empty == 1
 
 
+def test_images_without_a_file_are_counted(tmp_path):
+    """Training would end there, in the middle of its first epoch."""
+    root = write_coco(tmp_path)
+    file = root / "annotations/instances_train2017.json"
+    content = json.loads(file.read_text())
+    content["images"] += [{"id": n, "file_name": f"{n}.jpg", "height": 40, "width": 60} for n in (9, 8)]
+    file.write_text(json.dumps(content))
+    report = describe(data.open_dataset(root, "train2017"), models.ssd_small(3, (64, 64)))
+    what = "of the images without a file: training and evaluation end there"
+    assert report.images == 4 and report.odd[what] == (2, "9")
+    assert f"  2 {what}, the first in 9" in report_lines(report)
+
+
 def test_the_command_prints_draws_and_writes(capsys, odd, tmp_path):
     line = ["data", str(odd), "-o", str(tmp_path / "deep/x.png"), "--json", str(tmp_path / "x.json")]
     assert cli.main([*line, "--size", "80", "120", "--priors", "auto"]) == 0

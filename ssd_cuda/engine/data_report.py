@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._names import counted, printable
 from ..data import DetectionDataset
-from ..data.dataset import lies_outside
+from ..data.dataset import RecordDataset, lies_outside
 from ..models import SSD
 from .draw import class_colour, figure_class
 from .outputs import write_file
@@ -36,7 +36,7 @@ class DataReport:
         sides: ``[G, 2]`` width and height of every object in fractions of its image.
         labels: ``[G]``.
         best: ``[G]`` the highest IoU with a prior.
-        odd: what is odd about some boxes -> (how many, the image of the first).
+        odd: what is odd about some boxes, or images -> (how many, the image of the first).
     """
 
     images: int
@@ -101,6 +101,7 @@ def describe(dataset: DetectionDataset, model: SSD) -> DataReport:
     found = {what: rows & ~gone for what, rows in found.items()}
     found["outside of the image: training leaves them out, evaluation counts them"] = gone
     odd = {what: (int(rows.sum()), names[int(owner[rows][0])]) for what, rows in found.items() if rows.any()}
+    odd |= _without_file(dataset)
     counts = torch.bincount(all_labels, minlength=len(dataset.classes) + 1)[1:].tolist()
     return DataReport(
         images=len(dataset),
@@ -111,6 +112,14 @@ def describe(dataset: DetectionDataset, model: SSD) -> DataReport:
         best=reach.best.numpy(),
         odd=odd,
     )
+
+
+def _without_file(dataset: DetectionDataset) -> dict[str, tuple[int, str]]:
+    """A COCO file may list images that were not copied: it is taken as long as its first one is there."""
+    records = dataset.records if isinstance(dataset, RecordDataset) else []
+    names = [str(record.image_id) for record in records if not record.image.is_file()]
+    what = "of the images without a file: training and evaluation end there"
+    return {what: (len(names), names[0])} if names else {}
 
 
 def _doubles(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
