@@ -167,7 +167,7 @@ def test_the_network_sees_red_as_red(checkpoint, video):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["VIDEO", "VIDEO"], "a video or a camera must be the only input, got 2"),
+        (["VIDEO", "VIDEO"], "a video, a camera or a stream must be the only input, got 2"),
         (["no.mp4"], "video no.mp4 does not exist"),
         (["BROKEN"], "must be one that OpenCV can open"),
         (["VIDEO", "--every", "0"], "--every must be at least 1, got 0"),

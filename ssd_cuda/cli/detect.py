@@ -17,7 +17,7 @@ from ..data.files import IMAGE_SUFFIXES
 from ..engine.console import complain, say
 from ..engine.files import image_files, picture_paths, refuse_inputs
 from ..engine.outputs import check_apart, check_ending, check_folder
-from ..engine.video import is_video
+from ..engine.video import is_video, without_password
 from .options import (
     RUN,
     UsageError,
@@ -33,14 +33,19 @@ if TYPE_CHECKING:
     from ..data.coco import CocoIds
     from ..engine.selection import ResultIds, Selection
 
-HELP = "detections on images, a video or a camera of your own"
+HELP = "detections on images, a video, a camera or a stream of your own"
 PARENTS = ("run_options",)
 _CHECKPOINT = f"{RUN}/checkpoint.pt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("images", nargs="+", help="image files, or folders of them; or one video; or the number of a camera")
+    add(
+        "images",
+        nargs="+",
+        help="image files, or folders of them; or one video; or the number of a camera, "
+        "or the address of a stream (rtsp://, http://)",
+    )
     add(
         "--checkpoint",
         "-c",
@@ -172,7 +177,7 @@ def _annotations(options: argparse.Namespace, video: bool) -> CocoIds | None:
     if not options.coco:
         raise UsageError("--annotations gives the ids that --coco writes, got no --coco")
     if video:
-        raise UsageError(f"--annotations is for images, got the video or camera {options.images[0]}")
+        raise UsageError(f"--annotations is for images, got {without_password(options.images[0])}")
     return CocoIds(options.annotations)
 
 

@@ -1,4 +1,4 @@
-"""``ssd-cuda detect`` on a video or a camera."""
+"""``ssd-cuda detect`` on a video, a camera or a stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..engine.console import StopOnInterrupt, complain, interruption, say
 from ..engine.files import refuse_inputs
 from ..engine.outputs import check_ending, check_folder, is_folder_name
 from ..engine.selection import Selection, save_crops
-from ..engine.video import WRITTEN_SUFFIXES, StageTimes, VideoReader, VideoWriter
+from ..engine.video import WRITTEN_SUFFIXES, StageTimes, VideoReader, VideoWriter, is_live, without_password
 from .options import UsageError, progress_bar
 
 __all__ = ["check_video", "detect_video"]
@@ -24,13 +24,21 @@ __all__ = ["check_video", "detect_video"]
 def check_video(options: argparse.Namespace) -> Path:
     """Where the video goes; raise for what a video cannot have."""
     if len(options.images) != 1:
-        raise UsageError(f"a video or a camera must be the only input, got {len(options.images)}")
+        raise UsageError(f"a video, a camera or a stream must be the only input, got {len(options.images)}")
     source, out = options.images[0], Path(options.out)
     check_ending("--out", out, WRITTEN_SUFFIXES, "a video")
     if is_folder_name(out):
-        out = out / f"{Path(source).stem if not source.isdecimal() else f'camera{source}'}.mp4"
-    refuse_inputs("--out", [out], [Path(source)])
+        out = out / f"{_name(source)}.mp4"
+    if not is_live(source):
+        refuse_inputs("--out", [out], [Path(source)])
     return out
+
+
+def _name(source: str) -> str:
+    """Of the video that is written of it, if no other is given."""
+    if not is_live(source):
+        return Path(source).stem
+    return f"camera{source}" if source.isdecimal() else "stream"
 
 
 def detect_video(
@@ -43,7 +51,7 @@ def detect_video(
     """
     from ..engine.draw import draw_detections
 
-    reader, source = VideoReader(options.images[0]), options.images[0]
+    reader, source = VideoReader(options.images[0]), without_password(options.images[0])
     check_folder("--out", out.parent)
     writer, times = VideoWriter(out, reader.rate), StageTimes()
     frames, chosen, detected = iter(reader), None, 0
@@ -73,7 +81,7 @@ def detect_video(
     boxes = sum(len(row["detections"]) for row in found)
     told = f"{counted(count, 'frame')}, {detected} detected on, {counted(boxes, 'detection')}"
     say(f"{source}: {told}", times.line(count))
-    if stopped() and not reader.camera:  # which has no other end
+    if stopped() and not reader.live:  # which has no other end
         raise interruption(stopped.signal, f"wrote {out} after {counted(count, 'frame')}")
     say(f"wrote {out}")
     return 0

@@ -100,13 +100,15 @@ class Selection:
     def rows(self, found: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         """Chosen detections as plain values: ``box`` x1, y1, x2, y2 in pixels, ``score``, ``class``, and
         ``landmarks`` x, y, x, y ... where there are any."""
-        boxes, scores, labels = (found[name].tolist() for name in ("boxes", "scores", "labels"))
+        boxes, labels = found["boxes"].tolist(), found["labels"].tolist()
+        # As few digits as tell a score from every other: equal ones would lose their order, and AP with it.
+        scores = [float(str(score)) for score in found["scores"].cpu().numpy()]
         points = found["extra"].tolist() if "extra" in found else [None] * len(boxes)
         rows = []
         for box, score, label, point in zip(boxes, scores, labels, points, strict=True):
             row = {
                 "box": [round(v, 2) for v in box],
-                "score": round(score, 9),  # a float32 of its own: equal ones lose their order, and AP with it
+                "score": score,
                 "class": self.classes[label - 1],
             }
             rows.append(row if point is None else {**row, "landmarks": [round(v, 2) for v in point]})

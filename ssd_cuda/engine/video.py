@@ -1,9 +1,10 @@
-"""Videos and cameras by OpenCV: frames in, a video out, and where the time goes."""
+"""Videos, cameras and streams by OpenCV: frames in, a video out, and where the time goes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,9 +20,22 @@ from .console import complain
 from .outputs import OutputError, new_partial
 from .video_length import missing_bytes
 
-__all__ = ["VIDEO_SUFFIXES", "WRITTEN_SUFFIXES", "StageTimes", "VideoReader", "VideoWriter", "is_video"]
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "WRITTEN_SUFFIXES",
+    "StageTimes",
+    "VideoReader",
+    "VideoWriter",
+    "is_live",
+    "is_video",
+    "without_password",
+]
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"),
+    *(".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv"),
+)
+_STREAM = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 # Whose count of frames is written in the file; of the others OpenCV makes one of duration and rate.
 _COUNTED_SUFFIXES = (".avi", ".mp4", ".mov", ".m4v")
 _MOST_FRAMES = 10**8  # 46 days at 25 a second; a damaged header says anything
@@ -30,14 +44,34 @@ WRITTEN_SUFFIXES = tuple(_CODECS)
 
 
 def is_video(name: str) -> bool:
-    """Whether a command line means a video or a camera: an ending of one, or a number that is no file.
+    """Whether a command line means a video, a camera or a stream: an ending, or no file but a number or an
+    address.
 
     Example:
-        >>> is_video("a.MP4"), is_video("0"), is_video("a.jpg")
+        >>> is_video("a.MP4"), is_video("0"), is_video("rtsp://10.0.0.2/door"), is_video("a.jpg")
+        (True, True, True, False)
+    """
+    return Path(name).suffix.lower() in VIDEO_SUFFIXES or is_live(name)
+
+
+def is_live(name: str) -> bool:
+    """Whether frames come as they are made, without an end that is known: of a camera or a stream.
+
+    Example:
+        >>> is_live("0"), is_live("http://10.0.0.2/a.mp4"), is_live("a.mp4")
         (True, True, False)
     """
-    path = Path(name)
-    return path.suffix.lower() in VIDEO_SUFFIXES or (name.isdecimal() and not path.exists())
+    return bool((name.isdecimal() or _STREAM.match(name)) and not Path(name).exists())
+
+
+def without_password(source: str) -> str:
+    """``source`` as it may be told: of an address without the name and password in it.
+
+    Example:
+        >>> without_password("rtsp://me:secret@10.0.0.2/door")
+        'rtsp://10.0.0.2/door'
+    """
+    return re.sub(r"(?<=://)[^/]*@", "", source) if _STREAM.match(source) else source
 
 
 class StageTimes:
@@ -71,17 +105,17 @@ class StageTimes:
 
 
 class VideoReader:
-    """Frames of a file or a camera as uint8 RGB ``[3, H, W]``.
+    """Frames of a file, a camera or a stream as uint8 RGB ``[3, H, W]``.
 
     Args:
-        source: a file, or the number of a camera.
+        source: a file, the number of a camera, or an address (``rtsp://``, ``http://`` ...).
 
     Attributes:
-        name: ``camera 0`` or ``video a.mp4``, for messages.
-        camera: whether it is one.
+        name: ``camera 0``, ``stream rtsp://10.0.0.2/door`` or ``video a.mp4``, for messages.
+        live: as :func:`is_live` says.
         rate: frames a second; 25 where the source does not say.
         frames: how many the file says it has, hidden ones among them; None where it does not, and of a
-            camera.
+            camera or stream.
         missing: bytes that a file lacks at its end, as :func:`~ssd_cuda.engine.video_length.missing_bytes`
             says.
 
@@ -92,19 +126,20 @@ class VideoReader:
     def __init__(self, source: str) -> None:
         self.cv2 = require("cv2", "reading a video")
         self.source = source
-        self.camera = camera = source.isdecimal() and not Path(source).exists()
-        self.name = f"{'camera' if camera else 'video'} {source}"
-        if not camera and not Path(source).is_file():
+        self.live = live = is_live(source)
+        camera = live and source.isdecimal()
+        self.name = f"{'camera' if camera else 'stream' if live else 'video'} {without_password(source)}"
+        if not live and not Path(source).is_file():
             raise ValueError(f"{self.name} does not exist")
         self.capture = _capture(self.cv2, int(source) if camera else source)
         if self.capture is None or not self.capture.isOpened():
             raise ValueError(f"{self.name} must be one that OpenCV can open, got none")
         rate = self.capture.get(self.cv2.CAP_PROP_FPS)
         self.rate = rate if 0 < rate <= 1000 else 25.0
-        counted = not camera and Path(source).suffix.lower() in _COUNTED_SUFFIXES
+        counted = not live and Path(source).suffix.lower() in _COUNTED_SUFFIXES
         count = self.capture.get(self.cv2.CAP_PROP_FRAME_COUNT) if counted else 0
         self.frames = int(count) if 0 < count < _MOST_FRAMES else None
-        self.missing = 0 if camera else missing_bytes(source)
+        self.missing = 0 if live else missing_bytes(source)
 
     def __iter__(self) -> Iterator[Tensor]:
         try:
