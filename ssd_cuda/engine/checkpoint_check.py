@@ -89,6 +89,13 @@ def _check_progress(where: str, state: Mapping[str, Any], config: TrainConfig) -
         pair = isinstance(row, (list, tuple)) and len(row) == 2
         if not pair or not all(isinstance(v, float) and math.isfinite(v) for v in row):
             raise _refuse(where, "'history'", "two finite losses a step", repr(row))
+    rates = state.get("rates", [0.0] * step)  # files of an earlier version have none
+    if not isinstance(rates, list) or len(rates) != step:
+        found = len(rates) if isinstance(rates, list) else type(rates).__name__
+        raise _refuse(where, "'rates'", f"{step} learning rates, one a step,", found)
+    for rate in rates:
+        if not isinstance(rate, float) or not 0 <= rate < math.inf:
+            raise _refuse(where, "'rates'", "finite rates of at least 0", repr(rate))
     _check_scores(where, state.get("scores", []), epoch, step)
     _check_scaler(where, state.get("scaler"), config)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._names import counted
 from .outputs import write_text
-from .recipe import TrainConfig, learning_rate
+from .recipe import TrainConfig
 from .validation import Validation
 
 if TYPE_CHECKING:
@@ -120,11 +120,10 @@ def _row(trainer: Trainer, epoch: int) -> dict[str, Any]:
     end = min(epoch * trainer.steps_per_epoch, trainer.step)
     losses = trainer.history[(epoch - 1) * trainer.steps_per_epoch : end]
     localization, classification = (statistics.fmean(column) for column in zip(*losses, strict=True))
-    rate = learning_rate(end - 1, trainer.total_steps, trainer.config, trainer.steps_per_epoch)
     row = dict.fromkeys(COLUMNS) | {
         "epoch": epoch,
         "step": end,
-        "lr": rate,
+        "lr": trainer.rates[end - 1],  # --extend may have brought another since
         "loss": localization + classification,
         "localization": localization,
         "classification": classification,

@@ -49,6 +49,7 @@ class Trainer:
         epoch: epochs that are done.
         step: steps that are done.
         history: one ``[localization, classification]`` per step.
+        rates: the learning rate of every step.
         scores: one row per look of a :class:`~ssd_cuda.engine.validation.Validation`.
         positives, pass_steps, pass_seconds, last_batch: of the last pass the matched priors, its steps,
         how long
@@ -85,6 +86,7 @@ class Trainer:
         self.pass_seconds = 0.0
         self.last_batch: Batch
         self.history: list[list[float]] = []
+        self.rates: list[float] = []
         self.scores: list[dict[str, Any]] = []
 
     @property
@@ -112,11 +114,13 @@ class Trainer:
         """
         self.model.train()
         losses: list[Tensor] = []
+        rates: list[float] = []
         ended = False
         start = time.perf_counter()
         for parts in _groups(islice(batches, skip * self.config.accumulate, None), self.config.accumulate):
             rate = learning_rate(self.step, self.total_steps, self.config, self.steps_per_epoch)
             set_rate(self.optimizer, rate)
+            rates.append(rate)
             losses.append(self.trained(parts))
             self.last_batch = parts[-1]
             self._update_average()
@@ -133,6 +137,7 @@ class Trainer:
         self.pass_steps, self.pass_seconds = len(rows), time.perf_counter() - start
         self.positives = int(sum(row[2] for row in rows))
         self.history += [row[:2] for row in rows]
+        self.rates += rates
         self.epoch += not ended
         done = self.history[len(self.history) - len(rows) - skip :]
         return sum(map(sum, done)) / max(len(done), 1)
@@ -172,6 +177,7 @@ class Trainer:
             "step": self.step,
             "steps_per_epoch": self.steps_per_epoch,
             "history": self.history,
+            "rates": self.rates,
             "scores": self.scores,
             "config": asdict(self.config),
         }
@@ -198,6 +204,13 @@ class Trainer:
         self.epoch, self.step = state["epoch"], state["step"]
         self.history = [list(row) for row in state["history"]]
         self.scores = [dict(row) for row in state.get("scores", [])]
+        self.rates = list(state["rates"]) if "rates" in state else self._former_rates(state["config"])
+
+    def _former_rates(self, config: dict[str, Any]) -> list[float]:
+        """Of a file of an earlier version, which does not tell them: by its own recipe, not by this one's."""
+        former = TrainConfig(**config)
+        total = total_steps(former, self.steps_per_epoch)
+        return [learning_rate(step, total, former, self.steps_per_epoch) for step in range(self.step)]
 
     def _load_moments(self, saved: dict[int, dict[str, Tensor]]) -> None:
         """Copies in the memory layout of the weights, which the fused optimizer takes for granted."""
