@@ -21,6 +21,7 @@ from ssd_cuda.engine.checkpoint import (
 )
 from ssd_cuda.engine.evaluate import evaluate, predict, to_pixels
 from ssd_cuda.engine.report import without_nan
+from ssd_cuda.engine.step import TrainStep
 from ssd_cuda.engine.train import TrainConfig, Trainer, learning_rate, train
 
 SIZE = (64, 96)
@@ -179,6 +180,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(shapes, spec, monkeypatch, tmp_
     monkeypatch.setattr(models.SSD, "loss", loss)
     with pytest.raises(FloatingPointError, match=r"finite, got \[.*nan\] at step 0 \(epoch 1\); lower lr"):
         trainer.run_epoch(loader(shapes))
+
+
+def test_weights_that_are_not_finite_are_not_written_over_good_ones(shapes, spec, monkeypatch, tmp_path):
+    """The loss of an epoch's last step is looked at before that step: nothing of it is told by a loss."""
+    real = TrainStep.__call__
+
+    def spoil(self, parts):
+        losses = real(self, parts)
+        if self.optimizer.state_dict()["state"][0]["step"] == 6:
+            next(self.model.parameters()).data.fill_(math.inf)
+        return losses
+
+    monkeypatch.setattr(TrainStep, "__call__", spoil)
+    with pytest.raises(FloatingPointError, match=r"weights must stay .* after step 6 \(epoch 2\); lower lr"):
+        train(loader(shapes), spec, CONFIG, tmp_path / "x.pt")
+    assert load_checkpoint(tmp_path / "x.pt")[1]["epoch"] == 1
 
 
 @pytest.mark.parametrize(

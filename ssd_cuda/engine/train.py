@@ -110,7 +110,7 @@ class Trainer:
             skip: steps that were taken before the pass was ended by ``stop``.
 
         Raises:
-            FloatingPointError: the loss is not finite.
+            FloatingPointError: the loss is not finite, or the weights that its last step left.
         """
         self.model.train()
         losses: list[Tensor] = []
@@ -153,6 +153,13 @@ class Trainer:
         if bad:
             raise FloatingPointError(
                 f"the loss must stay finite, got {rows[bad[0]][:2]} at step {len(self.history) + bad[0]} "
+                f"(epoch {self.epoch + 1}); lower lr={self.config.lr}"
+            )
+        # No loss tells of the last step, whose weights go into the checkpoint. The average holds them too.
+        floats = [v for v in self.average.state_dict().values() if v.is_floating_point()]
+        if not torch.stack([v.isfinite().all() for v in floats]).all():
+            raise FloatingPointError(
+                f"the weights must stay finite, got others after step {len(self.history) + len(rows)} "
                 f"(epoch {self.epoch + 1}); lower lr={self.config.lr}"
             )
 
