@@ -12,6 +12,7 @@ import torch
 
 from ssd_cuda import data, models
 from ssd_cuda.engine import demo, op_costs
+from ssd_cuda.engine import train as train_module
 from ssd_cuda.engine.checkpoint import (
     CheckpointError,
     ModelSpec,
@@ -23,6 +24,7 @@ from ssd_cuda.engine.evaluate import evaluate, predict, to_pixels
 from ssd_cuda.engine.report import without_nan
 from ssd_cuda.engine.step import TrainStep
 from ssd_cuda.engine.train import TrainConfig, Trainer, learning_rate, train
+from ssd_cuda.engine.validation import Validation, best_row
 
 SIZE = (64, 96)
 CONFIG = TrainConfig(epochs=3, batch_size=4, warmup_steps=2, workers=0)
@@ -126,6 +128,32 @@ def test_a_run_that_was_ended_in_an_epoch_goes_on_to_the_same_bits(shapes, spec,
     assert load_checkpoint(path)[1]["step"] == steps
     resumed = train(loader(shapes), spec, CONFIG, path, resume=path)
     assert equal_states(resumed.state(), finished[0].state())
+
+
+def test_a_run_that_ends_between_its_two_files_has_the_best_one_again(shapes, spec, tmp_path, monkeypatch):
+    """The disk may be full, or the machine gone: the checkpoint must not know of a best that was not kept."""
+    real = train_module.save_checkpoint
+    written = iter(range(4))
+
+    def save(path, spec, state):
+        if next(written) == 3:  # of the second epoch
+            raise OSError("no space left")
+        real(path, spec, state)
+
+    scores = {"map": float("nan"), "loss": [1.0, 2.0]}
+    values = iter([0.1, 0.3, 0.3, 0.2])
+    monkeypatch.setattr(
+        "ssd_cuda.engine.validation.evaluate", lambda *a, **k: {**scores, "ap50": next(values)}
+    )
+    test, path = data.ShapesDataset("test", length=3, size=SIZE), tmp_path / "x.pt"
+    look = Validation(test, best=tmp_path / "best.pt", workers=0)
+    monkeypatch.setattr(train_module, "save_checkpoint", save)
+    with pytest.raises(OSError, match="no space"):
+        train(loader(shapes), spec, CONFIG, path, validation=look)
+    monkeypatch.setattr(train_module, "save_checkpoint", real)
+    trainer = train(loader(shapes), spec, CONFIG, path, resume=path, validation=look)
+    best = trainer.scores[best_row(trainer.scores)]
+    assert best["ap50"] == 0.3 and load_checkpoint(look.best)[1]["epoch"] == best["epoch"] == 2
 
 
 def test_min_negatives_let_an_image_without_objects_be_learned_from(spec):

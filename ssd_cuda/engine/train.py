@@ -315,9 +315,10 @@ def train(
         whole = trainer.epoch > epoch or trainer.is_done
         warned = warned or warn_if_idle(trainer)
         best = whole and validation is not None and validation.look(trainer)
-        save()
+        # The best one first: a run that ends between the two goes on from before the look, and has it again.
         if best and validation is not None and validation.best is not None:
             save(validation.best)
+        save()
         enough = whole and on_epoch is not None and on_epoch(trainer, mean)
         if enough or (stop is not None and processes.any(stop(), trainer.model.priors.device)):
             break
