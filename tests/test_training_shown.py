@@ -89,6 +89,14 @@ def test_the_best_checkpoint_is_that_of_the_best_look(finished):
     assert load_checkpoint(folder / "x.pt")[1]["scores"] == trainer.scores
 
 
+def test_images_a_second_are_those_that_were_seen(shapes, spec, tmp_path):
+    config = replace(CONFIG, epochs=1, batch_size=800, warmup_steps=0)
+    log = RunLog(tmp_path, lambda line: None)
+    train(loader(shapes, config), spec, config, tmp_path / "x.pt", on_epoch=log.on_epoch)
+    (row,) = table(tmp_path)
+    assert float(row["images_per_second"]) * float(row["seconds"]) == pytest.approx(8, rel=1e-4)
+
+
 def test_metrics_have_a_row_an_epoch(finished):
     trainer, lines, folder = finished
     rows = table(folder)

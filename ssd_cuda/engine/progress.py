@@ -165,7 +165,8 @@ def _measure(trainer: Trainer) -> dict[str, float]:
     core = core_seconds(trainer.average, images.to(device), gt.to(device))
     batches = trainer.pass_steps * trainer.config.accumulate
     return {
-        "images_per_second": trainer.pass_steps * trainer.config.batch_size / seconds,
+        # counted, since of fewer images than batch_size a step has them all
+        "images_per_second": batches * trainer.processes.count * len(images) / seconds,
         "core_share": min(1.0, core * batches / seconds),
         "seconds": seconds,
     }
