@@ -266,6 +266,16 @@ def test_takes_arrays_lists_and_half_precision():
             image([UNIT]),
             r"must have shape \[n, 4\], got \[1, 3\]",
         ),
+        (image([UNIT], [math.nan]), image([UNIT]), r"predictions\[0\]\['scores'\] must be finite, got nan"),
+        (image([[0, 0, math.inf, 1]], [0.5]), image([UNIT]), r"\['boxes'\] must be finite, got inf"),
+        (
+            image([UNIT], [0.5]),
+            image([[0, math.nan, 1, 1]]),
+            r"targets\[0\]\['boxes'\] must be finite, got nan",
+        ),
+        ({**image([UNIT], [0.5]), "scores": [[0.5]]}, image([UNIT]), r"have shape \[n\], got \[1, 1\]"),
+        ({**image([UNIT], [0.5]), "labels": [1.7]}, image([UNIT]), r"must be whole numbers, got 1.7"),
+        ({**image([UNIT], [0.5]), "labels": [math.nan]}, image([UNIT]), r"must be whole numbers, got nan"),
     ],
 )
 @pytest.mark.parametrize("metric", [voc_ap, coco_map])

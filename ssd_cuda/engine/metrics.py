@@ -69,8 +69,8 @@ def voc_ap(
         ``iou_threshold`` as given.
 
     Raises:
-        ValueError: lengths or shapes that disagree, a label that ``classes`` has no name for, a name that it
-            has twice.
+        ValueError: lengths or shapes that disagree, a number that is not finite, a label that ``classes`` has
+            no name for, a name that it has twice.
 
     Example:
         >>> truth = [{"boxes": [[0, 0, 10, 10]], "labels": [1]}]
@@ -204,7 +204,10 @@ def _array(image: ImageDict, key: str, dtype: type, where: str) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = (value.double() if value.is_floating_point() else value).numpy()  # bfloat16 too
-    return np.asarray(value, dtype)
+    array = np.asarray(value)
+    if dtype is np.int64 and array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
+        raise ValueError(f"{where}[{key!r}] must be whole numbers, got {array[array != np.rint(array)][0]}")
+    return np.asarray(array, dtype)
 
 
 def _check_rows(image: dict[str, np.ndarray], where: str, classes: int) -> None:
@@ -215,6 +218,11 @@ def _check_rows(image: dict[str, np.ndarray], where: str, classes: int) -> None:
     for key, value in image.items():
         if value.shape[:1] != (rows,):
             raise ValueError(f"{where}[{key!r}] must have {rows} rows like boxes, got {list(value.shape)}")
+        if key != "boxes" and value.ndim != 1:
+            raise ValueError(f"{where}[{key!r}] must have shape [n], got {list(value.shape)}")
+        # nan has no place in an order, and no overlap: each metric would count it in its own way
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ValueError(f"{where}[{key!r}] must be finite, got {value[~np.isfinite(value)][0]}")
     labels = image["labels"]
     if rows and not (labels.min() >= 1 and labels.max() <= classes):
         bad = labels[(labels < 1) | (labels > classes)][0]
