@@ -1,5 +1,6 @@
 """Engine: the schedule, exact resuming, checkpoints that are refused, evaluation, the demo in small."""
 
+import copy
 import functools
 import json
 import math
@@ -332,6 +333,17 @@ def test_a_perfect_model_has_ap_one(shapes):
         {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}
     ]
     assert evaluate(OracleModel(none * 12), shapes, workers=0)["ap50"] == 0
+
+
+def test_a_model_in_training_is_evaluated_as_it_is_shipped_and_left_alone(finished):
+    model, test = copy.deepcopy(finished[0].average), data.ShapesDataset("test", length=3, size=SIZE)
+    expected = evaluate(model, test, workers=0, losses=True)
+    before = {key: value.clone() for key, value in model.freeze(2).train().state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    assert equal_states(evaluate(model, test, workers=0, losses=True)["predictions"], expected["predictions"])
+    assert equal_states(predict(model, test, workers=0), expected["predictions"])
+    assert equal_states(dict(model.state_dict()), before)
+    assert modes == [module.training for module in model.modules()] and True in modes and False in modes
 
 
 def test_evaluate_refuses_a_model_of_other_classes(shapes):

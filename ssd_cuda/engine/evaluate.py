@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,7 +53,7 @@ def predict(
     """Detections per image: ``boxes`` [n, 4] in pixels of the stored image, ``scores`` [n], ``labels`` [n].
 
     Args:
-        model: in ``eval()`` mode.
+        model: looked at in ``eval()`` mode, and left in its own.
         dataset: at its own image sizes; images are resized to the model's.
         batch_size: images at a time.
         config: rule of the post-process; None: the model's.
@@ -66,7 +67,21 @@ def predict(
         >>> len(found), sorted(found[0])
         (2, ['boxes', 'labels', 'scores'])
     """
-    return _run(model, dataset, batch_size, config, workers, progress, processes, losses=False)[0]
+    with _in_eval_mode(model):
+        return _run(model, dataset, batch_size, config, workers, progress, processes, losses=False)[0]
+
+
+@contextlib.contextmanager
+def _in_eval_mode(model: SSD) -> Iterator[None]:
+    """In training, batch norms would take the images' own statistics, and those into the model."""
+    before = [(module, module.training) for module in model.modules()]
+    for module, _ in before:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in before:  # frozen ones have a mode of their own
+            module.training = training
 
 
 def _run(
@@ -152,7 +167,10 @@ def evaluate(
             f"got {len(dataset.classes)}: {name_list(dataset.classes)}"
         )
     coco_modules()
-    predictions, loss = _run(model, dataset, batch_size, None, workers, progress, processes, losses=losses)
+    with _in_eval_mode(model):
+        predictions, loss = _run(
+            model, dataset, batch_size, None, workers, progress, processes, losses=losses
+        )
     targets = [dataset.target(index) for index in range(len(dataset))]
     voc = voc_ap(predictions, targets, dataset.classes, rule=rule)
     coco = coco_map(predictions, targets, dataset.classes)
