@@ -185,6 +185,16 @@ def test_the_seed_of_an_image_is_of_its_epoch():
     assert len({seed for epoch in seeds for seed in epoch.values()}) == 8
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loop_that_names_no_epoch_sees_other_augmentation_in_every_pass(workers):
+    dataset = data.prepare(data.ShapesDataset("train", length=8, size=(64, 64)), (64, 64), "flip")
+    loader = data.BatchLoader(dataset, 8, train=True, workers=workers)
+    passes = [{tuple(image.flatten().tolist()) for images, _ in loader for image in images} for _ in range(3)]
+    assert passes[0] != passes[1] != passes[2] and len(set.union(*passes)) <= 16
+    loader.set_epoch(0)
+    assert passes[0] == {tuple(image.flatten().tolist()) for images, _ in loader for image in images}
+
+
 def test_fewer_images_than_a_shared_step_are_refused():
     with pytest.raises(
         ValueError, match=r"at least batch_size = 8 images for 2 processes of 1 part each, got 7"

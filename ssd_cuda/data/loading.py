@@ -378,7 +378,7 @@ class BatchLoader:
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Give the next pass the order and the augmentation of that epoch, whatever ran before."""
+        """Give the next pass the order and the augmentation of that epoch, not of the next one."""
         self._generator.manual_seed(self.seed + 1_000_003 * epoch)
         self._sampler.epoch = epoch
 

@@ -73,13 +73,14 @@ class StepSampler(Sampler[list[Key]]):
         return self.steps * self.share.parts
 
     def __iter__(self) -> Iterator[list[Key]]:
+        epoch, self.epoch = self.epoch, self.epoch + 1  # what a loop that names no epoch goes on with
         order = torch.randperm(self.images, generator=self.generator, device="cpu").tolist()
         size = self.batch_size // (self.share.processes * self.share.parts)
         for step in range(self.steps):
             first = step * self.batch_size + self.share.rank * self.share.parts * size
             for part in range(self.share.parts):
                 rows = order[first + part * size : first + (part + 1) * size]
-                yield [(index, _mix(self.seed, self.epoch, index)) for index in rows]
+                yield [(index, _mix(self.seed, epoch, index)) for index in rows]
 
 
 def _mix(*numbers: int) -> int:
