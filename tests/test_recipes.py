@@ -13,6 +13,10 @@ import torch
 
 from ssd_cuda import cli, recipes
 from ssd_cuda.cli import train_options
+from ssd_cuda.cli.options import UsageError
+from ssd_cuda.cli.train import _check_batch
+from ssd_cuda.engine.checkpoint import ModelSpec
+from ssd_cuda.engine.processes import Processes
 from ssd_cuda.engine.recipe import TrainConfig, learning_rate, total_steps
 
 COCO_IMAGES, VOC_IMAGES = 117_266, 16_551  # of train2017 with objects, of VOC07+12 trainval
@@ -177,6 +181,14 @@ def test_a_recipe_that_is_none_is_one_sentence(capsys, tmp_path, content, findin
     assert len(lines) == 1 and finding in lines[0]
 
 
+def test_one_image_is_enough_where_the_norms_are_as_they_are():
+    spec, one = ModelSpec("ssd_small", ("cell",), (64, 64)), Processes()
+    _check_batch(TrainConfig(batch_size=1, freeze_norms=True), spec, 8, one)
+    _check_batch(TrainConfig(batch_size=2), spec, 8, one)
+    with pytest.raises(UsageError, match=r"at least 4 for 2 processes where .* got 2 and 8 images; or raise"):
+        _check_batch(TrainConfig(batch_size=2), spec, 8, Processes(1, 2))
+
+
 @pytest.mark.parametrize(
     ("arguments", "finding"),
     [
@@ -205,6 +217,10 @@ def test_a_recipe_that_is_none_is_one_sentence(capsys, tmp_path, content, findin
         (
             ["--size", "64", "64", "--batch-size", "2", "--accumulate", "2"],
             "--batch-size must be at least 4 for --accumulate 2 where --size 64 64 leaves the last map one",
+        ),
+        (
+            ["--recipe", "torchvision_ssdlite", "--batch-size", "1"],
+            "--batch-size must be at least 2 where --size 320 320 leaves the last map one cell, got 1 and 8",
         ),
         (["--epochs", "3", "--steps", "9"], "--epochs and --steps both say how long a run is, got 3 and 9"),
         (["--no-eval", "--test-split", "a"], "--test-split is of an evaluation, got --no-eval and no --eval"),

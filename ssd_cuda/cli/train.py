@@ -145,7 +145,7 @@ def _train(
     spec = ModelSpec(name, tuple(dataset.classes), size, category_ids=dataset.category_ids)
     spec = _spec(options, spec, dataset, pretrained, tell)
     config = _weighted(options, config, dataset, tell)
-    _check_batch(config, name, len(dataset), size)
+    _check_batch(config, spec, len(dataset), processes)
     tested = _tested(options, spec, (split, dataset), processes)
     validation = _validation(options, tested, config) if tested and options.eval_every else None
     replaced = files_of_a_run(Path(options.out)) if options.overwrite and processes.is_first else []
@@ -283,19 +283,33 @@ def _image_size(
     return height, width
 
 
-def _check_batch(config: TrainConfig, name: str, images: int, size: tuple[int, int]) -> None:
+def _check_batch(config: TrainConfig, spec: ModelSpec, images: int, processes: Processes) -> None:
     """Batch norm needs two numbers of each channel, and the last map may have a single cell."""
-    from ..models.small import SmallBackbone
+    from ..models import MODELS
 
-    rows, columns = SmallBackbone.map_sizes(size)[-1]
-    batch = min(config.batch_size, images) // config.accumulate
+    pieces = config.accumulate * processes.count
+    joined = config.sync_batchnorm and processes.count > 1
+    if min(config.batch_size, images) // pieces > 1 or joined or _trains_on_one_image(config, spec):
+        return
     parts = f" for --accumulate {config.accumulate}" if config.accumulate > 1 else ""
-    if name == "ssd_small" and batch * rows * columns < 2:
-        raise UsageError(
-            f"--batch-size must be at least {2 * config.accumulate}{parts} where --size {size[0]} {size[1]} "
-            "leaves the last map one cell, "
-            f"got {config.batch_size} and {counted(images, 'image')}; or raise --size"
-        )
+    parts += f" for {processes.count} processes" if processes.count > 1 else ""
+    height, width = spec.image_size
+    raised = "" if MODELS[spec.name][1] else "; or raise --size"
+    raise UsageError(
+        f"--batch-size must be at least {2 * pieces}{parts} where --size {height} {width} "
+        f"leaves the last map one cell, got {config.batch_size} and {counted(images, 'image')}{raised}"
+    )
+
+
+def _trains_on_one_image(config: TrainConfig, spec: ModelSpec) -> bool:
+    """Tried by shapes alone: which batch norms are trained, and see the last map, is the model's to say."""
+    with torch.device("meta"):
+        model = spec.build().freeze(config.freeze, config.freeze_norms).train()
+        try:
+            model(torch.empty(1, 3, *spec.image_size))
+        except ValueError:
+            return False
+    return True
 
 
 def _finish(
