@@ -24,9 +24,14 @@ help:
 	.venv/bin/python -m pip install --quiet --upgrade pip
 	.venv/bin/python -m pip install --quiet $(TORCH)
 
-# Test, training and lint needs are small beside torch; pip leaves alone what is there already.
-build/env: pyproject.toml $(filter .venv/bin/python,$(PYTHON))
+# Which Python has what the stamps below say; written anew only when another one is active.
+build/python: FORCE $(filter .venv/bin/python,$(PYTHON))
 	@mkdir -p build
+	@found=$$($(PYTHON) -c 'import sys; print(sys.prefix)'); \
+	  [ "$$found" = "$$(cat $@ 2>/dev/null)" ] || echo "$$found" > $@
+
+# Test, training and lint needs are small beside torch; pip leaves alone what is there already.
+build/env: pyproject.toml build/python
 	$(PYTHON) -m pip install --quiet setuptools wheel ninja pybind11 numpy pytest pytest-benchmark \
 	  pytest-xdist pytest-timeout hypothesis pycocotools matplotlib tqdm 'pillow>=10.1'
 	$(PYTHON) -c 'import torchvision' 2>/dev/null || $(PYTHON) -m pip install --quiet torchvision
@@ -37,7 +42,7 @@ env: build/env
 # Written anew only when an option changes, so that it is as old as the last change.
 build/options: FORCE
 	@mkdir -p build
-	@echo '$(OPTIONS)' > $@.new; cmp -s $@.new $@ || cp $@.new $@
+	@[ '$(OPTIONS)' = "$$(cat $@ 2>/dev/null)" ] || echo '$(OPTIONS)' > $@
 
 # For this machine: its cards, or the CPU where there is none. ninja knows which files have to be compiled again.
 build/built: build/env build/options $(SOURCES)
