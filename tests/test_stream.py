@@ -54,12 +54,3 @@ def test_a_stream_that_is_not_there_is_one_sentence(capfd, checkpoint, address, 
     assert status == 1 and err.count("ssd-cuda: error") == 1 and "secret" not in err
     assert f"stream http://{address}/{path} must be one that OpenCV can open, got none" in err
     assert not list(tmp_path.glob("out/*"))
-
-
-@pytest.mark.parametrize("ending", [".ts", ".WMV", ".flv", ".3gp"])
-def test_other_containers_are_videos_too(capsys, checkpoint, video, tmp_path, ending):  # noqa: F811
-    """OpenCV looks into the file for what it is."""
-    renamed = tmp_path / f"a{ending}"
-    renamed.write_bytes(video.read_bytes())
-    status, said, err = run(capsys, renamed, "-c", checkpoint, "-o", tmp_path / "out.mp4", "--every", 7)
-    assert status == 0 and f"{FRAMES} frames, 1 detected on" in said, err

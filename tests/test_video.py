@@ -188,6 +188,15 @@ def test_bad_lines(capsys, checkpoint, video, tmp_path, arguments, sentence):
     assert status == 1 and sentence in err and err.count("ssd-cuda: error") == 1
 
 
+@pytest.mark.parametrize("ending", [".ts", ".WMV", ".flv", ".3gp"])
+def test_other_containers_are_videos_too(capsys, checkpoint, video, tmp_path, ending):
+    """OpenCV looks into the file for what it is."""
+    renamed = tmp_path / f"a{ending}"
+    renamed.write_bytes(video.read_bytes())
+    status, said, err = run(capsys, renamed, "-c", checkpoint, "-o", tmp_path / "out.mp4", "--every", 7)
+    assert status == 0 and f"{FRAMES} frames, 1 detected on" in said, err
+
+
 def test_classes_and_their_thresholds():
     found = {
         "boxes": torch.arange(12.0).view(3, 4),

@@ -15,7 +15,7 @@ from ..engine.console import StopOnInterrupt, complain, interruption, say
 from ..engine.files import refuse_inputs
 from ..engine.outputs import check_ending, check_folder, is_folder_name
 from ..engine.selection import Selection, save_crops
-from ..engine.video import WRITTEN_SUFFIXES, StageTimes, VideoReader, VideoWriter, is_live, without_password
+from ..engine.video import WRITTEN_SUFFIXES, StageTimes, VideoReader, VideoWriter, kind_of, without_password
 from .options import UsageError, progress_bar
 
 __all__ = ["check_video", "detect_video"]
@@ -28,17 +28,10 @@ def check_video(options: argparse.Namespace) -> Path:
     source, out = options.images[0], Path(options.out)
     check_ending("--out", out, WRITTEN_SUFFIXES, "a video")
     if is_folder_name(out):
-        out = out / f"{_name(source)}.mp4"
-    if not is_live(source):
-        refuse_inputs("--out", [out], [Path(source)])
+        names = {"camera": f"camera{source}", "stream": "stream", "video": Path(source).stem}
+        out = out / f"{names[kind_of(source)]}.mp4"
+    refuse_inputs("--out", [out], [Path(source)])
     return out
-
-
-def _name(source: str) -> str:
-    """Of the video that is written of it, if no other is given."""
-    if not is_live(source):
-        return Path(source).stem
-    return f"camera{source}" if source.isdecimal() else "stream"
 
 
 def detect_video(

@@ -67,8 +67,7 @@ def predict(
         >>> len(found), sorted(found[0])
         (2, ['boxes', 'labels', 'scores'])
     """
-    with _in_eval_mode(model):
-        return _run(model, dataset, batch_size, config, workers, progress, processes, losses=False)[0]
+    return _run(model, dataset, batch_size, config, workers, progress, processes, losses=False)[0]
 
 
 @contextlib.contextmanager
@@ -105,16 +104,16 @@ def _run(
         batches = progress(batches, desc="detect", leave=False)
     found: list[dict[str, Tensor]] = []
     sums = torch.zeros(3, dtype=torch.float64, device=model.priors.device)
-    for images, gt in batches:
-        if losses:
-            with torch.no_grad():
+    with _in_eval_mode(model), torch.no_grad():
+        for images, gt in batches:
+            if losses:
                 loc, conf = model(images)
                 sums += _loss_sums(model, loc, conf, gt)
-            detected = model.detections_of(loc, conf, config)
-        else:
-            detected = model.detect(images, config)
-        for detections in detected.to_list():
-            found.append(to_pixels(detections, dataset.target(mine[len(found)])["size"]))
+                detected = model.detections_of(loc, conf, config)
+            else:
+                detected = model.detect(images, config)
+            for detections in detected.to_list():
+                found.append(to_pixels(detections, dataset.target(mine[len(found)])["size"]))
     shares = processes.gather(found)
     merged = [shares[i % processes.count][i // processes.count] for i in range(len(dataset))]
     localization, classification, divisor = processes.sum(sums).tolist()
@@ -167,10 +166,7 @@ def evaluate(
             f"got {len(dataset.classes)}: {name_list(dataset.classes)}"
         )
     coco_modules()
-    with _in_eval_mode(model):
-        predictions, loss = _run(
-            model, dataset, batch_size, None, workers, progress, processes, losses=losses
-        )
+    predictions, loss = _run(model, dataset, batch_size, None, workers, progress, processes, losses=losses)
     targets = [dataset.target(index) for index in range(len(dataset))]
     voc = voc_ap(predictions, targets, dataset.classes, rule=rule)
     coco = coco_map(predictions, targets, dataset.classes)

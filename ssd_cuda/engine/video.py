@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ __all__ = [
     "StageTimes",
     "VideoReader",
     "VideoWriter",
-    "is_live",
     "is_video",
+    "kind_of",
     "without_password",
 ]
 
@@ -51,17 +51,19 @@ def is_video(name: str) -> bool:
         >>> is_video("a.MP4"), is_video("0"), is_video("rtsp://10.0.0.2/door"), is_video("a.jpg")
         (True, True, True, False)
     """
-    return Path(name).suffix.lower() in VIDEO_SUFFIXES or is_live(name)
+    return Path(name).suffix.lower() in VIDEO_SUFFIXES or kind_of(name) != "video"
 
 
-def is_live(name: str) -> bool:
-    """Whether frames come as they are made, without an end that is known: of a camera or a stream.
+def kind_of(source: str) -> Literal["camera", "stream", "video"]:
+    """What a source of frames is: a number, an address, or a file, which may be called like either.
 
     Example:
-        >>> is_live("0"), is_live("http://10.0.0.2/a.mp4"), is_live("a.mp4")
-        (True, True, False)
+        >>> kind_of("0"), kind_of("http://10.0.0.2/a.mp4"), kind_of("a.mp4")
+        ('camera', 'stream', 'video')
     """
-    return bool((name.isdecimal() or _STREAM.match(name)) and not Path(name).exists())
+    if Path(source).exists():
+        return "video"
+    return "camera" if source.isdecimal() else "stream" if _STREAM.match(source) else "video"
 
 
 def without_password(source: str) -> str:
@@ -112,7 +114,7 @@ class VideoReader:
 
     Attributes:
         name: ``camera 0``, ``stream rtsp://10.0.0.2/door`` or ``video a.mp4``, for messages.
-        live: as :func:`is_live` says.
+        live: whether it is a camera or a stream, of which frames come without an end that is known.
         rate: frames a second; 25 where the source does not say.
         frames: how many the file says it has, hidden ones among them; None where it does not, and of a
             camera or stream.
@@ -126,12 +128,12 @@ class VideoReader:
     def __init__(self, source: str) -> None:
         self.cv2 = require("cv2", "reading a video")
         self.source = source
-        self.live = live = is_live(source)
-        camera = live and source.isdecimal()
-        self.name = f"{'camera' if camera else 'stream' if live else 'video'} {without_password(source)}"
+        kind = kind_of(source)
+        self.live = live = kind != "video"
+        self.name = f"{kind} {without_password(source)}"
         if not live and not Path(source).is_file():
             raise ValueError(f"{self.name} does not exist")
-        self.capture = _capture(self.cv2, int(source) if camera else source)
+        self.capture = _capture(self.cv2, int(source) if kind == "camera" else source)
         if self.capture is None or not self.capture.isOpened():
             raise ValueError(f"{self.name} must be one that OpenCV can open, got none")
         rate = self.capture.get(self.cv2.CAP_PROP_FPS)
