@@ -27,8 +27,32 @@ NMS = rows_of(
     ),
     (
         "clear: the lists of two blocks lie on each other",
-        "args.list_of(panel.parity)[«boxes.at + t»]",
-        "t",
+        "args.list_of(panel.parity)[«at + lane»]",
+        "lane",
+        "several",
+    ),
+    (
+        "clear: where its list begins only the first lane knows",
+        "«at = __shfl_sync(kFullWarp, at, 0);»\n  if (mine) args.list_of",
+        "",
+        "several",
+    ),
+    (
+        "clear: a warp lists as many boxes as it has lanes",
+        "const bool mine = «lane < num_listed»;",
+        "true",
+        "several",
+    ),
+    (
+        "levels: those of a later round are the first ones",
+        "if («first > 0») level = counters.levels",
+        "false",
+        "adversarial or levels",
+    ),
+    (
+        "decide: boxes behind the last one are decided too",
+        "nms_decide<kLanes>(«i < count», args, list, panel, p)",
+        "true",
         "several",
     ),
     (

@@ -1,9 +1,9 @@
 // Which boxes of a panel a kept box of an earlier panel removes; the others are listed, and filed in their open bin.
 //
 // A block has 8 boxes, or 16 where the panel has many. First each looks at its own bin, by the lanes that a box has there and
-// without the reckoning of cells: of 100,000 boxes in a crowd 60 to 75% end there. The others are listed in shared
-// memory, so that no lane idles for them, and search every cell in reach at once, 16 lanes a box, or 8 where more than half
-// of 16 are left.
+// without the reckoning of cells: of 100,000 boxes in a crowd 60 to 75% end there. Where the last panel lost few boxes that
+// is left out: two loads in a row for nothing. The others are listed in shared memory, so that no lane idles for them, and
+// search every cell in reach at once, 16 lanes a box, or 8 where more than half of 16 are left.
 //
 // Memory: 4 T + 5 B a box read; 4 T a kept box tested, 8 B a cell, from L2; 4 T + 13 B a listed box written.
 #pragma once
@@ -18,22 +18,23 @@ constexpr int kNmsClearBoxes = kNmsClearBlock / kNmsClearLanes;
 constexpr int kNmsClearManyBoxes = kNmsClearBlock / kNmsClearManyLanes;
 constexpr int kNmsOwnTests = 32;  // kept boxes of its own bin that a box is tested against first
 
-// Blocks of a multiprocessor that registers must leave room for: 7 leave 72 a thread, with which some spill before sm_90,
-// and there where a block has 16 boxes; float64 needs twice as many.
+// Blocks of a multiprocessor that registers must leave room for: as many as fit without spills, of 8 and of 16 boxes. float64
+// needs twice the registers.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr int kNmsClearFloats = 6;
+constexpr int kNmsClearFloats = 8, kNmsClearManyFloats = 7;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000 && __CUDA_ARCH__ < 1200
+constexpr int kNmsClearFloats = 9, kNmsClearManyFloats = 7;
 #else
-constexpr int kNmsClearFloats = 7;
+constexpr int kNmsClearFloats = 9, kNmsClearManyFloats = 8;
 #endif
 template <int kBoxes, typename T>
 constexpr int kNmsClearing = sizeof(T) != 4             ? 3
                              : kBoxes == kNmsClearBoxes ? kNmsClearFloats
-                                                        : 6;
+                                                        : kNmsClearManyFloats;
 
 // What the boxes of a block of nms_clear_kernel are, as places in their part of the panel: to be searched for, kept so far.
 struct NmsClearBlock {
   int num_left, num_listed;
-  uint32_t at;  // of the listed in the list of the panel
   uint8_t left[kNmsClearManyBoxes], listed[kNmsClearManyBoxes];
 };
 
@@ -50,10 +51,11 @@ static __device__ __forceinline__ void nms_append(bool add, int number, uint8_t*
 // reckoning of cells. Most boxes of a crowd end here.
 template <int kLanes, typename T>
 __device__ bool nms_removed_at_home(bool active, const NmsArgs<T>& args, int p) {
-  const int32_t home = active ? args.homes[p] : -1;
+  const NmsQuery<T> query(args, p);
+  const int32_t home = args.homes[p];
   bool removed = false;
-  if (home >= 0) {
-    const NmsQuery<T> query(args, p);
+  // All three in one, so that the box, its bin's number and its state are on their way together.
+  if (active & (home >= 0) & (query.area > 0)) {
     const NmsBin bin = args.kept()[home];
     const int size = min(bin.size, kNmsOwnTests);
     for (int i = NmsTeam<kLanes>::lane(); i < size && !removed; i += kLanes) {
@@ -62,6 +64,13 @@ __device__ bool nms_removed_at_home(bool active, const NmsArgs<T>& args, int p) 
     }
   }
   return NmsTeam<kLanes>::any(removed);
+}
+
+// Whether a quarter of the last panel's boxes and more were removed by kept boxes of those before it.
+template <typename T>
+__device__ bool nms_many_go(const NmsArgs<T>& args, const NmsPanel& panel) {
+  const auto stayed = static_cast<int64_t>(args.counters().listed[1 - panel.parity]);
+  return stayed * 4 <= (panel.begin - panel.last_begin) * 3;
 }
 
 // Whether a kept box removes box p.
@@ -97,24 +106,30 @@ __device__ void nms_clear_left(const NmsArgs<T>& args, const NmsPanel& panel, in
   nms_append(mine && !removed, i, boxes.listed, &boxes.num_listed);
 }
 
-// Lists the boxes of the block that nothing has removed and files them in their open bins. Called by the whole block, all of
-// which sees boxes.listed.
+// Lists the boxes of the block that nothing has removed and files them in their open bins. Called by one warp, which sees
+// boxes.listed.
 template <typename T>
 __device__ void nms_list_open(const NmsArgs<T>& args, const NmsPanel& panel, int first,
-                              NmsClearBlock& boxes) {
-  const int t = static_cast<int>(threadIdx.x), num_listed = boxes.num_listed;
-  if (t == 0 && num_listed > 0) {
-    boxes.at = atomicAdd(args.counters().listed + panel.parity, static_cast<unsigned>(num_listed));
+                              const NmsClearBlock& boxes) {
+  static_assert(kNmsClearManyBoxes <= 32);
+  const int lane = static_cast<int>(threadIdx.x) % 32, num_listed = boxes.num_listed;
+  if (num_listed == 0) return;
+  // Both additions are on their way together.
+  unsigned at = 0;
+  if (lane == 0) {
+    at = atomicAdd(args.counters().listed + panel.parity, static_cast<unsigned>(num_listed));
   }
-  __syncthreads();
-  if (t >= num_listed) return;
-  const int p = first + boxes.listed[t];
-  args.list_of(panel.parity)[boxes.at + t] = p;
-  if (args.homes[p] < 0) return;
-  NmsBin* const bin = args.open_bins(panel.parity) + args.homes[p];
-  const int slot = bin->start + atomicAdd(&bin->size, 1);
-  args.open_ranks[slot] = p;
-  args.open_boxes[slot] = args.box(p);
+  const bool mine = lane < num_listed;
+  const int p = first + boxes.listed[mine ? lane : 0];
+  const int32_t home = mine ? args.homes[p] : -1;
+  if (home >= 0) {
+    NmsBin* const bin = args.open_bins(panel.parity) + home;
+    const int slot = bin->start + atomicAdd(&bin->size, 1);
+    args.open_ranks[slot] = p;
+    args.open_boxes[slot] = args.box(p);
+  }
+  at = __shfl_sync(kFullWarp, at, 0);
+  if (mine) args.list_of(panel.parity)[at + lane] = p;
 }
 
 // Empties the open bins of the boxes that the last panel had listed.
@@ -143,8 +158,9 @@ __global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<kBoxes, T>)
     constexpr int kLanes = kNmsClearBlock / kBoxes;
     const int i = t / kLanes;
     const int p = begin + min(before + i, size - 1);
-    const bool active = before + i < size && args.state(p) != NmsState::kKept;  // not inert
-    const bool removed = nms_removed_at_home<kLanes>(active, args, p);
+    const bool inert = args.state(p) == NmsState::kKept;
+    const bool active = (before + i < size) & !inert;
+    const bool removed = nms_many_go(args, panel) && nms_removed_at_home<kLanes>(active, args, p);
     const bool mine = active && NmsTeam<kLanes>::lane() == 0;
     if (mine && removed) args.set_state(p, NmsState::kRemoved);
     nms_append(mine && !removed, i, boxes.left, &boxes.num_left);
@@ -156,7 +172,7 @@ __global__ void __launch_bounds__(kNmsClearBlock, kNmsClearing<kBoxes, T>)
     nms_clear_left<kNmsClearBlock / kBoxes>(args, panel, first, boxes);
   }
   __syncthreads();
-  nms_list_open(args, panel, first, boxes);
+  if (t < 32) nms_list_open(args, panel, first, boxes);
 }
 
 template <typename T>

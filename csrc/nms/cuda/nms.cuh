@@ -9,7 +9,7 @@
 //   sweep     of the second panel: removes what a kept box of the first removes, lists the others and files them in their
 //             open bin; files the first panel's kept boxes in theirs (sweep.cuh)
 //   clear     of those after it the same, by a search in the bins of all kept boxes (clear.cuh)
-//   decide    a team a listed box, a warp where they are few, else half of one: finds the earlier boxes of the
+//   decide    a team a listed box, a warp where they are few, else a quarter of one: finds the earlier boxes of the
 //             panel that would remove it (suppressors.cuh) and looks at their states until they decide it; where a panel
 //             follows, kept boxes are filed in their bin
 //   resolve   one block: decides the boxes that were left, usually none (resolve.cuh)
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kNmsTile)
     }
   }
   nms_sort_tile(item, args.n, items);
-  if (t < kNmsLevelWords && levels[t] != 0) atomicOr(args.counters().levels + t, levels[t]);
+  if (t < kNmsLevelWords && levels[t] != 0) atomicOr(args.counters().has_level + t, levels[t]);
 }
 
 // Gives the bin of this thread its slots. Called by all threads of a block of kNmsMergeBlock.
@@ -131,9 +131,9 @@ __device__ void nms_list_levels(const NmsArgs<T>& args) {
   if (t >= kNmsLevelWords) return;
   NmsCounters& counters = args.counters();
   int at = 0;
-  for (int w = 0; w < t; ++w) at += __popc(counters.levels[w]);
-  for (uint32_t bits = counters.levels[t]; bits != 0; bits &= bits - 1) {
-    args.levels[at++] =
+  for (int w = 0; w < t; ++w) at += __popc(counters.has_level[w]);
+  for (uint32_t bits = counters.has_level[t]; bits != 0; bits &= bits - 1) {
+    counters.levels[at++] =
         static_cast<int16_t>(32 * t + __ffs(static_cast<int>(bits)) - 1 - nms::kLevels / 2);
   }
   if (t == kNmsLevelWords - 1) counters.num_levels = static_cast<uint32_t>(at);
@@ -185,11 +185,9 @@ __device__ void nms_decide_block(const NmsArgs<T>& args, const NmsPanel& panel, 
   const int64_t first = static_cast<int64_t>(blockIdx.x) * (kNmsDecideBlock / kLanes);
   if (first >= count) return;
   const int64_t i = first + threadIdx.x / kLanes, last = min(i, count - 1);
-  const int64_t p = args.list_of(panel.parity)[last];
-  const bool open = i < count && args.state(p) == NmsState::kOpen;
-  if (!nms_any_of_warp(open)) return;
+  const int64_t p = args.list_of(panel.parity)[last];  // open: nobody else decides it
   int32_t* const list = lists[threadIdx.x / kLanes];
-  const bool left = nms_decide<kLanes>(open, args, list, panel, p);
+  const bool left = nms_decide<kLanes>(i < count, args, list, panel, p);
   if (left && NmsTeam<kLanes>::lane() == 0) atomicAdd(&args.counters().undecided, 1u);
 }
 
@@ -271,10 +269,11 @@ inline cudaError_t launch_nms_decide(const NmsArgs<T>& args, const NmsPanel& pan
 template <typename T>
 inline cudaError_t launch_nms_panels(const NmsArgs<T>& args, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
+  int64_t last_begin = 0;
   int parity = 0;
   for_each_nms_panel(args.n, args.plan.tuning, [&](int64_t begin, int64_t end) {
-    const NmsPanel panel{begin, end, parity};
-    parity = 1 - parity;
+    const NmsPanel panel{begin, end, last_begin, parity};
+    last_begin = begin, parity = 1 - parity;
     if (error != cudaSuccess) return;
     if (begin == 0) {
       error = launch_nms_first_panel(args, static_cast<int>(end), stream);

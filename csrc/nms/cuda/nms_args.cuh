@@ -11,7 +11,7 @@ constexpr int kNmsDecideBlock = 128;  // threads
 // fewer take fewer instructions. In clear, which tests a box against the kept ones, and in decide, which looks for those
 // that suppress it (32: no other box of the warp waits).
 constexpr int kNmsClearLanes = 16, kNmsClearManyLanes = 8;
-constexpr int kNmsDecideLanes = 32, kNmsDecideManyLanes = 16;
+constexpr int kNmsDecideLanes = 32, kNmsDecideManyLanes = 8;
 constexpr int kNmsFewWaves = 2;      // few: their lanes are so many waves of threads at most
 constexpr int kNmsCellsAtOnce = 24;  // of a box, whose bins are on their way together
 constexpr int kNmsSlotsAtOnce = 16;  // of a box, that are on their way together
@@ -50,9 +50,9 @@ inline void for_each_nms_panel(int64_t n, const NmsTuning& tuning, const Fn& fn)
   }
 }
 
-// Ranks [begin, end), and which of the two open bins and lists they have.
+// Ranks [begin, end), where the panel before them begins, and which of the two open bins and lists they have.
 struct NmsPanel {
-  int64_t begin, end;
+  int64_t begin, end, last_begin;
   int parity;
 };
 
@@ -84,11 +84,13 @@ struct alignas(8) NmsBin {
 
 // Zero before the first kernel.
 struct alignas(8) NmsCounters {
-  uint32_t levels[kNmsLevelWords];  // a bit for each level that a normal box has
+  uint32_t has_level[kNmsLevelWords];  // a bit for each level that a normal box has
   uint32_t num_odd, num_levels;
   uint32_t slots;      // of all bins so far
   uint32_t undecided;  // boxes of a panel
   uint32_t listed[2];  // boxes in NmsArgs::panel_list, of this panel and of the last one in turns
+  // num_levels of them, the lowest first, and zeros for the lanes behind: they are read before their number is known.
+  int16_t levels[nms::kLevels + 2 * 32];
 };
 constexpr int64_t kNmsCounterBins = ceil_div<int64_t>(sizeof(NmsCounters), sizeof(NmsBin));
 
@@ -108,8 +110,6 @@ struct NmsArgs {
   NmsBin*
       zeroed;    // [kNmsCounterBins + bins], zero before the first kernel: the counters, then kept
   NmsBin* open;  // [2, bins] where the boxes of panel_list are filed
-  int16_t*
-      levels;  // [kLevels] those that normal boxes have, the lowest first, of NmsCounters::num_levels
   Vec4<T>* boxes;       // [N] in score order
   int64_t* classes;     // [N] in score order, or null: one class
   int32_t* order;       // [N] box of each rank
@@ -137,7 +137,6 @@ struct NmsArgs {
         grid(test, nms_finer_cells(test.threshold)),
         zeroed(take(kNmsCounterBins + plan.bins, NmsBin{})),
         open(take(2 * plan.bins, NmsBin{})),
-        levels(take(plan.bins > 0 ? nms::kLevels : 0, int16_t{})),
         boxes(take(n, Vec4<T>{})),
         classes(has_classes ? take(n, int64_t{}) : nullptr),
         order(take(n, int32_t{})),

@@ -228,8 +228,10 @@ __device__ bool nms_search(bool active, const NmsArgs<T>& args, const NmsQuery<T
                            const NmsBin* bins, int64_t begin, int64_t end, const Read& read,
                            const BySlot& by_slot, const ByRank& by_rank) {
   using Team = NmsTeam<kLanes>;
-  const int num_levels = static_cast<int>(args.counters().num_levels);
-  const int64_t num_odd = args.counters().num_odd;
+  const NmsCounters& counters = args.counters();
+  const int num_levels = static_cast<int>(counters.num_levels);
+  const int64_t num_odd = counters.num_odd;
+  int level = counters.levels[Team::lane()];
   bool everywhere = active && query.odd;
   bool enough = nms_scan<kLanes>(
       active && !everywhere, num_odd, [&](int64_t i) { return static_cast<int64_t>(args.odd[i]); },
@@ -241,7 +243,7 @@ __device__ bool nms_search(bool active, const NmsArgs<T>& args, const NmsQuery<T
     lowest = args.grid.lowest_level(shape), highest = args.grid.highest_level(shape);
   }
   for (int first = 0; first < num_levels; first += kLanes) {
-    const int level = args.levels[min(first + Team::lane(), num_levels - 1)];
+    if (first > 0) level = counters.levels[first + Team::lane()];
     const bool on = first + Team::lane() < num_levels && level >= lowest && level <= highest;
     NmsReach reach;
     if (on) reach = nms_reach(args, query, level, end - begin);

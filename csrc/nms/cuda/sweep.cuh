@@ -115,12 +115,11 @@ __global__ void __launch_bounds__(kNmsSweepBlock, kNmsSweeping<T>)
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kNmsSweepBlock + t;
   if (panel.end < args.n && i < first_panel && args.state(i) == NmsState::kKept) nms_file(args, i);
   __syncthreads();
-  if (t < 32) {
-    const bool mine = active && t < kNmsSweepBoxes, goes = gone >> own & 1;
-    if (mine && goes) args.set_state(p, NmsState::kRemoved);
-    nms_append(mine && !goes, own, boxes.listed, &boxes.num_listed);
-  }
-  __syncthreads();
+  if (t >= 32) return;
+  const bool mine = active && t < kNmsSweepBoxes, goes = gone >> own & 1;
+  if (mine && goes) args.set_state(p, NmsState::kRemoved);
+  nms_append(mine && !goes, own, boxes.listed, &boxes.num_listed);
+  __syncwarp();
   nms_list_open(args, panel, first, boxes);
 }
 
