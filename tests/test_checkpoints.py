@@ -139,6 +139,8 @@ DAMAGED = {
     "moment missing": drop(*MOMENTS, "exp_avg_sq"),
     "moment more": put(*MOMENTS, "max_exp_avg_sq", torch.zeros(1)),
     "steps of a weight differ": put(*MOMENTS, "step", torch.tensor(7.0)),
+    "steps of a weight are a fraction": put(*MOMENTS, "step", torch.tensor(0.5)),
+    "steps of a weight are below 0": put(*MOMENTS, "step", torch.tensor(-1.0)),
     "steps of a weight are many": put(*MOMENTS, "step", torch.ones(4)),
     "one group": drop(*GROUP),
     "group is text": put(*GROUP, "weights"),

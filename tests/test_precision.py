@@ -109,6 +109,19 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path, changes):
     assert resumed.trained.scaler.state_dict() == whole.trained.scaler.state_dict()
 
 
+def test_a_run_that_left_fp16_goes_on_from_its_own_checkpoint(tmp_path):
+    """Steps that GradScaler skipped are missing from the optimizer's count for ever."""
+    halved = Trainer(tiny(3), replace(CONFIG, amp="fp16", optimizer="adamw"), 3)
+    halved.trained.scaler.load_state_dict({**halved.trained.scaler.state_dict(), "scale": 2.0**60})
+    halved.run_epoch([batch(i) for i in range(3)])
+    exact = Trainer(tiny(3), replace(halved.config, amp="none"), 3)
+    exact.load_state(halved.state())
+    exact.run_epoch([batch(i) for i in range(3)])
+    save_checkpoint(tmp_path / "x.pt", spec(), exact.state())
+    moments = load_checkpoint(tmp_path / "x.pt")[1]["optimizer"]["state"]
+    assert exact.step == 6 and {entry["step"].item() for entry in moments.values()} == {3.0}
+
+
 @pytest.mark.parametrize(
     ("damage", "finding"),
     [
