@@ -134,6 +134,30 @@ def test_it_trains_and_is_evaluated_like_any(tmp_path):
     assert losses[:2] == losses[2:]
 
 
+class Moved:
+    """A data set that augments: every look has the bright column, and its box, at another place."""
+
+    looks = 0
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        self.looks += 1
+        image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+        image[:, :, self.looks] = 255
+        box = torch.tensor([[self.looks, 0.0, self.looks + 1, 20]])
+        return image, {"boxes": box, "labels": torch.tensor([1])}
+
+
+def test_the_boxes_of_a_data_set_that_augments_belong_to_their_image():
+    dataset = data.prepare(PairsDataset(Moved(), ["cat"]), (20, 30), cache=False)
+    for _ in range(3):
+        image, target = dataset[0]
+        column = int(image[0, 0].argmax())
+        assert target["boxes"].tolist() == [[column, 0, column + 1, 20]]
+
+
 def test_targets_are_not_shared():
     dataset = one()
     dataset.target(0)["labels"] = None

@@ -269,7 +269,7 @@ def prepare(
     them; in memory or not, so that a sample does not depend on how many images fit.
 
     Args:
-        cache: None: keep it in memory if it takes at most ``cache_limit`` bytes.
+        cache: None: in memory if it takes at most ``cache_limit`` bytes. False where it augments itself.
         progress: see :class:`CachedDataset`.
 
     Example:

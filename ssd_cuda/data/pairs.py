@@ -75,7 +75,7 @@ class PairsDataset(DetectionDataset):
             self._label_of = {key: self._label_of[name] for key, name in classes.items()}
         self._mapped = isinstance(classes, Mapping)
         self.label_offset, self.convert, self.degenerate = label_offset, convert, degenerate
-        self._targets: dict[int, dict[str, Any]] = {}  # small beside the images, and asked for alone
+        self._targets: dict[int, dict[str, Any]] = {}  # what target() gives without reading an image again
         self._warned = self._warned_of_outside = False
 
     def __len__(self) -> int:
@@ -95,9 +95,10 @@ class PairsDataset(DetectionDataset):
         except (TypeError, ValueError) as error:
             raise DataError(f"item {index} must be a pair of image and target: {error}") from error
         pixels = _as_bytes(image, index)
-        if index not in self._targets:
-            self._targets[index] = self._read(target, (pixels.shape[1], pixels.shape[2]), index)
-        return pixels, dict(self._targets[index])
+        # Anew each time: a data set that augments gives other boxes with every image.
+        found = self._read(target, (pixels.shape[1], pixels.shape[2]), index)
+        self._targets.setdefault(index, found)
+        return pixels, dict(found)
 
     def _read(self, target: Any, size: tuple[int, int], index: int) -> dict[str, Any]:
         try:
