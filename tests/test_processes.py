@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import csv
 import os
+import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from children import child
 
 pytest.importorskip("torchvision")
+
+from torchvision.tv_tensors import BoundingBoxes
 
 from ssd_cuda import data
 from ssd_cuda.data.sampling import Share, StepSampler
@@ -193,6 +197,32 @@ def test_a_loop_that_names_no_epoch_sees_other_augmentation_in_every_pass(worker
     assert passes[0] != passes[1] != passes[2] and len(set.union(*passes)) <= 16
     loader.set_epoch(0)
     assert passes[0] == {tuple(image.flatten().tolist()) for images, _ in loader for image in images}
+
+
+class Drawn(torch.utils.data.Dataset):
+    """Draws from each of the generators that augmentation of somebody else's may use."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        image = torch.rand(3, 1, 3)
+        image[1], image[2] = random.random(), float(np.random.rand())
+        none = torch.zeros(0, dtype=torch.bool)
+        return image, {"boxes": BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(1, 3)),
+                       "labels": none.long(), "crowd": none}  # fmt: skip
+
+
+def test_what_numpy_and_python_draw_is_of_the_epoch_and_the_image_too():
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    passes = []
+    for workers in (0, 0, 1, 2):
+        loader = data.BatchLoader(Drawn(), 2, train=True, workers=workers)
+        loader.set_epoch(3)
+        passes.append(torch.cat([images for images, _ in loader]))
+    assert all(torch.equal(passes[0], other) for other in passes)
+    assert [len(set(passes[0][:, channel, 0, 0].tolist())) for channel in range(3)] == [8, 8, 8]
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # this process's own go on
 
 
 def test_fewer_images_than_a_shared_step_are_refused():

@@ -7,6 +7,7 @@ or workers.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -100,8 +101,20 @@ class SeededDataset(Dataset):
     def __getitem__(self, key: Key) -> Any:
         index, seed = key
         if get_worker_info() is not None:  # nothing else of that process is random
-            torch.manual_seed(seed)
+            _seed_all(seed)
             return self.dataset[index]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.dataset[index]
+        before = random.getstate(), np.random.get_state()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                _seed_all(seed)
+                return self.dataset[index]
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+
+def _seed_all(seed: int) -> None:
+    """A data set of somebody else's may draw from any of the three."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
