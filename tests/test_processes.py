@@ -27,7 +27,7 @@ from ssd_cuda.engine.checkpoint import ModelSpec, load_model
 from ssd_cuda.engine.evaluate import evaluate
 from ssd_cuda.engine.processes import join_processes
 from ssd_cuda.engine.step import TrainStep
-from ssd_cuda.engine.train import TrainConfig
+from ssd_cuda.engine.train import TrainConfig, train
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(
@@ -230,6 +230,15 @@ def test_fewer_images_than_a_shared_step_are_refused():
         ValueError, match=r"at least batch_size = 8 images for 2 processes of 1 part each, got 7"
     ):
         Share(0, 2, 1).check(8, 7)
+
+
+def test_no_images_are_refused(tmp_path):
+    """A run of so many steps made none, for ever or to a division by 0."""
+    loader = data.BatchLoader(data.PairsDataset([], ["cat"]), 2, train=True, workers=0)
+    for config in (TrainConfig(batch_size=2), TrainConfig(batch_size=2, steps=3)):
+        with pytest.raises(ValueError, match=r"^loader must have at least one image to train on, got none$"):
+            train(loader, ModelSpec("ssd_small", ("cat",), (64, 64)), config, tmp_path / "x.pt")
+    assert not (tmp_path / "x.pt").exists()
 
 
 def test_one_process_alone_needs_no_others(monkeypatch):

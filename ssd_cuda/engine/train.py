@@ -326,6 +326,8 @@ def train(
 
 
 def _check_loader(loader: BatchLoader, config: TrainConfig) -> None:
+    if not loader.steps:
+        raise ValueError("loader must have at least one image to train on, got none")
     if loader.parts != config.accumulate:
         raise ValueError(
             f"loader must give accumulate = {config.accumulate} batches a step, got {loader.parts}"
