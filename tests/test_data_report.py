@@ -16,7 +16,8 @@ from PIL import Image
 
 from ssd_cuda import cli, data, models
 from ssd_cuda.engine.checkpoint import CheckpointError, ModelSpec, load_checkpoint, save_checkpoint
-from ssd_cuda.engine.data_report import describe, report_lines
+from ssd_cuda.engine.curves import save_curves
+from ssd_cuda.engine.data_report import describe, draw_report, report_lines
 from ssd_cuda.engine.priors_fit import fit_boxes, objects_of, reach_of, with_fitted_priors
 from ssd_cuda.engine.train import TrainConfig, Trainer
 from ssd_cuda.models.own_boxes import box_options, with_boxes
@@ -237,6 +238,20 @@ def test_the_command_prints_draws_and_writes(capsys, odd, tmp_path):
         and found["odd"]["twice in one image"]["first"] == "a"
     )
     assert found["split"] == "train"
+
+
+def test_names_that_are_formulas_to_matplotlib_are_drawn_as_they_are(tmp_path):
+    """An .svg says in a comment what it writes."""
+    names = ("_a", "x^2$_{$", "$b$")
+    dataset = data.ShapesDataset("train", length=2, size=(64, 64))
+    report = replace(describe(dataset, small()), classes=dict.fromkeys(names, 1))
+    draw_report(tmp_path / "x.svg", report, small())
+    run = {"history": [[1.0, 2.0]], "scores": [dict(step=1, localization=1.0, classification=2.0, ap50=0.5)]}
+    save_curves(tmp_path / "y.svg", dict.fromkeys(names, run))
+    drawn = [(tmp_path / file).read_text() for file in ("x.svg", "y.svg")]
+    for name in names:
+        assert f"<!-- {name} -->" in drawn[0]
+        assert f"<!-- {name}: 3.000 -->" in drawn[1] and f"<!-- {name}: AP50 0.500 -->" in drawn[1]
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._names import printable
 from .draw import class_colour, figure_class, running_mean
+from .fonts import set_names
 from .outputs import write_file
 
 __all__ = ["save_curves"]
@@ -39,7 +40,7 @@ def save_curves(path: str | Path, runs: Mapping[str, Mapping[str, Any]]) -> None
     looked = any(state.get("scores") for state in runs.values())
     figure = figure_class("the curves")(figsize=(8.4, 6.4 if looked else 4.2), dpi=150)
     panels = figure.subplots(1 + looked, 1, sharex=True, squeeze=False)[:, 0]
-    top = 0.0
+    top, told = 0.0, [[] for _ in panels]  # type: tuple[float, list[list[str]]]
     for index, (name, state) in enumerate(runs.items()):
         hue = tuple(part / 255 for part in class_colour(index))
         # Dashes of growing gaps: a run that lies on another one leaves it to be seen.
@@ -48,23 +49,23 @@ def save_curves(path: str | Path, runs: Mapping[str, Mapping[str, Any]]) -> None
         smooth = running_mean(losses, max(1, len(losses) // 40))
         steps = range(1, len(losses) + 1)
         panels[0].plot(steps, losses, color=hue, alpha=0.15, linewidth=0.8)
-        label = f"{printable(name)}: {smooth[-1]:.3f}"
-        panels[0].plot(steps, smooth, color=hue, linewidth=2.0, linestyle=dashes, label=label)
+        panels[0].plot(steps, smooth, color=hue, linewidth=2.0, linestyle=dashes, label="run")
+        told[0].append(f"{name}: {smooth[-1]:.3f}")
         top = max(top, float(np.quantile(losses, 0.98)))
         if state.get("scores"):
             rows = state["scores"]
             total = [row["localization"] + row["classification"] for row in rows]
-            label = f"{printable(name)}: AP50 {max(row['ap50'] or 0.0 for row in rows):.3f}"
             panels[1].plot(
-                [row["step"] for row in rows], total, color=hue, linestyle=dashes, marker="o", label=label
+                [row["step"] for row in rows], total, color=hue, linestyle=dashes, marker="o", label="run"
             )
+            told[1].append(f"{name}: AP50 {max(row['ap50'] or 0.0 for row in rows):.3f}")
     panels[0].set(ylabel="training loss", ylim=(0, 1.1 * top or 1.0))
     if looked:
         panels[1].set(ylabel="validation loss")
     panels[-1].set(xlabel="step")
-    for panel in panels:
+    for panel, names in zip(panels, told, strict=True):
         panel.grid(alpha=0.25, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False)
+        set_names(panel.legend(frameon=False).get_texts(), names)
     figure.tight_layout()
     write_file(path, lambda file: figure.savefig(file, format=Path(path).suffix[1:] or "png"))

@@ -17,6 +17,7 @@ from ..data import DetectionDataset
 from ..data.dataset import RecordDataset, lies_outside
 from ..models import SSD
 from .draw import class_colour, figure_class
+from .fonts import set_names
 from .outputs import write_file
 from .priors_fit import reach_of
 
@@ -172,7 +173,9 @@ def draw_report(path: str | Path, report: DataReport, model: SSD) -> None:
     classes.set(
         xlabel="objects", title=f"{counted(report.images, 'image')}, {counted(len(report.sides), 'object')}"
     )
-    classes.set_yticks(rows, [printable(name) for name, _ in shown])
+    names = [name for name, _ in shown]
+    classes.set_yticks(rows, [printable(name) for name in names])
+    set_names(classes.get_yticklabels(), names)
     classes.invert_yaxis()
     known = report.labels <= len(shown)
     hues = [colours[label - 1] for label in report.labels[known]]

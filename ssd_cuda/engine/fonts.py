@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .._extras import require
+from .._names import printable
 
-__all__ = ["load_font"]
+__all__ = ["load_font", "set_names"]
 
 
 def load_font(size: int, text: str = "") -> Any:
@@ -21,6 +23,25 @@ def load_font(size: int, text: str = "") -> Any:
     module = require("PIL.ImageFont", "drawing")
     file = None if text.isascii() else _font_file(frozenset(c for c in text if not c.isspace()))
     return module.load_default(size) if file is None else module.truetype(file, size)
+
+
+def set_names(places: Iterable[Any], names: Iterable[object]) -> None:
+    """Write names that come from files on texts of matplotlib, as they are spelt.
+
+    matplotlib reads what stands between two $ as a formula, leaves out of a legend what begins with _, and
+    has letters of Europe alone.
+
+    Args:
+        places: a text for each name, of a legend or of ticks.
+    """
+    for place, name in zip(places, names, strict=True):
+        shown = printable(name)
+        place.set(text=shown, parse_math=False)
+        file = None if shown.isascii() else _font_file(frozenset(c for c in shown if not c.isspace()))
+        if file is not None:
+            font = place.get_fontproperties().copy()
+            font.set_file(file)
+            place.set_fontproperties(font)
 
 
 @functools.lru_cache(maxsize=4096)
