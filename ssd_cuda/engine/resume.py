@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import torch
 
 from .._names import counted
 from .checkpoint import CheckpointError, ModelSpec, load_checkpoint
+from .outputs import write_file
+from .validation import best_row
 
 if TYPE_CHECKING:
     from .train import Trainer
 
-__all__ = ["resume_from"]
+__all__ = ["bring_best", "resume_from"]
 
 # No number of a run depends on these.
 _FREE = {"workers"}
@@ -63,3 +68,35 @@ def resume_from(
     if step > trainer.total_steps:
         raise CheckpointError(f"{path} must be of at most {counted(trainer.total_steps, 'step')}, got {step}")
     trainer.load_state(state)
+
+
+def bring_best(trainer: Trainer, resume: str | Path, best: Path) -> None:
+    """Copy the checkpoint of the best look to ``best``, where a run goes on in a folder that has none: a later
+    look may never be better. Warns if it does not lie beside the one that the run goes on from.
+
+    Args:
+        trainer: of the run that goes on.
+        resume: the checkpoint that it goes on from, which may be the best one itself.
+        best: the file that is to hold it.
+    """
+    if not trainer.scores or best.exists():
+        return
+    scores = trainer.scores[: best_row(trainer.scores) + 1]
+    for path in (Path(resume), Path(resume).with_name(best.name)):
+        try:
+            state = load_checkpoint(path)[1]
+        except CheckpointError:
+            continue
+        if (state["step"], state.get("scores")) == (scores[-1]["step"], scores):
+            write_file(best, partial(_copy, path))
+            return
+    warnings.warn(
+        f"{best} must wait for a look that is better than AP50 {scores[-1]['ap50'] or 0.0:.3f}, that of step "
+        f"{scores[-1]['step']}: the checkpoint of it is not beside {resume}",
+        stacklevel=3,
+    )
+
+
+def _copy(path: Path, file: IO[bytes]) -> None:
+    with path.open("rb") as source:
+        shutil.copyfileobj(source, file)

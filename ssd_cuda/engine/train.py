@@ -20,7 +20,7 @@ from .optimizer import set_rate
 from .processes import ALONE, Processes
 from .progress import warn_if_cold, warn_if_idle, warn_if_late, warn_if_slow
 from .recipe import TrainConfig, learning_rate, total_steps
-from .resume import resume_from
+from .resume import bring_best, resume_from
 from .step import Batch, Speed, TrainStep
 from .validation import Validation
 
@@ -299,6 +299,8 @@ def train(
         resume_from(trainer, spec, resume, device, extend=extend)
         if trainer.is_done and not _is_same_file(resume, checkpoint):
             save()  # a finished run, into a new folder
+        if validation is not None and validation.best is not None and processes.is_first:
+            bring_best(trainer, resume, validation.best)
     if processes.is_first and not trainer.is_done:
         warn_if_cold(trainer)
         warn_if_late(trainer)
