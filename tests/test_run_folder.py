@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 pytest.importorskip("torchvision")
 pytest.importorskip("PIL")
 
+from children import child
 from layouts import write_voc
 
 from ssd_cuda import cli
@@ -103,6 +105,43 @@ def test_overwrite_keeps_what_the_run_begins_from(train, tmp_path, option):
     status, err = train(out, "--no-eval", "--overwrite", option, out / "checkpoint.pt")
     assert status == 1 and "--overwrite must leave its inputs as they are, got " in err
     assert (out / "checkpoint.pt").exists()
+
+
+def test_two_runs_do_not_write_in_one_folder(train, tmp_path):
+    """Also while the first has written nothing yet, and with what else allows to write there."""
+    out = tmp_path / "run"
+    out.mkdir()
+    sentence = f"--out must be a folder that no run writes in, got {out}, where one is training now"
+    with run_folder.held_folder(out):
+        for more in ([], ["--overwrite"]):
+            assert train(out, "--no-eval", *more) == (1, f"ssd-cuda: error: {sentence}\n")
+    assert not list(out.iterdir()) and train(out, "--no-eval")[0] == 0
+    with run_folder.held_folder(out):
+        resumed = train(out, "--no-eval", "--resume", out / "checkpoint.pt")
+        assert resumed == (1, f"ssd-cuda: error: {sentence}\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_run_that_was_killed_holds_no_folder(tmp_path):
+    """Though a process that it started, as one that loads, is still there."""
+    code = f"""
+import os, time
+from pathlib import Path
+from ssd_cuda.engine.run_folder import held_folder
+with held_folder(Path({str(tmp_path)!r})):
+    if os.fork():
+        time.sleep(600)
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+    with child([sys.executable, "-c", code]) as process:
+        assert process.stdout.readline() == b"begun\n"
+        with pytest.raises(ValueError, match="one is training now"), run_folder.held_folder(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+        with run_folder.held_folder(tmp_path):
+            pass
 
 
 def test_a_file_that_cannot_be_removed_is_one_sentence(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 from .._names import counted, name_list
 from ..engine.console import StopOnInterrupt, interruption, say
 from ..engine.outputs import check_folder
-from ..engine.run_folder import check_run_folder, files_of_a_run, remove_files
+from ..engine.run_folder import check_run_folder, files_of_a_run, held_folder, remove_files
 from . import train_options
 from .evaluate import print_scores
 from .options import UsageError, ap_rule, check_counts, open_data, pick_device, progress_bar, usual_split
@@ -52,9 +53,13 @@ def run(options: argparse.Namespace) -> None:
     device = _own_device(pick_device(options.device))
     chosen = train_options.choose(options)
     size = _image_size(options, chosen, device)
-    _check_start(options)
-    with join_processes(device, options.timeout) as processes:
-        _train(options, chosen.model, size, chosen.config, device, processes)
+    _check_options(options)
+    out = Path(options.out)
+    check_folder("--out", out)
+    with held_folder(out) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
+        _check_start(options, out)
+        with join_processes(device, options.timeout) as processes:
+            _train(options, chosen.model, size, chosen.config, device, processes)
 
 
 def _own_device(device: torch.device) -> torch.device:
@@ -65,8 +70,7 @@ def _own_device(device: torch.device) -> torch.device:
     return device
 
 
-def _check_start(options: argparse.Namespace) -> None:
-    from ..engine.checkpoint import load_checkpoint
+def _check_options(options: argparse.Namespace) -> None:
     from ..engine.draw import figure_class
     from ..engine.metrics import coco_modules
 
@@ -89,8 +93,11 @@ def _check_start(options: argparse.Namespace) -> None:
     figure_class()  # what is missing at the end of a run is told before it
     if options.eval_every or not options.no_eval:
         coco_modules()
-    out = Path(options.out)
-    check_folder("--out", out)
+
+
+def _check_start(options: argparse.Namespace, out: Path) -> None:
+    from ..engine.checkpoint import load_checkpoint
+
     check_run_folder(out, resume=options.resume, weights=options.weights, overwrite=options.overwrite)
     if options.resume:  # looked at before the images are read
         load_checkpoint(options.resume)

@@ -71,8 +71,8 @@ def resume_from(
 
 
 def bring_best(trainer: Trainer, resume: str | Path, best: Path) -> None:
-    """Copy the checkpoint of the best look to ``best``, where a run goes on in a folder that has none: a later
-    look may never be better. Warns if it does not lie beside the one that the run goes on from.
+    """Copy the checkpoint of the best look to ``best``, where a run goes on in a folder that has none: a
+    later look may never be better. Warns if it does not lie beside the one that the run goes on from.
 
     Args:
         trainer: of the run that goes on.

@@ -2,18 +2,79 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .files import refuse_inputs
 from .outputs import OutputError
 
-__all__ = ["check_run_folder", "files_of_a_run", "remove_files"]
+__all__ = ["check_run_folder", "files_of_a_run", "held_folder", "remove_files"]
 
 # Without the first two nothing of a run is lost; the last are named by TensorBoard.
 _WEIGHTS = ("checkpoint.pt", "best.pt")
 _FILES = (*_WEIGHTS, "metrics.csv", "loss.png", "tensorboard/events.out.tfevents.*")
+
+
+_NONE = -1  # no descriptor
+_held: set[int] = set()  # descriptors of the folders that this process holds
+
+
+def _let_go() -> None:
+    """In a process that is forked, such as one that loads: a run that was killed would else hold its folder
+    for as long as any of them lives.
+    """
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+@contextlib.contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for the run that writes in it; nothing is left behind, whatever ends the run.
+
+    Where the system or the file system knows no such locks, two runs are not told apart.
+
+    Raises:
+        ValueError: another run holds it.
+
+    Example:
+        >>> with held_folder(Path(".")), held_folder(Path(".")):
+        ...     pass
+        Traceback (most recent call last):
+        ValueError: --out must be a folder that no run writes in, got ., where one is training now
+    """
+    descriptor = _lock(folder)
+    try:
+        yield
+    finally:
+        if descriptor in _held:  # not in a process that was forked within
+            _held.remove(descriptor)
+            os.close(descriptor)
+
+
+def _lock(folder: Path) -> int:
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows; a folder that may not be listed
+        return _NONE
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            return _NONE
+        raise ValueError(
+            f"--out must be a folder that no run writes in, got {folder}, where one is training now"
+        ) from None
+    _held.add(descriptor)
+    return descriptor
 
 
 def files_of_a_run(folder: Path) -> list[Path]:
