@@ -46,6 +46,16 @@ def test_voc_reads_boxes_labels_and_difficult(voc):
     assert empty["boxes"].shape == (0, 4) and empty["labels"].shape == (0,)
 
 
+@pytest.mark.parametrize(
+    ("text", "difficult"),
+    [("1", True), (" 1 ", True), ("True", True), ("0", False), ("false", False), ("Unspecified", False)],
+)
+def test_voc_difficult_may_be_written_as_python_does(voc, text, difficult):
+    file = voc / "Annotations/c.xml"
+    file.write_text(xml(("emu", (7, 7, 9, 9), True)).replace("<difficult>1<", f"<difficult>{text}<"))
+    assert VocDataset(voc, "val").target(0)["difficult"].tolist() == [difficult]
+
+
 def test_voc_one_based_boxes_become_outlines(voc):
     target = VocDataset(voc, "train", coordinates="one_based").target(0)
     assert target["boxes"].tolist() == [[0, 1, 31, 22], [9.5, 4, 20, 40]]

@@ -192,7 +192,7 @@ def _read_record(
             raise DataError(f"annotation {path} must have a <bndbox> in every <object>, got one without")
         boxes.append([_number(corners, tag, path) for tag in _CORNERS])
         labels.append(label_of[label])
-        difficult.append((obj.findtext("difficult") or "0").strip() == "1")
+        difficult.append((obj.findtext("difficult") or "0").strip().lower() in ("1", "true"))
     size = tree.find("size")
     height, width = (0, 0) if size is None else (int(_number(size, t, path)) for t in ("height", "width"))
     flat = np.array(boxes, np.float32).reshape(-1, 4) - shift
