@@ -11,6 +11,7 @@ import torch
 from tiny_model import tiny
 from torch import nn
 
+from ssd_cuda.engine import train as train_module
 from ssd_cuda.engine.checkpoint import CheckpointError, ModelSpec, load_checkpoint, save_checkpoint
 from ssd_cuda.engine.optimizer import make_optimizer
 from ssd_cuda.engine.step import Speed, TrainStep
@@ -49,6 +50,17 @@ def run(config, steps=6, speed=None, device="cpu"):
 @pytest.fixture(scope="module")
 def exact():
     return torch.tensor(run(CONFIG).history).sum(1)
+
+
+def test_a_pass_does_not_go_on_for_hours_with_a_loss_that_is_none(monkeypatch):
+    monkeypatch.setattr(train_module, "_LOOK", 5)
+    images, gt = batch()
+    broken = [(images, gt)] * 3 + [(images * math.nan, gt)] * 20
+    seen = []
+    trainer = Trainer(tiny(3), CONFIG, len(broken))
+    with pytest.raises(FloatingPointError, match=r"must stay finite, got \[.*nan.*\] at step 3 \(epoch 1\)"):
+        trainer.run_epoch(seen.append(1) or parts for parts in broken)
+    assert len(seen) == 5
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])

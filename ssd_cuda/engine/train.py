@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainConfig", "Trainer", "learning_rate", "train"]
 
+_LOOK = 100  # steps; an epoch may take hours, and a look waits for the device
 Report = Callable[[int, dict[str, float]], None]
 
 
@@ -101,7 +102,8 @@ class Trainer:
         stop: Callable[[], bool] | None = None,
         skip: int = 0,
     ) -> float:
-        """One pass; returns the mean loss. The losses are read from the device once, at the end.
+        """One pass; returns the mean loss. The losses are read from the device once, at the end, but for a
+        look every hundred steps whether they are finite still.
 
         Args:
             batches: ``(images, GroundTruth)``, ``config.accumulate`` a step.
@@ -129,6 +131,8 @@ class Trainer:
                 localization, classification, _ = losses[-1].tolist()
                 report(self.step, {"loc": localization, "cls": classification, "lr": rate})
             asked = stop is not None and self._any_asked(stop)
+            if self.step % _LOOK == 0 and not losses[-1].isfinite().all():
+                break  # of all processes, which have the same losses; nothing mends it in the rest of the pass
             if asked or self.is_done:
                 ended = skip + len(losses) < self.steps_per_epoch
                 break
