@@ -11,6 +11,7 @@ pytest.importorskip("torchvision")
 from tiny_model import tiny
 
 from ssd_cuda import data
+from ssd_cuda.data.sampling import Share
 from ssd_cuda.engine.checkpoint import ModelSpec, load_checkpoint, save_checkpoint
 from ssd_cuda.engine.train import TrainConfig, train
 from ssd_cuda.engine.validation import Validation
@@ -69,3 +70,34 @@ def test_a_best_checkpoint_that_is_not_there_is_told(tmp_path):
     with pytest.warns(UserWarning, match=sentence):
         run(tmp_path / "next", resume=alone)
     assert not (tmp_path / "next/best.pt").exists()
+
+
+@pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), (1, 2)])
+def test_images_of_the_steps_that_were_taken_are_not_read_again(tmp_path, workers, accumulate):
+    """Half an epoch is half an hour of reading where an epoch is one."""
+
+    class Noted(data.ShapesDataset):
+        def __getitem__(self, index):
+            with (tmp_path / "read").open("a") as file:
+                file.write(f"{index} ")
+            return super().__getitem__(index)
+
+    def part(path, workers=0, **options):
+        shapes = Noted("train", length=16, size=SIZE)
+        share = Share(parts=accumulate)
+        prepared = data.prepare(shapes, SIZE, cache=False)
+        loader = data.BatchLoader(prepared, 2, train=True, workers=workers, share=share)
+        spec = ModelSpec("tiny", tuple(shapes.classes), SIZE)
+        config = replace(CONFIG, epochs=1, accumulate=accumulate)
+        trainer = train(loader, spec, config, path, **options)
+        read = (tmp_path / "read").read_text().split()
+        (tmp_path / "read").unlink()
+        return trainer, read
+
+    whole, order = part(tmp_path / "whole.pt")
+    asked = iter([False, False, True])
+    begun, _ = part(tmp_path / "x.pt", stop=lambda: next(asked, True))
+    assert (begun.step, begun.epoch) == (3, 0)
+    done, rest = part(tmp_path / "x.pt", workers, resume=tmp_path / "x.pt")
+    assert (done.step, done.epoch, done.history) == (8, 1, whole.history)
+    assert rest == order[6:]

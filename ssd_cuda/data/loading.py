@@ -377,10 +377,10 @@ class BatchLoader:
             persistent_workers=workers > 0 and not forks,
         )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Give the next pass the order and the augmentation of that epoch, not of the next one."""
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """The next pass has the order and the augmentation of that epoch, and not its first ``skip`` steps."""
         self._generator.manual_seed(self.seed + 1_000_003 * epoch)
-        self._sampler.epoch = epoch
+        self._sampler.epoch, self._sampler.first = epoch, skip
 
     def __len__(self) -> int:
         return len(self._loader)

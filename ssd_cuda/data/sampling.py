@@ -68,16 +68,18 @@ class StepSampler(Sampler[list[Key]]):
         share.check(batch_size, images)
         self.images, self.batch_size, self.generator = images, batch_size, generator
         self.seed, self.share, self.epoch = seed, share, 0
+        self.first = 0  # step of the next pass, whose steps before it were taken already
         self.steps = max(1, images // batch_size) if images else 0
 
     def __len__(self) -> int:
-        return self.steps * self.share.parts
+        return (self.steps - self.first) * self.share.parts
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, self.epoch = self.epoch, self.epoch + 1  # what a loop that names no epoch goes on with
+        begin, self.first = self.first, 0
         order = torch.randperm(self.images, generator=self.generator, device="cpu").tolist()
         size = self.batch_size // (self.share.processes * self.share.parts)
-        for step in range(self.steps):
+        for step in range(begin, self.steps):
             first = step * self.batch_size + self.share.rank * self.share.parts * size
             for part in range(self.share.parts):
                 rows = order[first + part * size : first + (part + 1) * size]

@@ -109,7 +109,7 @@ class Trainer:
             batches: ``(images, GroundTruth)``, ``config.accumulate`` a step.
             report: called every ten steps with the step and the losses, for a progress bar.
             stop: asked after every step; true ends the pass there, and the epoch is not counted.
-            skip: steps that were taken before the pass was ended by ``stop``.
+            skip: steps that were taken before the pass was ended by ``stop``; ``batches`` begin after them.
 
         Raises:
             FloatingPointError: the loss is not finite, or the weights that its last step left.
@@ -119,7 +119,7 @@ class Trainer:
         rates: list[float] = []
         ended = False
         start = time.perf_counter()
-        for parts in _groups(islice(batches, skip * self.config.accumulate, None), self.config.accumulate):
+        for parts in _groups(batches, self.config.accumulate):
             rate = learning_rate(self.step, self.total_steps, self.config, self.steps_per_epoch)
             set_rate(self.optimizer, rate)
             rates.append(rate)
@@ -313,10 +313,10 @@ def train(
     while not trainer.is_done:
         # An epoch depends on the seed and its number only, whatever this process did before.
         torch.manual_seed(1_000_003 * config.seed + trainer.epoch + 1)
-        loader.set_epoch(trainer.epoch)
-        total = -(-trainer.total_steps // trainer.steps_per_epoch)
-        bar, report = _bar(loader, progress, f"epoch {trainer.epoch + 1}/{total}")
         epoch, skip = trainer.epoch, trainer.step - trainer.epoch * trainer.steps_per_epoch
+        loader.set_epoch(epoch, skip)
+        total = -(-trainer.total_steps // trainer.steps_per_epoch)
+        bar, report = _bar(loader, progress, f"epoch {epoch + 1}/{total}")
         mean = trainer.run_epoch(bar, report, stop=stop, skip=skip)
         whole = trainer.epoch > epoch or trainer.is_done
         warned = warned or warn_if_idle(trainer)
