@@ -14,7 +14,7 @@ from ssd_cuda import data
 from ssd_cuda.data.sampling import Share
 from ssd_cuda.engine.checkpoint import ModelSpec, load_checkpoint, save_checkpoint
 from ssd_cuda.engine.train import TrainConfig, train
-from ssd_cuda.engine.validation import Validation
+from ssd_cuda.engine.validation import Validation, best_row
 from ssd_cuda.models import MODELS
 
 SIZE = (64, 64)
@@ -29,18 +29,18 @@ def looks(monkeypatch):
     def look(self, trainer):
         row = dict(epoch=trainer.epoch, step=trainer.step, localization=1.0, classification=1.0)
         trainer.scores.append({**row, "ap50": found[trainer.epoch - 1], "map": 0.0})
-        return trainer.epoch < 3
+        return best_row(trainer.scores) == len(trainer.scores) - 1
 
     monkeypatch.setitem(MODELS, "tiny", (tiny, None))
     monkeypatch.setattr(Validation, "look", look)
     return found
 
 
-def run(folder, config=CONFIG, **options):
+def run(folder, config=CONFIG, patience=None, **options):
     shapes = data.ShapesDataset("train", length=4, size=SIZE)
     loader = data.BatchLoader(data.prepare(shapes, SIZE), config.batch_size, train=True, workers=0)
     spec = ModelSpec("tiny", tuple(shapes.classes), SIZE)
-    look = Validation(shapes, best=folder / "best.pt")
+    look = Validation(shapes, best=folder / "best.pt", patience=patience)
     return train(loader, spec, config, folder / "checkpoint.pt", validation=look, **options)
 
 
@@ -70,6 +70,26 @@ def test_a_best_checkpoint_that_is_not_there_is_told(tmp_path):
     with pytest.warns(UserWarning, match=sentence):
         run(tmp_path / "next", resume=alone)
     assert not (tmp_path / "next/best.pt").exists()
+
+
+def test_a_run_that_ended_by_its_patience_has_ended(tmp_path, looks):
+    """A job that is resumed until it ends would train an epoch more each time."""
+    looks[1:] = [0.125] * 3
+    longer = replace(CONFIG, epochs=4)
+    first, again = tmp_path / "first", tmp_path / "again"
+    stopped = run(first, longer, patience=2, on_epoch=lambda trainer, _: trainer.epoch == 3)
+    assert stopped.epoch == 3
+    for folder in (first, again):
+        with pytest.warns(
+            UserWarning, match=r"has ended: no better AP50 in 2 looks; it goes on with a higher"
+        ):
+            resumed = run(folder, longer, patience=2, resume=first / "checkpoint.pt")
+        assert resumed.epoch == 3
+    assert (
+        load_checkpoint(again / "checkpoint.pt")[1]["step"]
+        == load_checkpoint(again / "best.pt")[1]["step"] * 3
+    )
+    assert run(again, longer, patience=3, resume=again / "checkpoint.pt").epoch == 4
 
 
 @pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), (1, 2)])

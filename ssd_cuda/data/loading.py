@@ -378,7 +378,7 @@ class BatchLoader:
         )
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """The next pass has the order and the augmentation of that epoch, and not its first ``skip`` steps."""
+        """Give the next pass the order and augmentation of that epoch, without its first ``skip`` steps."""
         self._generator.manual_seed(self.seed + 1_000_003 * epoch)
         self._sampler.epoch, self._sampler.first = epoch, skip
 

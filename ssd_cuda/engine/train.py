@@ -132,7 +132,7 @@ class Trainer:
                 report(self.step, {"loc": localization, "cls": classification, "lr": rate})
             asked = stop is not None and self._any_asked(stop)
             if self.step % _LOOK == 0 and not losses[-1].isfinite().all():
-                break  # of all processes, which have the same losses; nothing mends it in the rest of the pass
+                break  # in all processes, which have the same losses: the rest of the pass would mend nothing
             if asked or self.is_done:
                 ended = skip + len(losses) < self.steps_per_epoch
                 break
@@ -301,10 +301,13 @@ def train(
 
     if resume is not None:
         resume_from(trainer, spec, resume, device, extend=extend)
-        if trainer.is_done and not _is_same_file(resume, checkpoint):
+        ended = validation is not None and validation.was_enough(trainer)
+        if (ended or trainer.is_done) and not _is_same_file(resume, checkpoint):
             save()  # a finished run, into a new folder
         if validation is not None and validation.best is not None and processes.is_first:
             bring_best(trainer, resume, validation.best)
+        if ended:
+            return trainer
     if processes.is_first and not trainer.is_done:
         warn_if_cold(trainer)
         warn_if_late(trainer)

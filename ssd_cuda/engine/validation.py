@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._names import counted
 from ..config import check_integer
 from ..data import DetectionDataset
 from ..data.dataset import RecordDataset
@@ -78,6 +80,19 @@ class Validation:
     def is_enough(self, scores: list[dict[str, Any]]) -> bool:
         """Whether the last ``patience`` looks have brought nothing better."""
         return self.patience is not None and len(scores) - 1 - best_row(scores) >= self.patience
+
+    def was_enough(self, trainer: Trainer) -> bool:
+        """Whether a run that is to go on had ended by :meth:`is_enough`; then it is said how it would."""
+        if not trainer.scores or trainer.is_done or not self.is_enough(trainer.scores):
+            return False
+        if trainer.processes.is_first:
+            looks = counted(self.patience or 0, "look")
+            warnings.warn(
+                f"the run has ended: no better AP50 in {looks}; it goes on with a higher --patience (patience), "
+                "or none",
+                stacklevel=3,
+            )
+        return True
 
 
 def best_row(scores: list[dict[str, Any]]) -> int:
