@@ -132,6 +132,8 @@ def test_the_command_line_has_the_last_word():
     assert (shorter.steps, shorter.milestones) == (1200, (800, 1000))
     epochs = chosen("--recipe", "paper300", "--epochs", 12)[2]
     assert (epochs.steps, epochs.epochs, epochs.milestones) == (None, 12, (8, 10))
+    smooth = chosen("--recipe", "nvidia", "--schedule", "cosine", "--clip-norm", "1.5")[2]
+    assert (smooth.schedule, smooth.milestones, smooth.clip_norm) == ("cosine", (), 1.5)
     mine = chosen("--milestones", 2, 3, "--freeze", "backbone")[2]
     assert (mine.schedule, mine.milestones, mine.freeze) == ("steps", (2, 3), 6)
     assert chosen("--model", "ssd300_vgg16", "--freeze", "backbone")[1:2] == ((300, 300),)
@@ -224,6 +226,11 @@ def test_one_image_is_enough_where_the_norms_are_as_they_are():
         ),
         (["--epochs", "3", "--steps", "9"], "--epochs and --steps both say how long a run is, got 3 and 9"),
         (["--no-eval", "--test-split", "a"], "--test-split is of an evaluation, got --no-eval and no --eval"),
+        (
+            ["--milestones", "3", "--schedule", "cosine"],
+            "--milestones and --schedule both say what becomes of",
+        ),
+        (["--clip-norm", "0"], "clip_norm must lie in "),
         (["--no-eval", "--voc07"], "--voc07 is of an evaluation, got --no-eval and no --eval-every"),
         (
             ["--freeze", "backbone", "--backbone-lr", ".1"],

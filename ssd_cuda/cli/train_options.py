@@ -51,9 +51,11 @@ def _add_recipe(group: Any) -> None:
     add("--optimizer", choices=("adamw", "sgd"))
     add("--lr", type=float, help="peak learning rate")
     add("--backbone-lr", type=float, help="factor on it for the backbone")
+    add("--schedule", choices=("cosine", "constant"), help="of the rate; --milestones has it fall in steps")
     add("--milestones", type=int, nargs="+", help="where the rate falls: in epochs, or in steps with --steps")
     add("--warmup-steps", type=int, help="steps of linear warm-up")
     add("--weight-decay", type=float)
+    add("--clip-norm", type=float, help="global norm at which gradients are cut")
     add("--freeze", metavar="backbone|N", help="train the rest: all stages of the backbone, or the first N")
     add("--freeze-norms", action="store_true", default=None, help="batch norms stay as they are")
     add("--augment", choices=("none", "flip", "flips", "ssd", "caffe", "ssdlite", "nvidia"))
@@ -136,8 +138,14 @@ def _overridden(train: dict[str, Any], options: argparse.Namespace, names: list[
     given = {name: getattr(options, name, None) for name in names if name != "class_weights"}
     values = {**train, **{name: value for name, value in given.items() if value is not None}}
     before, after = train.get("steps") or train.get("epochs"), options.steps or options.epochs
+    if options.milestones and options.schedule:
+        raise UsageError(
+            f"--milestones and --schedule both say what becomes of the rate, got {options.schedule!r} too"
+        )
     if options.milestones:
         values["schedule"] = "steps"
+    elif options.schedule:  # those of the recipe are of its own schedule
+        values["milestones"] = ()
     elif after and before and train.get("milestones"):
         places = (max(1, round(after * milestone / before)) for milestone in train["milestones"])
         values["milestones"] = sorted(set(places))

@@ -88,8 +88,8 @@ class Validation:
         if trainer.processes.is_first:
             looks = counted(self.patience or 0, "look")
             warnings.warn(
-                f"the run has ended: no better AP50 in {looks}; it goes on with a higher --patience (patience), "
-                "or none",
+                f"the run has ended: no better AP50 in {looks}; it goes on with a higher --patience "
+                "(patience), or none",
                 stacklevel=3,
             )
         return True
