@@ -126,5 +126,13 @@ def test_fsdp2_takes_a_model_made_on_meta(tmp_path):
         loc.sum().backward()
         expected = reference.eval()(torch.zeros(1, 3, 64, 64))
         assert torch.equal(loc, expected[0]) and torch.equal(conf, expected[1])
+        # What docs/train.md says of a loop of one's own: detect itself goes round the wrapper.
+        images = torch.rand(2, 3, 64, 64)
+        found, right = model.detections_of(*model(images)), reference.detect(images)
+        assert torch.equal(found.scores, right.scores) and torch.equal(found.boxes, right.boxes)
+        gt = ops.GroundTruth.from_list([torch.tensor([[0.1, 0.1, 0.6, 0.7]])] * 2, [torch.tensor([1])] * 2)
+        assert torch.equal(
+            model.loss_of(*model(images), gt).localization, reference.loss(images, gt).localization
+        )
     finally:
         torch.distributed.destroy_process_group()
