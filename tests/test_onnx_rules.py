@@ -134,3 +134,14 @@ def test_an_op_that_a_graph_cannot_hold_says_so():
 
     with pytest.raises(Exception, match="soft_nms must be None"):
         convert(Soft(), head(2), None)
+
+
+def test_a_number_of_classes_that_is_open_is_told_by_name():
+    """A traced program leaves it open; of what hung from it, the graph's translation spoke of int()."""
+    with pytest.raises(Exception) as raised:  # torch's own, at the end of whose causes it is
+        convert(Rules(["paper"]), head(2), (None, {2: Dim("classes", min=2)}))
+    error = raised.value
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert isinstance(error, export.ONNXExportError)
+    assert str(error).startswith("conf must have a fixed size in an ONNX graph, got ")

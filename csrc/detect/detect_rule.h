@@ -31,7 +31,7 @@ struct Choice<ClipKind> {
   SSD_SOFT_OPTIONS(X)                                                     \
   X(bool, class_agnostic)                                                 \
   X(int64_t, first_label) /* foreground columns, last_label is the end */ \
-  X(int64_t, last_label)                                                  \
+  X(OpenInt, last_label)                                                  \
   X(OpenInt, rows)                                                        \
   SSD_DECODE_OPTIONS(X)                                                   \
   X(ClipKind, clip)                                                       \

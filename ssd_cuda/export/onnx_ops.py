@@ -163,6 +163,7 @@ def detect(
         found = "linear" if soft_linear else "gaussian"
         raise ONNXExportError(f"soft_nms must be None: ONNX has no operator for soft-NMS, got {found!r}")
     loc, conf, priors = (_to_float(v, n) for v, n in ((loc, "loc"), (conf, "conf"), (priors, "priors")))
+    known(conf, 1 if channels_first else 2, "conf")  # or the labels are a value of the graph
     if channels_first:
         loc, conf = op.Transpose(loc, perm=[0, 2, 1]), op.Transpose(conf, perm=[0, 2, 1])
     num_priors, labels = known(priors, -2, "priors"), max(0, last_label - first_label)
