@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..config import DetectConfig, MultiBoxConfig
+from ..config import DetectConfig, MultiBoxConfig, check_integer, check_range, to_number
+from ..config.checks import is_positive
 from ..ops._box_format import to_corners
 from ..ops._shared import SharedTensor, is_tracing
 from ..ops.ground_truth import check_valid
@@ -61,6 +62,7 @@ def accelerate(model: Model) -> Model:
 
     Raises:
         TypeError: ``model`` is not a torchvision SSD, or replaces a part that the fused core stands for.
+        ValueError: a threshold, ratio or number of it that means nothing, such as a negative one.
 
     Example:
         >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
@@ -71,6 +73,7 @@ def accelerate(model: Model) -> Model:
     if isinstance(model, _FusedForward):
         return model
     check_supported(model)
+    loss_config(model), detect_config(model)  # an attribute that says nothing is told of now
     model.__class__ = _fused_class(type(model))  # type: ignore[arg-type]  # classes hash
     return model
 
@@ -218,31 +221,65 @@ def priors_of(model: Any, images: Tensor) -> Tensor:
     return _pixel_priors(model, listed, features).clone()
 
 
+def _number(name: str, value: Any, low: float, high: float = math.inf, *, finite: bool = True) -> float:
+    """An attribute of the model as a number; raise, by the name that its owner knows, if it means nothing."""
+    value = to_number(value)
+    check_range(f"model.{name}", value, low, high, finite=finite)
+    return float(value)
+
+
+def _count(name: str, value: Any) -> int:
+    """A number of rows. torchvision takes 0; of one below it makes a slice, without the last rows."""
+    value = to_number(value)
+    check_integer(f"model.{name}", value, 0)
+    return int(value)
+
+
 def _variances(model: Any) -> tuple[float, ...]:
-    return tuple(1.0 / weight for weight in model.box_coder.weights)
+    weights = tuple(map(to_number, model.box_coder.weights))
+    if len(weights) != 4 or not all(map(is_positive, weights)):
+        raise ValueError(f"model.box_coder.weights must be four positive numbers, got {weights}")
+    return tuple(1.0 / weight for weight in weights)
 
 
 def loss_config(model: Any) -> MultiBoxConfig:
     """The loss of a torchvision SSD, with its own threshold, ratio and weights."""
-    match = replace(
-        _LOSS.match, iou_threshold=float(model.proposal_matcher.high_threshold), degenerate="ignore"
-    )
-    mining = replace(_LOSS.mining, ratio=float(model.neg_to_pos_ratio))
+    matcher = model.proposal_matcher  # in which an IoU has to reach both thresholds, which are one at first
+    low = _number("proposal_matcher.low_threshold", matcher.low_threshold, 0.0, 1.0)
+    high = _number("proposal_matcher.high_threshold", matcher.high_threshold, 0.0, 1.0)
+    match = replace(_LOSS.match, iou_threshold=max(low, high), degenerate="ignore")
+    mining = replace(_LOSS.mining, ratio=_number("neg_to_pos_ratio", model.neg_to_pos_ratio, 0.0))
     return replace(_LOSS, match=match, mining=mining, variances=_variances(model))
 
 
 def detect_config(model: Any) -> DetectConfig:
     """The post-process of a torchvision SSD, but for the sizes of the images, which it clips boxes to."""
-    limit = float(model.box_coder.bbox_xform_clip)
+    limit = _number("box_coder.bbox_xform_clip", model.box_coder.bbox_xform_clip, 0.0, finite=False)
+    threshold = _number("score_thresh", model.score_thresh, -math.inf, finite=False)
+    top_k = _count("topk_candidates", model.topk_candidates)
+    most = model.detections_per_img  # None: all, as a slice has it
+    most = None if most is None else _count("detections_per_img", most)
+    if top_k == 0 or most == 0:  # no detection of torchvision, no option of ours
+        threshold = 1.0  # which no probability passes
     return replace(
         _DETECT,
-        score_threshold=float(model.score_thresh),
-        top_k=int(model.topk_candidates),
-        iou_threshold=float(model.nms_thresh),
-        detections_per_image=int(model.detections_per_img),
+        score_threshold=threshold,
+        top_k=max(1, top_k),
+        iou_threshold=min(1.0, _number("nms_thresh", model.nms_thresh, 0.0, finite=False)),  # the largest IoU
+        detections_per_image=None if most is None else max(1, most),
         variances=_variances(model),
         max_log_scale=limit if math.isfinite(limit) else None,
     )
+
+
+def _without_spare_rows(config: DetectConfig, num_priors: int, labels: int) -> DetectConfig:
+    """The same rule; numbers that stand for all of them ask for no memory beyond what there can be."""
+    top_k, most = config.top_k, config.detections_per_image
+    if top_k is not None and top_k >= num_priors:
+        top_k = None
+    if most is not None and most >= (num_priors if top_k is None else top_k) * labels:
+        most = None
+    return replace(config, top_k=top_k, detections_per_image=most)
 
 
 def _clip_sizes(image_sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
@@ -275,8 +312,9 @@ class _FusedForward(nn.Module):
         priors = _pixel_priors(self, images, features)
         if self.training:
             return _losses(self, outputs, targets, priors)
-        config, clip_sizes = detect_config(self), _clip_sizes(images.image_sizes, priors)
         loc, conf = outputs["bbox_regression"].detach(), outputs["cls_logits"].detach()
+        config = _without_spare_rows(detect_config(self), conf.shape[1], conf.shape[2] - 1)
+        clip_sizes = _clip_sizes(images.image_sizes, priors)
         found = ops.detect(loc, conf, priors, config, clip_sizes=clip_sizes)
         return self.transform.postprocess(found.to_list(), images.image_sizes, original_sizes)
 
