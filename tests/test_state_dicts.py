@@ -234,3 +234,44 @@ def test_the_command_says_which_of_two_it_took(tmp_path, capsys):
     assert cli.main(line) == 0
     said = capsys.readouterr().out
     assert "recognised ULFG: slim, the weights 'ema', not 'model_state_dict'\n" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda value: None, "weights must be tensors, got NoneType for "),
+        (lambda value: 0.5, "weights must be tensors, got float for "),
+        (lambda value: (value * 50).to(torch.int8), "weights must be floating-point numbers, got int8 for "),
+        (lambda value: value > 0, "weights must be floating-point numbers, got bool for "),
+        (lambda value: value + 0j, "weights must be floating-point numbers, got complex64 for "),
+        (
+            lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+            "weights must be floating-point",
+        ),
+        (lambda value: value.to_sparse(), "weights must be dense numbers, got sparse_coo for "),
+        (lambda value: value.to("meta"), "weights must be dense numbers, got none, on meta for "),
+    ],
+    ids=("None", "number", "int8", "bool", "complex", "quantised", "sparse", "meta"),
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's own, of sparse and quantised tensors in a file
+def test_what_is_no_floating_point_tensor_is_no_weight(tmp_path, capsys, change, sentence):
+    """Quantised weights without their scales were taken as they are; a value that is no tensor ended in a
+    traceback, a sparse one in torch's sentence on two equal shapes."""
+    small, name = models.ssd_small(3, (64, 64)).state_dict(), "heads.1.conf_conv.weight"
+    for at, state in (("classification_headers.3.weight", slim()), (name, small)):
+        torch.save({**state, at: change(state[at])}, tmp_path / "x.pth")
+        line = ["import", str(tmp_path / "x.pth"), "-o", str(tmp_path / "y.pt"), "--size", "64", "64"]
+        assert cli.main(line) == 1
+        assert f"error: {sentence}" in capsys.readouterr().err
+    if "tensors" not in sentence:  # what is no tensor is left out there, and said so
+        with pytest.raises(ValueError, match=sentence):
+            read_pretrained(tmp_path / "x.pth").load_into(models.ssd_small(3, (64, 64)))
+
+
+@pytest.mark.parametrize("value", [torch.tensor(1.0), torch.zeros(2, 3), 3.0])
+def test_ssd300_counts_classes_by_a_list_of_numbers(value):
+    state = {"backbone.vgg.0.weight": torch.zeros(1), "heads.0.conf_conv.bias": value}
+    with pytest.raises(
+        ValueError, match=r"^weights must (hold the heads, got a bias of|be tensors, got float)"
+    ):
+        models.ssd300_vgg16(weights=state)

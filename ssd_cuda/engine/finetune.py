@@ -13,7 +13,7 @@ from .._names import name_list
 from ..models import SSD, import_weights, resnet
 from ..models.state_dicts import state_of
 from ..models.vgg_weights import CLASSIFIERS, from_classification
-from ..models.weights import read_file, warn_if_blank
+from ..models.weights import check_kinds, read_file, warn_if_blank
 from .checkpoint import FORMAT, MODEL_FORMAT, ModelSpec, load_model
 
 __all__ = ["Pretrained", "read_pretrained"]
@@ -106,6 +106,7 @@ class Pretrained:
             raise ValueError(
                 f"weights of {self.source} must be of the model's backbone, got names like {found}"
             )
+        check_kinds(taken, own)
         for name, value in taken.items():
             if value.shape != own[name].shape:
                 raise ValueError(

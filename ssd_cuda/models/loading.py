@@ -15,7 +15,7 @@ from .own import is_own, own_model
 from .registry import MODELS, build_model, check_model
 from .sources import SOURCES, recognise
 from .state_dicts import state_of
-from .weights import fill, is_checkpoint, read_content
+from .weights import check_tensors, fill, is_checkpoint, read_content
 
 __all__ = ["Imported", "import_weights", "load"]
 
@@ -119,6 +119,7 @@ def _from_torch(content: Mapping[Any, Any], where: str, name: str | None, size: 
     else:
         source = SOURCES[recognise(state)]
         _check_choice("model", name, source.model, f"weights of {source.words}")
+        check_tensors(state)
         num_classes, own_size = source.facts(state)
         if MODELS[source.model][1] is None:
             own_size = size or own_size

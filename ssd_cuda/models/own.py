@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .registry import MODELS, build_model
 from .sources import SOURCES
+from .weights import check_tensors
 
 __all__ = ["is_own", "own_model"]
 
@@ -35,6 +36,7 @@ def own_model(
     Raises:
         ValueError: no model that fits or several, a size that the model does not take or that is not known.
     """
+    check_tensors(state)
     num_classes = _classes(state)
     if model is None:
         fitting = [name for name in MODELS if _fits(state, name, num_classes)]

@@ -12,7 +12,7 @@ from ..config import DetectConfig, MultiBoxConfig, PriorSpec
 from .detector import SSD
 from .layers import L2Norm, SSD512ExtraLayers, SSDExtraLayers
 from .state_dicts import state_of
-from .weights import fill, is_checkpoint, read_content, recognise, rename
+from .weights import check_tensors, fill, is_checkpoint, read_content, recognise, rename
 
 __all__ = [
     "VGGBackbone",
@@ -125,6 +125,7 @@ def ssd300_vgg16(num_classes: int | None = None, *, weights: Any = None) -> SSD:
         return _of_checkpoint(content, num_classes)
     state = state_of(content)[0]
     layout = recognise(state)
+    check_tensors(state)
     state = rename(state, layout)
     builders = {"amdegroot": ssd300_amdegroot, "torchvision": ssd300_torchvision}
     model = builders.get(layout, ssd300_vgg16)(_check_classes(state, num_classes))
@@ -147,12 +148,13 @@ def _of_checkpoint(content: Mapping[Any, Any], num_classes: int | None) -> SSD:
 
 def _check_classes(state: Mapping[str, Tensor], num_classes: int | None) -> int:
     bias = state.get("heads.0.conf_conv.bias")
-    if bias is None:
-        raise ValueError("weights must hold the heads, got none")
-    found = len(bias) // 4  # conv4_3 has four priors a cell
-    if num_classes not in (None, found):
-        raise ValueError(f"num_classes must be that of the weights ({found}), got {num_classes}")
-    return found
+    if bias is None or bias.dim() != 1:
+        found = "none" if bias is None else f"a bias of {bias.dim()} dimensions"
+        raise ValueError(f"weights must hold the heads, got {found}")
+    own = len(bias) // 4  # conv4_3 has four priors a cell
+    if num_classes not in (None, own):
+        raise ValueError(f"num_classes must be that of the weights ({own}), got {num_classes}")
+    return own
 
 
 def ssd512_vgg16(num_classes: int = 21) -> SSD:

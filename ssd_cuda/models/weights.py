@@ -35,6 +35,8 @@ from .._names import name_list
 from .unreadable import check_file, damaged_part, looks_like, refused_pickle
 
 __all__ = [
+    "check_kinds",
+    "check_tensors",
     "fill",
     "is_checkpoint",
     "load_plain",
@@ -115,12 +117,33 @@ def _our_name(key: str, layout: str) -> str:
     return key
 
 
+def check_tensors(state: Mapping[str, Any]) -> None:
+    """Raise for what is no tensor, before its shape is asked for."""
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"weights must be tensors, got {type(value).__name__} for {name}")
+
+
+def check_kinds(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise for what a model's ``own`` tensors cannot take: what has no numbers, and what is quantised, whose
+    whole numbers torch would copy as they are, without the scale that is kept elsewhere."""
+    for name, value in state.items():
+        if value.layout is not torch.strided or value.is_meta:
+            found = "none, on meta" if value.is_meta else str(value.layout).removeprefix("torch.")
+            raise ValueError(f"weights must be dense numbers, got {found} for {name}")
+        if name in own and own[name].is_floating_point() and not value.is_floating_point():
+            found = str(value.dtype).removeprefix("torch.")
+            raise ValueError(f"weights must be floating-point numbers, got {found} for {name}")
+
+
 def fill(model: nn.Module, state: Mapping[str, Tensor], words: str) -> None:
     """Load all weights of ``model``, which is ``words``.
 
     Raises:
         ValueError: others than its own, or with numbers that no network is left with by training.
     """
+    check_tensors(state)
+    check_kinds(state, model.state_dict())
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -138,7 +161,8 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], words: str) -> None:
 def warn_if_blank(state: Mapping[str, Tensor], words: str) -> None:
     """Warn of layers without any number but 0: no training ends so, a file that was cut off and filled up
     to its length may."""
-    blank = [name for name, value in state.items() if value.dim() > 1 and value.numel() and not value.any()]
+    read = {name: value for name, value in state.items() if value.is_floating_point() and not value.is_meta}
+    blank = [name for name, value in read.items() if value.dim() > 1 and value.numel() and not value.any()]
     if blank:
         warnings.warn(
             f"weights of {words} are all 0 in {name_list(blank, 3)}: a download that was not finished?",
