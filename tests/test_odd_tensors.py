@@ -106,3 +106,28 @@ def test_extra_columns_carry_no_gradient():
     assert not nn.PostProcess()(LOC, CONF, PRIORS, extra).extra.requires_grad
     with torch.no_grad():
         assert ops.detect(LOC, CONF, PRIORS, extra=extra).extra.shape == (2, 200, 4)
+
+
+NARROW = ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float4_e2m1fn_x2", "uint16", "uint32", "uint64")
+
+
+@pytest.mark.parametrize("name", [*NARROW, "complex32", "complex64", "bool", "int8"])
+def test_extra_columns_are_of_any_dtype(name):
+    """torch gathers no float8 and no float4: they ended in its sentence on scatter_gather_tensor_cpu."""
+    dtype = getattr(torch, name)
+    numbers = torch.randint(1, 2, (2, 8, 16), dtype=torch.uint8)
+    numbers[..., 0] = torch.arange(8) % 2
+    extra = numbers.view(dtype) if name.startswith("float") else numbers.to(dtype)
+    found = ops.detect(LOC, CONF, PRIORS, extra=extra)
+    assert found.extra.dtype == dtype and found.extra.shape == (2, 200, 16) and found.counts.min() > 0
+    rows = found.extra.view(torch.uint8).view(2, 200, -1)
+    expected = extra.view(torch.uint8).view(2, 8, -1)
+    for image, count in enumerate(found.counts.tolist()):
+        assert torch.equal(rows[image, :count], expected[image][found.prior_indices[image, :count]])
+        assert not rows[image, count:].any()
+
+
+def test_quantised_extra_columns_are_refused_by_name():
+    extra = torch.quantize_per_tensor(LOC, 0.1, 0, torch.quint8)
+    with pytest.raises(TypeError, match=r"^extra must not be quantised, got torch\.quint8; use \.dequantize"):
+        ops.detect(LOC, CONF, PRIORS, extra=extra)

@@ -139,6 +139,10 @@ def _check(
         if not isinstance(extra, Tensor):
             raise TypeError(f"extra must be a tensor, got {type(extra).__name__}")
         check_tensor("extra", extra, (batch, num_priors, "E"), (extra.dtype,))
+        if extra.is_quantized:
+            raise TypeError(
+                f"extra must not be quantised, got {extra.dtype}; use .dequantize() or .int_repr()"
+            )
     if not torch.compiler.is_compiling() and num_priors * num_classes >= 2**32:
         raise ValueError(
             f"conf must have fewer than 2**32 scores an image, got P * C = {num_priors * num_classes}"
@@ -221,8 +225,16 @@ def _output_rows(config: DetectConfig, num_priors: int, labels: int) -> int:
     return (num_priors if config.top_k is None else config.top_k) * labels
 
 
+# What torch gathers; of any other, float8 and the like, the bytes are carried as integers.
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_GATHERED = (*FLOATING, *_INTEGERS, torch.complex64, torch.complex128)
+_BYTES = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 def _carry(extra: Tensor, prior_indices: Tensor) -> Tensor:
     """extra: [B, P, E], prior_indices: [B, K] -> [B, K, E], zeros where the index is -1."""
+    if extra.dtype not in _GATHERED:
+        return _carry(extra.view(_BYTES[extra.element_size()]), prior_indices).view(extra.dtype)
     batch, num_priors, width = extra.shape
     if num_priors == 0:
         return extra.new_zeros(batch, prior_indices.shape[1], width)
