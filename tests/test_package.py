@@ -13,6 +13,7 @@ import torch
 from conftest import random_priors
 
 from ssd_cuda import DetectConfig, _extension, export, nn
+from ssd_cuda.engine.outputs import OutputError
 
 PROGRAM = """
 import sys, torch
@@ -141,3 +142,26 @@ def test_bad_arguments(tmp_path):
         export.to_pt2(nn.PostProcess().eval(), tmp_path / "x.pt2", num_classes=2)
     with pytest.raises(ValueError, match="num_classes must count"):
         export.to_pt2(nn.PostProcess().eval(), tmp_path / "x.pt2", priors=torch.ones(3, 4), num_classes=0)
+
+
+def test_an_ending_in_capitals_and_a_folder_are_known_before_minutes_of_work(tmp_path, monkeypatch):
+    """The command took model.PT2 for a package, to_pt2 did not; a folder was found when all was compiled."""
+
+    def compiled(program, package_path, **_):
+        with open(package_path, "wb") as file:
+            file.write(b"package")
+        return package_path
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", compiled)
+    post_process, options = nn.PostProcess(), dict(priors=random_priors(6), num_classes=3)
+    assert export.to_pt2(post_process, tmp_path / "model.PT2", **options).read_bytes() == b"package"
+
+    def fails(*_, **__):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(torch.export, "export", fails)
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    for write, name in ((export.to_pt2, "folder.pt2"), (export.to_onnx, "folder.onnx")):
+        (tmp_path / name).mkdir()
+        with pytest.raises(OutputError, match=rf"{name} cannot be written: it is a folder$"):
+            write(post_process, tmp_path / name, **options)

@@ -19,6 +19,7 @@ __all__ = [
     "check_apart",
     "check_ending",
     "check_folder",
+    "check_no_folder",
     "is_folder_name",
     "new_partial",
     "write_file",
@@ -60,8 +61,7 @@ def write_file(path: str | Path, write: Callable[[Any], Any]) -> None:
         OutputError: the folder cannot be made, ``path`` is a folder, there is no room ...
     """
     path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"{path} cannot be written: it is a folder")
+    check_no_folder(path)
     direct = path.exists() and (_is_special(path) or not stat.S_ISREG(path.stat().st_mode))
     path = path if direct else Path(os.path.realpath(path))
     target = recorder = None
@@ -81,6 +81,16 @@ def write_file(path: str | Path, write: Callable[[Any], Any]) -> None:
         if not isinstance(cause, OSError) or isinstance(cause, BrokenPipeError):
             raise
         raise OutputError(f"{path} cannot be written: {cause.strerror or cause}") from error
+
+
+def check_no_folder(path: str | Path) -> None:
+    """Raise for a folder where a file is to be written, before minutes of work are to end in it.
+
+    Raises:
+        OutputError: it is one.
+    """
+    if Path(path).is_dir():
+        raise OutputError(f"{path} cannot be written: it is a folder")
 
 
 def new_partial(path: Path, ending: str = "") -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .._extras import require
 from ..config import DetectConfig
-from ..engine.outputs import write_file
+from ..engine.outputs import check_no_folder, write_file
 from .forms import FORMS
 from .limits import check_rule
 from .network import Network, describe, network_of
@@ -97,6 +97,7 @@ def to_onnx(
     if opset > newest:
         raise ValueError(f"opset must be at most {newest}, the newest that onnx knows here, got {opset}")
     require("onnxscript", "an ONNX export")
+    check_no_folder(path)
     network = network_of(
         model, input=input, config=config, classes=classes, priors=priors, num_classes=num_classes
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .._extension import register_fake
 from ..config import DetectConfig
-from ..engine.outputs import write_file
+from ..engine.outputs import check_no_folder, write_file
 from .forms import Detecting
 from .network import Network, describe, dtype_of, network_of
 
@@ -90,8 +90,9 @@ def to_pt2(
         ValueError: model must be in eval() mode to be exported, got one in train() mode
     """
     path = Path(path)
-    if path.suffix != ".pt2":
+    if path.suffix.lower() != ".pt2":
         raise ValueError(f"path must end in .pt2, got {path}")
+    check_no_folder(path)
     network = network_of(
         model, input=input, config=config, classes=classes, priors=priors, num_classes=num_classes
     )
