@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from conftest import random_boxes, random_priors
 
-from ssd_cuda import FocalConfig, ops
+from ssd_cuda import FocalConfig, models, nn, ops
 
 PRIORS = random_priors(20)
 LOC, CONF = torch.randn(2, 20, 4), torch.randn(2, 20, 5)
@@ -122,3 +124,35 @@ def test_rows_of_a_result_that_follow_from_a_size():
     boxes, scores = random_boxes(30), torch.rand(30)
     found = program.module()(boxes, scores)
     assert all(map(torch.equal, found, ops.nms_padded(boxes, scores, 0.5, max_output=15)))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own: it calls torch.jit deprecated
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        nn.PostProcess,
+        nn.MultiBoxLoss,
+        nn.FocalLoss,
+        nn.DefaultBoxGenerator,
+        lambda: nn.SSDLoss(3),
+        lambda: models.ssd_small(3, (64, 64)),
+    ],
+    ids=("PostProcess", "MultiBoxLoss", "FocalLoss", "DefaultBoxGenerator", "SSDLoss", "SSD"),
+)
+def test_what_cannot_be_scripted_says_what_can_be_done(make, wrapped):
+    """The compiler stopped at a line of ours, in words such as: Unknown type annotation: 'Tensor'."""
+    module = make()
+    name = type(module).__name__
+    whole = torch.nn.Sequential(torch.nn.ReLU(), module) if wrapped else module
+    with pytest.raises(TypeError, match=rf"^torch\.jit\.script cannot take {name}, .* use torch\.export, or"):
+        torch.jit.script(whole)
+    assert repr(copy.deepcopy(module)) == repr(module)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_scripted_can_be_traced():
+    inputs = torch.randn(1, 8, 4), torch.randn(1, 8, 3), random_priors(8)
+    post_process = nn.PostProcess()
+    traced = torch.jit.trace(lambda *given: tuple(post_process(*given)[:5]), inputs, check_trace=False)
+    assert all(map(torch.equal, traced(*inputs), post_process(*inputs)[:5]))

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import ops
 from ..config import DetectConfig, MultiBoxConfig, PriorSpec
+from ..nn._scripting import NotScriptable
 from .layers import SSDHead
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def _make_constants_anew(model: SSD, keys: object) -> None:
     model._make_constants()
 
 
-class SSD(nn.Module):
+class SSD(NotScriptable, nn.Module):
     """A backbone that gives feature maps, a :class:`SSDHead` on each, and the priors of all of them.
 
     Args:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..config import PriorSpec, check_list
+from ._scripting import NotScriptable
 
 _RATIOS = ([1, 2, 1 / 2], *[[1, 2, 3, 1 / 2, 1 / 3]] * 3, [1, 2, 1 / 2], [1, 2, 1 / 2])
 
 
-class DefaultBoxGenerator(nn.Module):
+class DefaultBoxGenerator(NotScriptable, nn.Module):
     """Default boxes with scales ``0.2 + 0.7 k / (m - 1)`` and then 1, over square feature maps.
 
     Per cell: the square s_k, the square ``sqrt(s_k s_(k+1))``, and ``(s sqrt r, s / sqrt r)`` for every ratio

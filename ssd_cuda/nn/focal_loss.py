@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..config import FocalConfig
+from ._scripting import NotScriptable
 
 
-class FocalLoss(nn.Module):
+class FocalLoss(NotScriptable, nn.Module):
     """:func:`ssd_cuda.ops.focal_loss` with its options.
 
     Args:

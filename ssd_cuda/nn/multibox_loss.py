@@ -9,9 +9,10 @@ from .. import ops
 from ..config import MultiBoxConfig
 from ..ops._checks import FLOATING, check_tensor
 from ..ops._target_checks import check_class_weights
+from ._scripting import NotScriptable
 
 
-class MultiBoxLoss(nn.Module):
+class MultiBoxLoss(NotScriptable, nn.Module):
     """:func:`ssd_cuda.ops.multibox_loss` with its options.
 
     Args:

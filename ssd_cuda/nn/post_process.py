@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..config import DetectConfig
 from ..ops.detect import Detections, detect
+from ._scripting import NotScriptable
 
 
 def _detached(value: Any) -> Any:
@@ -15,7 +16,7 @@ def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-class PostProcess(nn.Module):
+class PostProcess(NotScriptable, nn.Module):
     """:func:`ssd_cuda.ops.detect` with its options fixed.
 
     It has no parameters and no state. Gradients stop here: inputs that require one are detached.

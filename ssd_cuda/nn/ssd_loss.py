@@ -8,9 +8,10 @@ from .. import ops
 from ..config import MultiBoxConfig, check_integer, check_range
 from ..ops._checks import FLOATING, check_tensor
 from ..ops._target_checks import check_class_weights
+from ._scripting import NotScriptable
 
 
-class SSDLoss(nn.Module):
+class SSDLoss(NotScriptable, nn.Module):
     """:func:`ssd_cuda.ops.ssd_loss` on ready targets.
 
     Args:
