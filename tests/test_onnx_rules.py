@@ -95,6 +95,18 @@ def test_ties_and_what_is_not_a_number(rules):
             assert np.array_equal(ours, theirs), name
 
 
+def test_heads_and_priors_in_half():
+    """A cast tells of no shape where the batch is open, and the graph asks for that of conf."""
+    torch.manual_seed(0)
+    module = Rules(["paper", "agnostic"]).half()
+    session = convert(module, tuple(part.half() for part in head(2)), ({0: BATCH}, {0: BATCH}))
+    given = tuple(part.half() for part in head(3))
+    found = cases.run(session, *given)
+    for number, expected in enumerate(module(*given)):
+        assert expected[4].max() >= 4
+        cases.assert_same_detections(found[5 * number : 5 * number + 5], expected)
+
+
 class Nms(nn.Module):
     def forward(self, boxes, scores, idxs):
         options = dict(inclusive=True, pixel_offset=1.0)

@@ -48,7 +48,11 @@ def _to_float(value: Any, what: str) -> Any:
     """float16 and bfloat16 become float32, as in the ops; float64 has no operator."""
     if value.dtype == DOUBLE:
         raise ONNXExportError(f"{what} must not be float64: ONNX's NonMaxSuppression takes float32 only")
-    return value if value.dtype == FLOAT else opset().Cast(value, to=FLOAT)
+    if value.dtype == FLOAT:
+        return value
+    cast = opset().Cast(value, to=FLOAT)
+    cast.shape = value.shape  # which the operator does not tell of an open batch, and known() asks for
+    return cast
 
 
 def box_decode(
