@@ -174,7 +174,7 @@ def draw_report(path: str | Path, report: DataReport, model: SSD) -> None:
         xlabel="objects", title=f"{counted(report.images, 'image')}, {counted(len(report.sides), 'object')}"
     )
     names = [name for name, _ in shown]
-    classes.set_yticks(rows, [printable(name) for name in names])
+    classes.set_yticks(rows, names)
     set_names(classes.get_yticklabels(), names)
     classes.invert_yaxis()
     known = report.labels <= len(shown)

@@ -54,7 +54,7 @@ __device__ bool nms_removed_at_home(bool active, const NmsArgs<T>& args, int p) 
   const NmsQuery<T> query(args, p);
   const int32_t home = args.homes[p];
   bool removed = false;
-  // All three in one, so that the box, its bin's number and its state are on their way together.
+  // All three in one, so that the box and its bin's number are on their way together.
   if (active & (home >= 0) & (query.area > 0)) {
     const NmsBin bin = args.kept()[home];
     const int size = min(bin.size, kNmsOwnTests);
